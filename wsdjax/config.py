@@ -1,0 +1,264 @@
+"""What an experiment is: typed dataclasses, checked before anything compiles.
+
+A config file's ``get_config()`` returns an `Experiment`. Its ``tree`` declares the branches
+of training; ``python -m experiments.run`` trains whatever of it is still missing. The classes
+are mutable so that ``--config.field=value`` can override them, and import no JAX so that a
+mistake is reported at once.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field, its value and what is allowed."""
+
+
+def _number(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
+    """A field with bounds: any of `ge`, `gt`, `le`, `lt`."""
+    return field(default=default, metadata=bounds)
+
+
+# Models.
+
+
+@dataclass
+class CNN:
+    """The CNN of Belloni et al.: 3x3 convolutions, each with ReLU and 2x2 max-pooling."""
+
+    widths: tuple[int, ...] = (32, 128, 128, 128)
+    classes: int = _number(10, ge=2)
+
+
+# Data.
+
+
+@dataclass
+class Photos:
+    """Crops of ten photographs; the class is the photograph (`wsdjax.data.photos`)."""
+
+    noise: float = _number(1.0, ge=0)
+    """Standard deviation of the pixel noise, in units of the crop's own."""
+    size: int = _number(100_000, ge=1)
+    """Training crops in one epoch."""
+    eval_size: int = _number(2_000, ge=1)
+    augment: bool = False
+
+
+@dataclass
+class Cifar10:
+    """CIFAR-10 as prepared by ``python -m experiments.prepare cifar10``."""
+
+    directory: str = ""
+    """Where it was prepared; empty for TFDS's own default."""
+    augment: bool = False
+
+
+# Optimizer.
+
+
+@dataclass
+class AdamW:
+    """AdamW with decoupled weight decay, multiplied by the rate (Loshchilov and Hutter)."""
+
+    peak_value: float = _number(3e-3, gt=0)
+    b1: float = _number(0.9, ge=0, lt=1)
+    b2: float = _number(0.999, ge=0, lt=1)
+    eps: float = _number(1e-8, gt=0)
+    weight_decay: float = _number(0.1, ge=0)
+    clip_norm: float = _number(math.inf, gt=0)
+    """Global norm to which gradients are clipped; inf for no clipping."""
+
+
+@dataclass
+class Overrides:
+    """What a branch changes of its parent's optimizer; None keeps the parent's value."""
+
+    peak_value: float | None = _number(None, gt=0)
+    b1: float | None = _number(None, ge=0, lt=1)
+    b2: float | None = _number(None, ge=0, lt=1)
+    eps: float | None = _number(None, gt=0)
+    weight_decay: float | None = _number(None, ge=0)
+    clip_norm: float | None = _number(None, gt=0)
+
+
+# Schedules. A branch's schedule is a function of the absolute step; lengths are its own.
+
+
+@dataclass
+class Constant:
+    """The peak, after a linear warmup over the run's first `warmup_steps` updates."""
+
+    warmup_steps: int = _number(0, ge=0)
+
+
+@dataclass
+class Cooldown:
+    """From the parent's rate at the fork to `end_value`, over the branch's length."""
+
+    shape: str = "linear"
+    end_value: float = _number(0.0, ge=0)
+
+
+@dataclass
+class WarmupCosine:
+    """Linear warmup, then half a cosine to `end_value` at the end of the branch."""
+
+    warmup_steps: int = _number(0, ge=0)
+    end_value: float = _number(0.0, ge=0)
+
+
+# The tree.
+
+
+@dataclass
+class Branch:
+    """An edge of the tree: `steps` updates from a node of the parent."""
+
+    steps: int = _number(ge=1)
+    schedule: Constant | Cooldown | WarmupCosine
+    parent: str = ""
+    """``"trunk"`` forks at the end of `trunk`, ``"trunk@800"`` after its update 800; empty for
+    a root, which starts from the initialisation."""
+    optimizer: Overrides = field(default_factory=Overrides)
+
+
+@dataclass
+class Experiment:
+    """Everything a run is. `seeds` replicates, with the seeds `seed`, `seed` + 1, ..., are
+    trained together; a replicate's seed decides its initialisation and its batches."""
+
+    model: CNN
+    data: Photos | Cifar10
+    optimizer: AdamW
+    tree: dict[str, Branch]
+    batch_size: int = _number(128, ge=1)
+    seed: int = _number(0, ge=0)
+    seeds: int = _number(1, ge=1)
+    # How it is watched and kept: no part of what a branch means.
+    eval_every: int = _number(100, ge=1)
+    checkpoint_every: int = _number(500, ge=1)
+    keep: int = _number(2, ge=1)
+    """How many of the newest checkpoints stay beside every fork point and every end."""
+    tensorboard: bool = False
+
+
+def validate(experiment: Experiment) -> None:
+    """Checks every field's type and range.
+
+    Raises:
+      ConfigError: naming the field, the value and what is allowed.
+    """
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"get_config() must return an Experiment, not {_name(type(experiment))}")
+    _check("", experiment, Experiment, {})
+    if not experiment.tree:
+        raise ConfigError("tree: is empty; declare at least one Branch")
+    if isinstance(experiment.model, CNN):
+        widths = experiment.model.widths
+        if not 1 <= len(widths) <= 5 or min(widths) < 1:
+            raise ConfigError(f"model.widths = {widths!r}: must be 1 to 5 integers >= 1")
+    for name in experiment.tree:
+        if not name.replace("-", "_").replace(".", "_").isidentifier():
+            raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits and _ - .")
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+def _check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
+    """`value`, which stands at `path`, against its annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    dot = f"{path}." if path else ""
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return
+        allowed = [a for a in arguments if a is not type(None)]
+        chosen = [a for a in allowed if isinstance(value, a)]
+        if not chosen and len(allowed) > 1:
+            names = ", ".join(_name(a) for a in allowed)
+            raise ConfigError(f"{path} = {value!r}: must be one of {names}")
+        _check(path, value, (chosen or allowed)[0], bounds)
+    elif origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path} = {value!r}: must be a dict of {_name(arguments[1])}")
+        for key, item in value.items():
+            _check(f"{dot}{key}", item, arguments[1], {})
+    elif origin is tuple:
+        if not isinstance(value, tuple | list):
+            raise ConfigError(f"{path} = {value!r}: must be a tuple of {_name(arguments[0])}")
+        for i, item in enumerate(value):
+            _check(f"{path}[{i}]", item, arguments[0], {})
+    elif dataclasses.is_dataclass(kind):
+        if not isinstance(value, typing.cast(type, kind)):
+            raise ConfigError(f"{path} = {value!r}: must be a {_name(kind)}")
+        hints = typing.get_type_hints(kind)
+        for f in dataclasses.fields(kind):
+            _check(dot + f.name, getattr(value, f.name), hints[f.name], dict(f.metadata))
+    else:
+        # A whole number will do for a float; a bool is no number.
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{path} = {value!r}: must be of type {_name(kind)}")
+        _check_bounds(path, value, bounds)
+
+
+def _check_bounds(path: str, value: Any, bounds: dict[str, float]) -> None:
+    tests = {
+        "ge": (">=", lambda bound: value >= bound),
+        "gt": (">", lambda bound: value > bound),
+        "le": ("<=", lambda bound: value <= bound),
+        "lt": ("<", lambda bound: value < bound),
+    }
+    if not all(tests[key][1](bound) for key, bound in bounds.items()):
+        allowed = " and ".join(f"{tests[key][0]} {bound}" for key, bound in bounds.items())
+        raise ConfigError(f"{path} = {value!r}: must be {allowed}")
+
+
+# Configs as JSON: dataclasses tagged with their type, so that a workdir tells what it holds.
+
+
+def to_json(value: Any) -> Any:
+    """Plain dicts, lists and numbers; a dataclass becomes a dict with its type under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Constant, Cooldown, WarmupCosine, Branch)
+_TYPES = {kind.__name__: kind for kind in (*_TAGGED, Experiment)}
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    if isinstance(value, dict):
+        items = {key: from_json(item) for key, item in value.items() if key != "type"}
+        if "type" not in value:
+            return items
+        if value["type"] not in _TYPES:
+            raise ConfigError(f"unknown type {value['type']!r}: written by a newer wsdjax?")
+        return _TYPES[value["type"]](**items)
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two configs as JSON differ: (path, old value, new value), None for a missing one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = ((f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys)
+        return [row for name, a, b in pairs for row in differences(a, b, name)]
+    return [] if old == new else [(path, old, new)]
