@@ -21,6 +21,9 @@ from wsdjax.data.augment import crop_and_flip
 
 Batch = dict[str, jax.Array]
 
+# What a seed is used for: a key of its own for each, apart from those of the initialisation.
+_ORDER, _AUGMENT = 2**31, 2**31 + 1
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -65,12 +68,12 @@ class Stream:
             at = t % self.batches_per_epoch * batch_size
             made = split.examples(arrays, jax.lax.dynamic_slice(order, (at,), (batch_size,)))
             if augment:
-                key = jax.random.fold_in(jax.random.key(seed), t)
+                key = jax.random.fold_in(_key(seed, _AUGMENT), t)
                 made["inputs"] = crop_and_flip(key, made["inputs"])
             return made
 
         def order(seed, epoch):
-            key = jax.random.fold_in(jax.random.key(seed), epoch)
+            key = jax.random.fold_in(_key(seed, _ORDER), epoch)
             return jax.random.permutation(key, split.size)
 
         if self._seeds.ndim:
@@ -83,6 +86,10 @@ class Stream:
     def __getitem__(self, t: int) -> Batch:
         order = self._order(t // self.batches_per_epoch)
         return self._batch(self._split.arrays, self._seeds, order, t)
+
+
+def _key(seed: Any, use: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(use))
 
 
 def load(config: Any) -> Dataset:

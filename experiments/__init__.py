@@ -1,0 +1,1 @@
+"""What a run is: entry points, configs, figures and the report."""

@@ -1,0 +1,48 @@
+"""Command lines whose mistakes are answered by a line or two and the exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from wsdjax.config import ConfigError
+
+
+def fail(message: object) -> None:
+    """Ends the program with a message on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[], None], read_config: bool = False) -> None:
+    """Parses the flags and calls `main`; expected errors end the program with one message."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            if len(rest) > 1:
+                raise flags.Error(f"unexpected argument {rest[1]!r}; flags begin with --")
+            if read_config:
+                _ = flags.FLAGS.config  # a config file that fails to load raises only here
+            return rest
+        except flags.Error as error:
+            fail(f"{error}\nFor the flags: --help")
+        except (ConfigError, FileNotFoundError) as error:
+            fail(error)
+        except Exception as error:  # a mistyped override, or whatever a config file raises
+            fail(f"--config: {type(error).__name__}: {_first(error)}")
+        raise AssertionError("unreachable")
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except (ConfigError, LookupError, OSError) as error:
+            fail(_first(error) if isinstance(error, KeyError) else error)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _first(error: BaseException) -> str:
+    return str(error.args[0] if error.args else error)

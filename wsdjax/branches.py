@@ -1,0 +1,425 @@
+"""The tree on disk: a directory for each branch, its checkpoints written by orbax.
+
+    WORKDIR/branches/NAME/branch.json      what the branch is: its `Edge`, and its siblings
+    WORKDIR/branches/NAME/metrics.jsonl    a row for every update
+    WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
+
+A node is (branch, step). A child's first node is its parent's: nothing is copied, and
+nothing of a parent is written by its children. Reading takes no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from wsdjax import metrics, tree
+from wsdjax import state as states
+from wsdjax.config import ConfigError, differences
+from wsdjax.state import State
+
+FORMAT = 1
+_PACKAGES = ("wsdjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class WorkdirBusy(RuntimeError):
+    """Another process is training in this workdir."""
+
+
+class MissingNode(LookupError):
+    """No such branch, or no checkpoint of it at that step."""
+
+
+class DamagedCheckpoint(RuntimeError):
+    """A checkpoint whose bytes are not those that were saved."""
+
+
+class Segment(NamedTuple):
+    """The part of a lineage that `branch` contributes: its updates start + 1, ..., stop."""
+
+    branch: str
+    start: int
+    stop: int
+
+
+class BranchStore:
+    """The branches of one workdir.
+
+    Args:
+      workdir: a local directory; made when the first branch is.
+      checkpoint_dir: where checkpoints go if not into the workdir: any path orbax can write,
+        a bucket too.
+      keep: how many of a branch's newest checkpoints stay beside its fork points and end.
+    """
+
+    def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
+        self.workdir = Path(workdir).expanduser().absolute()
+        self._checkpoint_dir = checkpoint_dir
+        self._keep = keep
+        self._writers: dict[str, ocp.training.Checkpointer] = {}
+        self._pending: dict[str, Any] = {}
+
+    # What branches there are.
+
+    def names(self) -> list[str]:
+        """The branches, parents before their children."""
+        return list(self.edges())
+
+    def edges(self) -> dict[str, tree.Edge]:
+        """What each branch is, parents before their children."""
+        found = {name: tree.Edge.from_json(r["branch"]) for name, r in self._records().items()}
+        return dict(sorted(found.items(), key=lambda item: _depth(item[1], found)))
+
+    def directory(self, name: str) -> Path:
+        return self.workdir / "branches" / name
+
+    def siblings(self, name: str) -> list[str]:
+        """The branches that train together with this one, itself among them, in order."""
+        return self._record(name)["trained_with"]
+
+    def create(self, edge: tree.Edge, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a new root branch. It has no checkpoint until one is saved.
+
+        Raises:
+          ConfigError: if the branch exists.
+        """
+        if (self.directory(edge.name) / "branch.json").exists():
+            raise ConfigError(f"the branch {edge.name!r} exists already in {self.workdir}")
+        self.directory(edge.name).mkdir(parents=True, exist_ok=True)
+        parent = self._record(edge.parent)["branch"] if edge.parent else {}
+        record = {
+            "format": FORMAT,
+            "branch": edge.to_json(),
+            "trained_with": list(trained_with) or [edge.name],
+            "differs_from_parent": {
+                path: {"parent": old, "here": new}
+                for path, old, new in differences(parent, edge.to_json())
+                if parent and path not in ("name", "parent", "start", "end")
+            },
+            "versions": {package: _version(package) for package in _PACKAGES},
+        }
+        path = self.directory(edge.name) / "branch.json"
+        metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+    def fork(self, edge: tree.Edge, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a branch that starts from the node (edge.parent, edge.start).
+
+        Raises:
+          MissingNode: if the parent does not exist or does not reach that step.
+          ConfigError: if the branch exists, or could not go on from that node: naming what
+            differs in the model or the number of replicates.
+        """
+        parents = self.edges()
+        if edge.parent not in parents:
+            raise MissingNode(f"no branch {edge.parent!r}; there are {', '.join(parents) or 'none'}")
+        parent = parents[edge.parent]
+        if not parent.start < edge.start <= parent.end:
+            raise MissingNode(
+                f"{edge.parent!r} has the steps {parent.start + 1} to {parent.end}, "
+                f"not {edge.start}"
+            )
+        if self.is_done(edge.parent) and edge.start not in self.steps(edge.parent):
+            saved = ", ".join(map(str, self.steps(edge.parent)))
+            raise MissingNode(f"{edge.parent}@{edge.start} was not kept; there are steps {saved}")
+        for name in ("model", "seed", "seeds"):
+            old, new = getattr(parent, name), getattr(edge, name)
+            if old != new:
+                raise ConfigError(
+                    f"{edge.name!r} cannot go on from {edge.parent!r}: {name} is {new!r}, "
+                    f"the parent's is {old!r}"
+                )
+        self.create(edge, trained_with)
+
+    def register(self, edges: Mapping[str, tree.Edge]) -> None:
+        """Makes the workdir hold these branches, writing the records of the new ones.
+
+        Which branches train together is decided here, once, and is part of their records.
+
+        Raises:
+          ConfigError: if a branch exists and now means something else, listing every field.
+        """
+        existing = self.edges()
+        for name in edges.keys() & existing.keys():
+            old, new = existing[name].to_json(), edges[name].to_json()
+            changed = differences(old, new)
+            if changed:
+                rows = "; ".join(f"{path}: {a!r} there, {b!r} now" for path, a, b in changed)
+                raise ConfigError(
+                    f"the branch {name!r} in {self.workdir} means something else: {rows}. "
+                    "Give the new branch another name, or use another --workdir"
+                )
+        # A registration that was cut short is completed as it was begun.
+        trained_with = {n: self.siblings(name) for name in existing for n in self.siblings(name)}
+        new = {name: edge for name, edge in edges.items() if name not in trained_with}
+        for group in tree.groups(new):
+            names = [edge.name for edge in group]
+            trained_with |= dict.fromkeys(names, names)
+        for name, edge in edges.items():
+            if name not in existing:
+                (self.fork if edge.parent else self.create)(edge, trained_with[name])
+
+    def lineage(self, name: str) -> list[Segment]:
+        """What leads from the initialisation to the end of a branch, root first.
+
+        Raises:
+          MissingNode: for a branch that does not exist.
+        """
+        edges = self.edges()
+        if name not in edges:
+            raise MissingNode(f"no branch {name!r}; there are {', '.join(edges) or 'none'}")
+        edge = edges[name]
+        segments = [Segment(name, edge.start, edge.end)]
+        while edge.parent:
+            fork, edge = edge.start, edges[edge.parent]
+            segments.insert(0, Segment(edge.name, edge.start, fork))
+        return segments
+
+    def metrics(self, name: str) -> metrics.Table:
+        """The rows of a branch and of its ancestors up to their forks, as one table."""
+        rows = [
+            row
+            for branch, start, stop in self.lineage(name)
+            for row in metrics.read_rows(self.directory(branch) / "metrics.jsonl")
+            if start < row["step"] <= stop
+        ]
+        return metrics.table(rows)
+
+    # Checkpoints.
+
+    def steps(self, name: str) -> list[int]:
+        """The steps of a branch's own complete checkpoints, ascending."""
+        if not self._checkpoints(name).exists():
+            return []
+        writer = self._writers.get(name) or ocp.training.Checkpointer(self._checkpoints(name))
+        return sorted(checkpoint.step for checkpoint in writer.checkpoints)
+
+    def is_done(self, name: str) -> bool:
+        """Whether the branch has the checkpoint of its end."""
+        return self._record(name)["branch"]["end"] in self.steps(name)
+
+    def save(self, name: str, state: State) -> None:
+        """Begins to save a node; returns once the state may be donated.
+
+        Raises:
+          RuntimeError: if the save before this one failed, or this one was skipped.
+        """
+        self.wait(name)
+        step = int(state.step)
+        response = self._writer(name).save_async(
+            step,
+            {"step": state.step, "params": state.params, "opt_state": state.opt_state},
+            force=True,
+            custom_metadata={"fingerprint": fingerprint(state)},
+        )
+        if response is None:
+            raise RuntimeError(f"orbax skipped the checkpoint {name}@{step}")
+        self._pending[name] = (step, response)
+
+    def wait(self, name: str) -> None:
+        """Returns when the branch's last save is complete on disk; raises if it failed."""
+        if name in self._pending:
+            step, response = self._pending.pop(name)
+            if not response.result():
+                raise RuntimeError(f"the checkpoint {name}@{step} was not saved")
+
+    def restore(self, name: str, step: int | None = None, sharding: Any = None) -> State:
+        """The state at a node: leaves of `params` and `opt_state` are [R, ...].
+
+        Args:
+          name: the branch.
+          step: completed updates; None for the branch's newest checkpoint. A branch's first
+            node is that of its parent.
+          sharding: of the leaves with a replicate axis; the default device if None.
+
+        Raises:
+          MissingNode: if there is no such branch or checkpoint.
+          DamagedCheckpoint: if what is on disk is not what was saved.
+        """
+        record = self._record(name)["branch"]
+        steps = self.steps(name)
+        if step is None and steps:
+            step = steps[-1]
+        if record["parent"] and step in (None, record["start"]) and step not in steps:
+            return self.restore(record["parent"], record["start"], sharding)
+        if step is None or step not in steps:
+            there = ", ".join(map(str, steps)) or "none yet"
+            raise MissingNode(f"no checkpoint {name}@{step}; the steps saved are {there}")
+        path = self._checkpoints(name) / str(step)
+        try:
+            return self._load(name, step, sharding)
+        except Exception as error:  # whatever orbax makes of broken files
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
+
+    def set_aside(self, name: str, step: int) -> None:
+        """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
+        self._close(name)
+        path = self._checkpoints(name) / str(step)
+        aside = path.parent / f"{step}.damaged"
+        if aside.exists():
+            aside.rmtree()
+        path.rename(aside)
+
+    def discard_after(self, name: str, step: int) -> None:
+        """Deletes the checkpoints of later steps, which training is about to make again."""
+        for later in [s for s in self.steps(name) if s > step]:
+            self._writer(name).delete(later)
+
+    def protected(self, name: str) -> set[int]:
+        """The steps whose checkpoints stay: the branch's end and every fork from it."""
+        edges = self.edges()
+        return {edges[name].end} | {e.start for e in edges.values() if e.parent == name}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the workdir for one writing process; the system frees it when that dies.
+
+        Raises:
+          WorkdirBusy: if another process holds it.
+        """
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        with (self.workdir / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkdirBusy(
+                    f"another process is training in {self.workdir}: wait for it, stop it, or "
+                    "choose another --workdir"
+                ) from None
+            try:
+                yield
+            finally:
+                for name in list(self._writers):
+                    self._close(name)
+
+    # How it is done.
+
+    def _load(self, name: str, step: int, sharding: Any) -> State:
+        checkpointer = self._writers.get(name) or ocp.training.Checkpointer(
+            self._checkpoints(name)
+        )
+        saved = checkpointer.metadata(step)
+        params = jax.tree.map(_abstract, saved.metadata["params"])
+        wanted = states.like(params)
+        # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
+        expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
+        found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata["opt_state"]))
+        if expected != found:
+            raise ValueError("its optimizer's state is not that of its parameters")
+        everywhere = None
+        if sharding is not None:
+            everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+        template = {
+            "step": _placed(wanted.step, everywhere),
+            "params": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.params),
+            "opt_state": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.opt_state),
+        }
+        state = State(**checkpointer.load(step, template))
+        was = (saved.custom_metadata or {}).get("fingerprint")
+        if fingerprint(state) != was:
+            raise ValueError("its content is not what was saved (the fingerprint differs)")
+        return state
+
+    def _checkpoints(self, name: str) -> epath.Path:
+        if self._checkpoint_dir is None:
+            return epath.Path(self.directory(name)) / "checkpoints"
+        return epath.Path(self._checkpoint_dir) / name / "checkpoints"
+
+    def _writer(self, name: str) -> ocp.training.Checkpointer:
+        if name not in self._writers:
+            self._writers[name] = ocp.training.Checkpointer(
+                self._checkpoints(name),
+                preservation_policy=_Preserve(self._keep, self.protected(name)),
+                cleanup_tmp_directories=True,
+            )
+        return self._writers[name]
+
+    def _close(self, name: str) -> None:
+        self._pending.pop(name, None)
+        if name in self._writers:
+            self._writers.pop(name).close()
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        paths = sorted(self.workdir.glob("branches/*/branch.json"))
+        return {path.parent.name: self._record(path.parent.name) for path in paths}
+
+    def _record(self, name: str) -> dict[str, Any]:
+        path = self.directory(name) / "branch.json"
+        if not path.exists():
+            there = ", ".join(sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json")))
+            raise MissingNode(f"no branch {name!r} in {self.workdir}; there are {there or 'none'}")
+        record = json.loads(path.read_text())
+        if record["format"] > FORMAT:
+            raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
+        return record
+
+
+class _Preserve:
+    """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
+
+    def __init__(self, newest: int, protected: set[int]):
+        self._newest, self._protected = newest, protected
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        newest = sorted(c.step for c in checkpoints)[-self._newest :]
+        return [c.step in self._protected or c.step in newest for c in checkpoints]
+
+
+def fingerprint(state: State) -> dict[str, int]:
+    """A 32-bit checksum for each leaf, the same however the leaf is sharded.
+
+    The sum of the leaf's words, each times an odd number that goes by its position: any
+    change of one word changes it. orbax loads a flipped byte without a complaint.
+    """
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(state), strict=True)
+    sums = jax.device_get(_checksums(list(leaves)))
+    return {jax.tree_util.keystr(p): int(s) for p, s in zip(paths, sums, strict=True)}
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
+    def checksum(leaf):
+        size = min(leaf.dtype.itemsize, 4)
+        words = jax.lax.bitcast_convert_type(leaf, f"uint{8 * size}").astype(jnp.uint32)
+        factor, stride = jnp.uint32(1), 2
+        for axis in reversed(range(words.ndim)):
+            index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+            factor += index * np.uint32(stride % 2**32)
+            stride *= words.shape[axis]
+        return jnp.sum(words * factor, dtype=jnp.uint32)
+
+    return [checksum(leaf) for leaf in leaves]
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _depth(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> int:
+    return 1 + _depth(edges[edge.parent], edges) if edge.parent else 0
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+

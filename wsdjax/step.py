@@ -1,0 +1,63 @@
+"""One update, and one evaluation, of R replicates: pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsdjax import optim
+from wsdjax.models import Batch, Model
+from wsdjax.optim import Hyper
+from wsdjax.state import State
+
+Metrics = dict[str, jax.Array]
+
+
+def make_step(model: Model) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
+    """``step(state, batch, hyper) -> (state, metrics)``, jitted; `state` is donated.
+
+    Leaves of `batch` are [R, B, ...], of `hyper` [R]. The metrics are [R]: `loss`,
+    `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
+    update, `update_norm` to the update itself.
+    """
+
+    def one(params, opt_state, batch, hyper):
+        loss, gradients = jax.value_and_grad(model.loss)(params, batch)
+        updates, opt_state = optim.adamw(hyper).update(gradients, opt_state, params)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(gradients),
+            "param_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
+        }
+        return optax.apply_updates(params, updates), opt_state, metrics
+
+    def step(state: State, batch: Batch, hyper: Hyper):
+        params, opt_state, metrics = jax.vmap(one)(state.params, state.opt_state, batch, hyper)
+        return State(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:
+    """``evaluate(params, batches) -> metrics``: means over all examples of all batches, [R].
+
+    Every replicate sees the same batches; a batch weighs as many as its examples.
+    """
+
+    @jax.jit
+    def total(params, batch):
+        examples = len(jax.tree.leaves(batch)[0])
+        metrics = jax.vmap(model.metrics, in_axes=(0, None))(params, batch)
+        return {name: value * examples for name, value in metrics.items()}, jnp.float32(examples)
+
+    def evaluate(params, batches):
+        totals = [total(params, batch) for batch in batches]
+        sums, examples = jax.tree.map(lambda *values: sum(values), *totals)
+        return {name: value / examples for name, value in sums.items()}
+
+    return evaluate

@@ -1,0 +1,223 @@
+"""The loop: trains whatever of a tree is missing, one group of sibling branches at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from wsdjax import data, mesh, models, optim, tree
+from wsdjax import state as states
+from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
+from wsdjax.metrics import JsonLines, TensorBoard, Writer
+from wsdjax.optim import Hyper
+from wsdjax.state import State
+from wsdjax.step import make_evaluate, make_step
+
+log = logging.getLogger("wsdjax")
+
+
+class Diverged(RuntimeError):
+    """A loss or an update is not finite."""
+
+
+class Progress(Protocol):
+    """Told of every update whose row has been read."""
+
+    def start(self, title: str, step: int, end: int, images_per_step: int) -> None: ...
+    def update(self, step: int, loss: float, rate: float) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Trainer:
+    """Trains the branches of one store. A branch trains as its record says, and in the
+    program of its group, so that how often it was stopped leaves no trace."""
+
+    store: BranchStore
+    progress: Progress
+    eval_every: int
+    checkpoint_every: int
+    tensorboard: bool = False
+    _compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def grow(self, names: Sequence[str]) -> list[str]:
+        """Trains those of the named branches that are not done; returns which they were.
+
+        Raises:
+          Diverged: at a loss or an update that is not finite.
+        """
+        missing = [name for name in names if not self.store.is_done(name)]
+        for name in missing:
+            if not self.store.is_done(name):
+                self._train_group(self.store.siblings(name))
+        return missing
+
+    def _train_group(self, names: Sequence[str]) -> None:
+        edges = self.store.edges()
+        group = [edges[name] for name in names]
+        first = group[0]
+        seeds = [seed for edge in group for seed in edge.replicate_seeds]
+        placed = mesh.shardings(len(seeds), first.batch_size)
+        model, step, evaluate = self._model(first.model)
+        dataset, test = self._data(first.data)
+        stream = data.Stream(dataset.train, first.batch_size, seeds, first.data.augment)
+        test = jax.device_put(test, placed.everywhere)
+        table = _hyper_table(group, edges)
+
+        state = self._begin(group, model, placed)
+        begin, end = int(state.step), first.end
+        writers = [self._writers(edge, begin) for edge in group]
+        save_at = set().union(*(self.store.protected(name) for name in names))
+
+        def write(row: dict[str, Any], values: dict[str, jax.Array], rates=None) -> None:
+            host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
+            for i, (edge, files) in enumerate(zip(group, writers, strict=True)):
+                mine = slice(i * edge.seeds, (i + 1) * edge.seeds)
+                columns = {name: value[mine].tolist() for name, value in host.items()}
+                rate = {} if rates is None else {"rate": float(rates[mine.start])}
+                for file in files:
+                    file.write({**row, **rate, **columns})
+
+        def read(n: int, metrics: dict[str, jax.Array], since: float) -> None:
+            rates = table.rate[n - 1 - first.start]
+            write({"step": n, "seconds": round(time.perf_counter() - since, 4)}, metrics, rates)
+            loss, update = (np.asarray(metrics[name]) for name in ("loss", "update_norm"))
+            bad = ~(np.isfinite(loss) & np.isfinite(update))
+            if bad.any():
+                _raise_diverged(group, n, bad)
+            self.progress.update(n, float(loss.mean()), float(rates.mean()))
+
+        title = " + ".join(names)
+        self.progress.start(title, begin, end, len(seeds) * first.batch_size)
+        unread = None
+        try:
+            for n in range(begin + 1, end + 1):
+                started = time.perf_counter()
+                batch = jax.device_put(stream[n - 1], placed.batch)
+                hyper = Hyper(*(column[n - 1 - first.start] for column in table))
+                state, metrics = step(state, batch, jax.device_put(hyper, placed.replicates))
+                # The row before this one is read while this update runs.
+                if unread:
+                    read(*unread)
+                unread = (n, metrics, started)
+                save = n in save_at or n % self.checkpoint_every == 0
+                if save or n % self.eval_every == 0 or n == end:
+                    read(*unread)
+                    unread = None
+                if n % self.eval_every == 0 or n == end:
+                    values = evaluate(state.params, test)
+                    write({"step": n}, {f"eval_{name}": v for name, v in values.items()})
+                if save:
+                    self._save(group, state, writers)
+            for name in names:
+                self.store.wait(name)
+        finally:
+            self.progress.stop()
+            for file in [file for files in writers for file in files]:
+                file.close()
+
+    def _begin(self, group: list[tree.Edge], model: models.Model, placed: mesh.Shardings) -> State:
+        """The newest checkpoint that all of the group have, else the node they fork from."""
+        store, first = self.store, group[0]
+        while True:
+            common = set.intersection(*(set(store.steps(edge.name)) for edge in group))
+            step = max(common, default=first.start)
+            try:
+                if common:
+                    parts = [store.restore(e.name, step, placed.replicates) for e in group]
+                elif first.parent:
+                    node = store.restore(first.parent, first.start, placed.replicates)
+                    parts = [node] * len(group)
+                else:
+                    seeds = [seed for edge in group for seed in edge.replicate_seeds]
+                    parts = [states.create(model, seeds)]
+                break
+            except DamagedCheckpoint as error:
+                log.warning("%s; using the one before it", error)
+                owners = [e.name for e in group] if common else [first.parent]
+                self._set_aside_damaged(owners, step)
+            except MissingNode:
+                self._train_group(store.siblings(first.parent))
+        for edge in group:
+            store.discard_after(edge.name, step)
+        return _place(states.join(parts) if len(parts) > 1 else parts[0], placed)
+
+    def _set_aside_damaged(self, names: Sequence[str], step: int) -> None:
+        for name in names:
+            try:
+                self.store.restore(name, step)
+            except DamagedCheckpoint:
+                self.store.set_aside(name, step)
+
+    def _save(self, group: list[tree.Edge], state: State, writers: list[list[Writer]]) -> None:
+        # Rows are on disk before the checkpoint that comes after them.
+        for file in [file for files in writers for file in files]:
+            file.flush()
+        for i, edge in enumerate(group):
+            whole = len(group) == 1
+            mine = state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
+            self.store.save(edge.name, mine)
+
+    def _writers(self, edge: tree.Edge, step: int) -> list[Writer]:
+        directory = self.store.directory(edge.name)
+        writers: list[Writer] = [JsonLines(directory / "metrics.jsonl", step)]
+        if self.tensorboard:
+            writers.append(TensorBoard(directory / "tensorboard", step))
+        return writers
+
+    def _model(self, config: Any) -> tuple[models.Model, Callable, Callable]:
+        def build():
+            model = models.build(config)
+            return model, make_step(model), make_evaluate(model)
+
+        return self._once(("model", repr(config)), build)
+
+    def _data(self, config: Any) -> tuple[data.Dataset, list[data.Batch]]:
+        def load():
+            dataset = data.load(config)
+            return dataset, data.in_order(dataset.test)
+
+        return self._once(("data", repr(config)), load)
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+
+def _hyper_table(group: list[tree.Edge], edges: dict[str, tree.Edge]) -> Hyper:
+    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate."""
+    columns = []
+    for edge in group:
+        fixed = optim.hyper(edge.optimizer)
+        table = fixed._replace(rate=tree.rates(edge, edges))
+        columns += [table] * edge.seeds
+    length = len(columns[0].rate)
+    return Hyper(
+        *[
+            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
+            for values in zip(*columns, strict=True)
+        ]
+    )
+
+
+def _place(state: State, placed: mesh.Shardings) -> State:
+    return State(
+        jax.device_put(state.step, placed.everywhere),
+        *jax.device_put((state.params, state.opt_state), placed.replicates),
+    )
+
+
+def _raise_diverged(group: list[tree.Edge], n: int, bad: np.ndarray) -> None:
+    owners = [(edge, seed) for edge in group for seed in edge.replicate_seeds]
+    which = [f"{edge.name} seed {seed}" for (edge, seed), b in zip(owners, bad, strict=True) if b]
+    raise Diverged(
+        f"not finite at update {n}: {', '.join(which)}. The last good checkpoint is kept; "
+        "lower optimizer.peak_value or set optimizer.clip_norm"
+    )
