@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from wsdjax.config import ConfigError
 
@@ -25,17 +27,24 @@ def run(main: Callable[[], None], read_config: bool = False) -> None:
             if len(rest) > 1:
                 raise flags.Error(f"unexpected argument {rest[1]!r}; flags begin with --")
             if read_config:
-                _ = flags.FLAGS.config  # a config file that fails to load raises only here
+                # A config file that fails to load raises only when something of it is read.
+                getattr(flags.FLAGS.config, "tree", None)
             return rest
         except flags.Error as error:
             fail(f"{error}\nFor the flags: --help")
         except (ConfigError, FileNotFoundError) as error:
             fail(error)
         except Exception as error:  # a mistyped override, or whatever a config file raises
-            fail(f"--config: {type(error).__name__}: {_first(error)}")
+            fail(f"--config: {_first(error).strip().splitlines()[-1].strip()}")
         raise AssertionError("unreachable")
 
     def guarded(_: Sequence[str]) -> None:
+        absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger = logging.getLogger("wsdjax")
+        logger.addHandler(handler)
+        logger.propagate = False
         try:
             main()
         except (ConfigError, LookupError, OSError) as error:

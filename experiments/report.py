@@ -1,1 +1,156 @@
-def write(workdir): return "report"
+"""Draws a workdir again from its files alone: figures/, report.html and the final table.
+
+python -m experiments.report --workdir=runs/NAME
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments import cli, figures
+from wsdjax.branches import BranchStore
+from wsdjax.config import ConfigError, Photos
+from wsdjax.metrics import write_atomically
+
+STAND_IN = (
+    "Data: photos, crops of ten photographs that stand in for CIFAR-10 where there is no network; "
+    "its numbers are not those of CIFAR-10."
+)
+HEADER = (
+    "lineage",
+    "updates",
+    "last rate",
+    "training loss",
+    "held-out loss",
+    "held-out accuracy",
+)
+_CAPTIONS = {
+    "loss": "Loss against updates, over the learning rate. The dashed line is T_c, where a "
+    "cooldown forks from its trunk.",
+    "parameter_norm": "Euclidean norm of all parameters against updates.",
+}
+_CSS = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; }
+img { width: 100%; height: auto; } figure { margin: 1.5rem 0; } #parameter_norm { width: 65%; }
+figcaption, .note { color: #555; font-size: 0.9rem; }
+table { border-collapse: collapse; } th, td { padding: 0.3rem 0.8rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
+"""
+
+
+def main() -> None:
+    workdir = Path(flags.FLAGS.workdir)
+    if not (workdir / "branches").is_dir():
+        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
+    print(write(workdir))
+
+
+def write(workdir: str | Path) -> str:
+    """Writes the figures as PNG and SVG and `report.html`; returns the final table as text."""
+    store = BranchStore(workdir)
+    directory = store.workdir / "figures"
+    directory.mkdir(exist_ok=True)
+    images = {
+        name: figures.save(draw(store), directory / name) for name, draw in figures.FIGURES.items()
+    }
+    rows, notes = table(store), _notes(store)
+    page = store.workdir / "report.html"
+    write_atomically(page, _page(store, rows, notes, images))
+    where = f"Figures: {directory}\nReport:  {page}"
+    return "\n".join(["", _text_table(rows), "", *notes, "", where])
+
+
+def table(store: BranchStore) -> list[tuple[str, ...]]:
+    """A row for each leaf of the tree: the numbers at the end of its lineage."""
+    rows: list[tuple[str, ...]] = []
+    for edge in figures.leaves(store.edges()):
+        updates, evaluations = store.metrics(edge.name)
+        if not evaluations:
+            continue
+        last = updates["loss"][-figures.smoothing_window(store) :].mean(0)
+        rows.append(
+            (
+                " > ".join(segment.branch for segment in store.lineage(edge.name)),
+                str(updates["step"][-1]),
+                f"{updates['rate'][-1]:.2e}",
+                _mean_and_spread(last, 4),
+                _mean_and_spread(evaluations["eval_loss"][-1], 4),
+                _mean_and_spread(evaluations["eval_accuracy"][-1], 3),
+            )
+        )
+    return rows
+
+
+def _mean_and_spread(values: np.ndarray, digits: int) -> str:
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def _notes(store: BranchStore) -> list[str]:
+    edges = list(store.edges().values())
+    seeds = edges[0].seeds
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    notes = [
+        f"Losses in nats, {over}; the training loss is the mean of the last "
+        f"{figures.smoothing_window(store)} updates."
+    ]
+    if any(isinstance(edge.data, Photos) for edge in edges):
+        notes.append(STAND_IN)
+    return notes
+
+
+def _text_table(rows: list[tuple[str, ...]]) -> str:
+    lines = [HEADER, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _page(
+    store: BranchStore, rows: list[tuple[str, ...]], notes: list[str], images: dict[str, bytes]
+) -> str:
+    def row(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    drawings = "".join(
+        f'<figure id="{name}"><img alt="{html.escape(_CAPTIONS[name])}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        f"<figcaption>{html.escape(_CAPTIONS[name])} {html.escape(' '.join(notes))}</figcaption>"
+        "</figure>"
+        for name, svg in images.items()
+    )
+    config_file = store.workdir / "config.json"
+    config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
+    first = json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    title = html.escape(store.workdir.name)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
+<body><h1>{title}</h1>
+<table><thead>{row(HEADER, "th")}</thead><tbody>{body}</tbody></table>
+<p class="note">{html.escape(" ".join(notes))}</p>
+{drawings}
+<h2>Config</h2><pre>{html.escape(config)}</pre>
+<h2>Versions</h2><p>{html.escape(versions)}</p>
+</body></html>
+"""
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "A run's directory.")
+    flags.mark_flag_as_required("workdir")
+    cli.run(main)

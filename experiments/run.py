@@ -7,7 +7,6 @@ python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/N
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -17,7 +16,9 @@ from ml_collections import config_flags
 from experiments import cli
 from wsdjax.config import ConfigError, Experiment, to_json, validate
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see experiments/configs.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file; see experiments/configs."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/NAME of the config.")
 _CHECKPOINT_DIR = flags.DEFINE_string(
     "checkpoint_dir", None, "Where checkpoints go if not into the workdir: a bucket, for example."
@@ -96,5 +97,4 @@ def _config_file() -> str:
 
 
 if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.WARNING)
     cli.run(main, read_config=True)

@@ -33,7 +33,7 @@ FORMAT = 1
 _PACKAGES = ("wsdjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class WorkdirBusy(RuntimeError):
+class WorkdirBusy(OSError):
     """Another process is training in this workdir."""
 
 
@@ -73,13 +73,14 @@ class BranchStore:
     # What branches there are.
 
     def names(self) -> list[str]:
-        """The branches, parents before their children."""
+        """The branches, in the order in which they were made."""
         return list(self.edges())
 
     def edges(self) -> dict[str, tree.Edge]:
-        """What each branch is, parents before their children."""
-        found = {name: tree.Edge.from_json(r["branch"]) for name, r in self._records().items()}
-        return dict(sorted(found.items(), key=lambda item: _depth(item[1], found)))
+        """What each branch is, in the order in which they were made: parents come first."""
+        records = sorted(self._records().values(), key=lambda record: record["order"])
+        found = [tree.Edge.from_json(record["branch"]) for record in records]
+        return {edge.name: edge for edge in found}
 
     def directory(self, name: str) -> Path:
         return self.workdir / "branches" / name
@@ -100,6 +101,7 @@ class BranchStore:
         parent = self._record(edge.parent)["branch"] if edge.parent else {}
         record = {
             "format": FORMAT,
+            "order": len(self._records()),
             "branch": edge.to_json(),
             "trained_with": list(trained_with) or [edge.name],
             "differs_from_parent": {
@@ -122,7 +124,9 @@ class BranchStore:
         """
         parents = self.edges()
         if edge.parent not in parents:
-            raise MissingNode(f"no branch {edge.parent!r}; there are {', '.join(parents) or 'none'}")
+            raise MissingNode(
+                f"no branch {edge.parent!r}; there are {', '.join(parents) or 'none'}"
+            )
         parent = parents[edge.parent]
         if not parent.start < edge.start <= parent.end:
             raise MissingNode(
@@ -199,10 +203,17 @@ class BranchStore:
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
-        if not self._checkpoints(name).exists():
-            return []
-        writer = self._writers.get(name) or ocp.training.Checkpointer(self._checkpoints(name))
-        return sorted(checkpoint.step for checkpoint in writer.checkpoints)
+        # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
+        # for all if those of one were damaged. An incomplete save has another name, or, where
+        # nothing can be renamed (a bucket), lacks its mark of success.
+        directory = self._checkpoints(name)
+        found = list(directory.iterdir()) if directory.exists() else []
+        bucket = "://" in str(directory)
+        return sorted(
+            int(path.name)
+            for path in found
+            if path.name.isdecimal() and (not bucket or (path / "commit_success.txt").exists())
+        )
 
     def is_done(self, name: str) -> bool:
         """Whether the branch has the checkpoint of its end."""
@@ -273,8 +284,11 @@ class BranchStore:
 
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the checkpoints of later steps, which training is about to make again."""
-        for later in [s for s in self.steps(name) if s > step]:
-            self._writer(name).delete(later)
+        later = [s for s in self.steps(name) if s > step]
+        if later:
+            self._close(name)
+        for each in later:
+            (self._checkpoints(name) / str(each)).rmtree()
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
@@ -306,10 +320,8 @@ class BranchStore:
     # How it is done.
 
     def _load(self, name: str, step: int, sharding: Any) -> State:
-        checkpointer = self._writers.get(name) or ocp.training.Checkpointer(
-            self._checkpoints(name)
-        )
-        saved = checkpointer.metadata(step)
+        path = self._checkpoints(name) / str(step)
+        saved = ocp.metadata(path)
         params = jax.tree.map(_abstract, saved.metadata["params"])
         wanted = states.like(params)
         # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
@@ -325,7 +337,7 @@ class BranchStore:
             "params": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.params),
             "opt_state": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.opt_state),
         }
-        state = State(**checkpointer.load(step, template))
+        state = State(**ocp.load(path, template))
         was = (saved.custom_metadata or {}).get("fingerprint")
         if fingerprint(state) != was:
             raise ValueError("its content is not what was saved (the fingerprint differs)")
@@ -340,6 +352,7 @@ class BranchStore:
         if name not in self._writers:
             self._writers[name] = ocp.training.Checkpointer(
                 self._checkpoints(name),
+                context=_plain_files(),
                 preservation_policy=_Preserve(self._keep, self.protected(name)),
                 cleanup_tmp_directories=True,
             )
@@ -357,12 +370,22 @@ class BranchStore:
     def _record(self, name: str) -> dict[str, Any]:
         path = self.directory(name) / "branch.json"
         if not path.exists():
-            there = ", ".join(sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json")))
+            there = ", ".join(
+                sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json"))
+            )
             raise MissingNode(f"no branch {name!r} in {self.workdir}; there are {there or 'none'}")
         record = json.loads(path.read_text())
         if record["format"] > FORMAT:
             raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
         return record
+
+
+def _plain_files() -> ocp.Context:
+    # A file for each leaf, as against one database for all: no byte of it is dead, so that
+    # whatever is damaged shows in the fingerprint.
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False
+    return context
 
 
 class _Preserve:
@@ -412,14 +435,8 @@ def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _depth(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> int:
-    return 1 + _depth(edges[edge.parent], edges) if edge.parent else 0
-
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-

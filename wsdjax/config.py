@@ -18,7 +18,7 @@ class ConfigError(ValueError):
     """A config that cannot be run; the message names the field, its value and what is allowed."""
 
 
-def _number(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
+def _number(default: Any, **bounds: float) -> Any:
     """A field with bounds: any of `ge`, `gt`, `le`, `lt`."""
     return field(default=default, metadata=bounds)
 
@@ -119,7 +119,7 @@ class WarmupCosine:
 class Branch:
     """An edge of the tree: `steps` updates from a node of the parent."""
 
-    steps: int = _number(ge=1)
+    steps: int = field(metadata={"ge": 1})
     schedule: Constant | Cooldown | WarmupCosine
     parent: str = ""
     """``"trunk"`` forks at the end of `trunk`, ``"trunk@800"`` after its update 800; empty for

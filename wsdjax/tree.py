@@ -64,8 +64,8 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
     edges: dict[str, Edge] = {}
     waiting = dict(experiment.tree)
     while waiting:
-        ready = [name for name, b in waiting.items() if _node(b)[0] in ("", *edges)]
-        if not ready:
+        ready = next((name for name, b in waiting.items() if _node(b)[0] in ("", *edges)), None)
+        if ready is None:
             name, branch = next(iter(waiting.items()))
             parent = _node(branch)[0]
             why = "is its own ancestor" if parent in experiment.tree else "does not exist"
@@ -73,8 +73,7 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
                 f"tree.{name}.parent = {branch.parent!r}: {parent!r} {why}; "
                 f"the branches are {', '.join(experiment.tree)}"
             )
-        for name in ready:
-            edges[name] = _resolve_one(name, waiting.pop(name), edges, experiment)
+        edges[ready] = _resolve_one(ready, waiting.pop(ready), edges, experiment)
     return edges
 
 

@@ -115,6 +115,4 @@ def in_order(split: Split, batch_size: int = 250) -> list[Batch]:
     """The whole split as batches, in order; the last may be smaller. For evaluation."""
     make = jax.jit(split.examples)
     bounds = range(0, split.size, batch_size)
-    return [
-        make(split.arrays, jnp.arange(at, min(at + batch_size, split.size))) for at in bounds
-    ]
+    return [make(split.arrays, jnp.arange(at, min(at + batch_size, split.size))) for at in bounds]

@@ -2,10 +2,10 @@
 
 The class of a 32x32 crop is the photograph it was cut from. Every photograph is turned to
 luminance (one of them has no colour, and must not be known by that) and tiled into 64x64
-blocks; every fourth block, along the diagonals, is for testing. A crop lies within one block, so no pixel is
-shared by the two splits. It is standardised, and pixel noise keeps the loss away from zero.
-A crop is a pure function of its index (block, position, flip, noise): the set is as large
-as one likes. It stands in for CIFAR-10 where there is no network.
+blocks; every fourth block, along the diagonals, is for testing. A crop lies within one
+block, so no pixel is shared by the two splits. It is standardised, and pixel noise keeps the
+loss away from zero. A crop is a pure function of its index (block, position, flip, noise):
+the set is as large as one likes. It stands in for CIFAR-10 where there is no network.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""What the tests share: the tiny tree, trained once, and the entry point as a subprocess."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "tests" / "configs" / "tiny.py"
+
+
+def load_config(path: Path = TINY):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:
+    """An entry point, such as ``start("experiments.run", "--config=...")``."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def same(a, b) -> bool:
+    """Whether two pytrees are equal to the bit."""
+    paths_a, paths_b = map(jax.tree_util.tree_leaves_with_path, (a, b))
+    return len(paths_a) == len(paths_b) and all(
+        p == q and x.shape == y.shape and x.dtype == y.dtype and bytes(x) == bytes(y)
+        for (p, x), (q, y) in zip(
+            jax.tree.map(jax.device_get, paths_a), jax.tree.map(jax.device_get, paths_b)
+        )
+    )
+
+
+def rows_of(store, name: str) -> list[dict]:
+    """A branch's rows without their timings."""
+    from wsdjax.metrics import read_rows
+
+    rows = read_rows(store.directory(name) / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The workdir of the tiny tree, trained by the command without a stop."""
+    workdir = tmp_path_factory.mktemp("finished") / "tiny"
+    code, out, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    assert code == 0, err
+    (workdir.parent / "out").write_text(out)
+    return workdir

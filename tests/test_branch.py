@@ -1,0 +1,237 @@
+"""Branches on disk: forks that jump nowhere, siblings, what is refused, and what is kept."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config, rows_of, same
+from test_resume import Silent
+
+from wsdjax import models, schedules, tree
+from wsdjax import state as states
+from wsdjax.branches import (
+    BranchStore,
+    DamagedCheckpoint,
+    MissingNode,
+    WorkdirBusy,
+    fingerprint,
+)
+from wsdjax.config import Branch, ConfigError, Constant, Cooldown, Overrides
+from wsdjax.train import Diverged, Trainer
+
+
+def grow(workdir, config, names=None):
+    store = BranchStore(workdir, keep=config.keep)
+    with store.lock():
+        edges = tree.resolve(config)
+        store.register(edges)
+        trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
+        trainer.grow(names or list(edges))
+    return store
+
+
+def with_tree(branches, **changes):
+    return dataclasses.replace(load_config(), tree=branches, **changes)
+
+
+def test_a_fork_with_the_parents_schedule_is_the_parent_continued(tmp_path):
+    """trunk@20 > more equals one trunk of the same length, to the bit, and row by row."""
+    config = with_tree({"long": Branch(steps=30, schedule=Constant(4))})
+    long = grow(tmp_path / "long", config)
+    forked = {
+        "trunk": Branch(steps=20, schedule=Constant(4)),
+        "more": Branch(parent="trunk", steps=10, schedule=Constant(4)),
+    }
+    store = grow(tmp_path / "forked", with_tree(forked))
+    assert same(store.restore("more"), long.restore("long"))
+    whole = [row for row in rows_of(long, "long") if "loss" in row]
+    parts = rows_of(store, "trunk") + rows_of(store, "more")
+    assert [row for row in parts if "loss" in row] == whole
+
+
+def test_siblings_train_together_as_they_would_alone(tmp_path):
+    """Three cooldowns of other shapes and betas are replicates of one program."""
+    trunk = {"trunk": Branch(steps=10, schedule=Constant(2))}
+    decays = {
+        "linear": Branch(parent="trunk", steps=5, schedule=Cooldown("linear")),
+        "sqrt": Branch(parent="trunk", steps=5, schedule=Cooldown("sqrt")),
+        "b2": Branch(
+            parent="trunk", steps=5, schedule=Cooldown(), optimizer=Overrides(b2=0.9, b1=0.5)
+        ),
+    }
+    together = grow(tmp_path / "together", with_tree(trunk | decays))
+    assert together.siblings("sqrt") == ["linear", "sqrt", "b2"]
+    for name in decays:
+        alone = grow(tmp_path / name, with_tree(trunk | {name: decays[name]}))
+        a, b = (s.restore(name).params for s in (together, alone))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), a, b)
+    ends = [np.asarray(together.restore(name).params["fc1"]["kernel"]) for name in decays]
+    assert not np.allclose(ends[0], ends[1], atol=2e-6)
+    assert not np.allclose(ends[0], ends[2], atol=2e-6)
+
+
+def test_children_leave_their_parents_files_alone(finished, tmp_path):
+    """Every file of the trunk is the same, to the byte, after a new child has trained."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    before = files(workdir / "branches/trunk")
+    config = load_config()
+    config.tree["late"] = Branch(parent="trunk", steps=3, schedule=Cooldown("cosine"))
+    store = grow(workdir, config)
+    assert store.is_done("late")
+    assert files(workdir / "branches/trunk") == before
+
+
+def files(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_rates_along_a_lineage_are_the_single_formula(finished):
+    """The logged rates of trunk > decay are schedules.wsd at t = 1, ..., T."""
+    updates, _ = BranchStore(finished).metrics("decay")
+    expected = schedules.wsd(3e-3, 4, 36, 12)(np.arange(1, 37)).astype(np.float32)
+    np.testing.assert_array_equal(updates["step"], np.arange(1, 37))
+    np.testing.assert_array_equal(updates["rate"].astype(np.float32), expected)
+    assert updates["rate"][-1] == 0
+    assert updates["loss"].shape == (36, 2)
+
+
+def test_evaluations_stand_at_their_steps(finished):
+    """After every seventh update of the run and at each branch's end."""
+    _, evaluations = BranchStore(finished).metrics("decay")
+    assert evaluations["step"].tolist() == [7, 14, 21, 24, 28, 35, 36]
+
+
+def test_restore_needs_no_template_and_takes_no_lock(finished):
+    """A reader gets [R, ...] leaves and a scalar int32 step while another process may write."""
+    store = BranchStore(finished)
+    with BranchStore(finished).lock():
+        state = store.restore("decay")
+    assert (state.step.shape, state.step.dtype, int(state.step)) == ((), jnp.int32, 36)
+    assert state.params["conv1"]["kernel"].shape == (2, 3, 3, 3, 4)
+    model = models.build(store.edges()["decay"].model)
+    assert jax.tree.structure(state) == jax.tree.structure(states.create(model, [0, 1]))
+    one = states.replicate(state, 1)
+    assert same(one.params, jax.tree.map(lambda leaf: leaf[1], state.params))
+
+
+def test_a_branchs_first_node_is_its_parents(finished):
+    """Nothing is copied by a fork: decay@24 is trunk@24."""
+    store = BranchStore(finished)
+    assert same(store.restore("decay", 24), store.restore("trunk", 24))
+    assert store.lineage("decay") == [("trunk", 0, 24), ("decay", 24, 36)]
+
+
+def test_what_is_kept(finished):
+    """The newest two, every fork point and the end."""
+    store = BranchStore(finished)
+    assert store.steps("trunk") == [20, 24]
+    assert store.steps("decay") == [35, 36]
+    record = json.loads((store.directory("decay") / "branch.json").read_text())
+    assert record["branch"]["parent"] == "trunk"
+    assert set(record["differs_from_parent"]) == {
+        "schedule.type",
+        "schedule.warmup_steps",
+        "schedule.shape",
+        "schedule.end_value",
+    }
+
+
+def test_a_fork_inside_a_trunk_is_kept_for_good(tmp_path):
+    """The node a child needs survives, although newer checkpoints follow."""
+    branches = {
+        "trunk": Branch(steps=30, schedule=Constant(2)),
+        "early": Branch(parent="trunk@8", steps=2, schedule=Cooldown()),
+    }
+    store = grow(tmp_path, with_tree(branches))
+    assert store.steps("trunk") == [8, 25, 30]
+
+
+def test_a_branch_that_means_something_else_is_refused(finished, tmp_path):
+    """Field by field, with both values, and nothing is written; logging is free to change."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    before = files(workdir)
+    config = load_config()
+    config.optimizer.b2 = 0.95
+    config.tree["cosine"].steps = 40
+    with pytest.raises(ConfigError) as error:
+        BranchStore(workdir).register(tree.resolve(config))
+    assert "optimizer.b2: 0.999 there, 0.95 now" in str(error.value)
+    assert files(workdir) == before
+    config = load_config()
+    config.eval_every, config.keep, config.checkpoint_every = 3, 9, 4
+    BranchStore(workdir).register(tree.resolve(config))
+
+
+def test_a_fork_that_cannot_go_on_is_refused(finished):
+    """Another model, a missing parent, a step that was not kept: each names both sides."""
+    store = BranchStore(finished)
+    child = dataclasses.replace(store.edges()["decay"], name="child")
+    with pytest.raises(MissingNode, match="no branch 'stem'; there are trunk, decay, cosine"):
+        store.fork(dataclasses.replace(child, parent="stem"))
+    with pytest.raises(MissingNode, match="trunk@11 was not kept; there are steps 20, 24"):
+        store.fork(dataclasses.replace(child, start=11))
+    with pytest.raises(MissingNode, match="has the steps 1 to 24, not 25"):
+        store.fork(dataclasses.replace(child, start=25))
+    other = dataclasses.replace(child.model, widths=(8, 4))
+    with pytest.raises(ConfigError, match=r"model is .*8, 4.*the parent's is .*4, 4"):
+        store.fork(dataclasses.replace(child, model=other))
+    with pytest.raises(MissingNode, match="the steps saved are 20, 24"):
+        store.restore("trunk", 23)
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    with (
+        BranchStore(tmp_path).lock(),
+        pytest.raises(WorkdirBusy, match="another process"),
+        BranchStore(tmp_path).lock(),
+    ):
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """It names the update and the seeds, and no checkpoint holds a number that is not finite."""
+    config = with_tree({"trunk": Branch(steps=40, schedule=Constant())}, checkpoint_every=1)
+    config.optimizer.peak_value = 1e30
+    with pytest.raises(Diverged, match="not finite at update .: trunk seed 0, trunk seed 1"):
+        grow(tmp_path, config)
+    store = BranchStore(tmp_path)
+    for step in store.steps("trunk"):
+        leaves = jax.tree.leaves(store.restore("trunk", step).params)
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_save_that_fails_is_not_passed_over(finished, tmp_path):
+    """The checkpoints' directory cannot be written: training stops with the system's error."""
+    config = load_config()
+    (tmp_path / "branches/trunk").mkdir(parents=True)
+    (tmp_path / "branches/trunk/checkpoints").write_text("a file in the way")
+    with pytest.raises((OSError, ValueError)):
+        grow(tmp_path, config, ["trunk"])
+
+
+def test_the_fingerprint_sees_every_single_bit():
+    """For each leaf's dtype and every bit of some words, a flip changes the checksum."""
+    random = np.random.default_rng(0)
+    for dtype in (np.float32, np.int32, np.float16, np.uint8):
+        words = random.integers(0, 100, (3, 5)).astype(dtype)
+        before = fingerprint(jnp.asarray(words))
+        raw = np.frombuffer(words.tobytes(), np.uint8)
+        for bit in range(raw.size * 8):
+            flipped = raw.copy()
+            flipped[bit // 8] ^= 1 << bit % 8
+            changed = np.frombuffer(flipped.tobytes(), dtype).reshape(3, 5)
+            assert fingerprint(jnp.asarray(changed)) != before
+
+
+def test_a_checkpoint_of_another_shape_is_damaged(finished, tmp_path):
+    """The arrays of one leaf in the place of another's."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    at = workdir / "branches/decay/checkpoints/36/state"
+    shutil.rmtree(at / "params.conv1.bias")
+    shutil.copytree(at / "params.fc1.bias", at / "params.conv1.bias")
+    with pytest.raises(DamagedCheckpoint, match="decay/checkpoints/36 is damaged"):
+        BranchStore(workdir).restore("decay")

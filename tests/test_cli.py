@@ -1,0 +1,196 @@
+"""The command line: what it prints, what it refuses, and that it refuses early."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, command, finish, start
+from test_branch import files
+
+from wsdjax.branches import BranchStore
+
+MISTAKES = {
+    "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),
+    "a wrong type": (["--config.batch_size=many"], "batch_size"),
+    "a value out of range": (
+        ["--config.optimizer.b1=1.5"],
+        "optimizer.b1 = 1.5: must be >= 0 and < 1",
+    ),
+    "a warmup longer than the run": (
+        ["--config.tree.trunk.schedule.warmup_steps=99"],
+        "tree.trunk.schedule",
+    ),
+    "an unknown shape": (["--config.tree.decay.schedule.shape=linea"], "linear, cosine"),
+    "an unknown parent": (["--config.tree.decay.parent=trunc"], "'trunc' does not exist"),
+    "an unknown branch": (["--config.tree.deca.steps=3"], "deca"),
+    "a stray argument": (["tiny"], "unexpected argument 'tiny'"),
+    "an unknown flag": (["--wokdir=x"], "wokdir"),
+    "a batch larger than the set": (["--config.batch_size=4000"], "batch_size = 4000"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, tmp_path):
+    arguments, named = MISTAKES[mistake]
+    workdir = tmp_path / "w"
+    process = start("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *arguments)
+    code, out, err = finish(process)
+    assert code == 2, err
+    assert named in err
+    assert len(err.strip().splitlines()) <= 2, err
+    assert out == ""
+    assert not workdir.exists()
+
+
+def test_an_unknown_data_set(tmp_path):
+    """A config file's own mistakes are found too: values set there are checked by nobody else."""
+    config = tmp_path / "c.py"
+    config.write_text(
+        TINY.read_text().replace(
+            "data=Photos(noise=0.8, size=2_000, eval_size=50)", 'data="imagenet"'
+        )
+    )
+    code, _, err = finish(start("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w"))
+    assert (code, err.strip()) == (2, "error: data = 'imagenet': must be one of Photos, Cifar10")
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    code, _, err = finish(start("experiments.run", f"--config={tmp_path}/none.py"))
+    assert code == 2
+    assert "none.py" in err
+    assert len(err.strip().splitlines()) <= 2, err
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/file/w")
+    code, _, err = finish(start(*arguments))
+    assert code == 2
+    assert "file" in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_second_process_on_the_same_workdir_is_refused(finished):
+    with BranchStore(finished).lock():
+        code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+    assert code == 2
+    assert "another process is training in" in err
+
+
+def test_a_finished_workdir_says_so_and_does_nothing(finished):
+    before = files(finished)
+    code, out, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+    assert (code, err) == (0, "")
+    assert "Nothing is missing" in out
+    assert files(finished) == before
+
+
+def test_divergence_ends_the_command_with_an_error(tmp_path):
+    arguments = ["--config.optimizer.peak_value=1e30", f"--workdir={tmp_path}/w"]
+    code, _, err = finish(start("experiments.run", f"--config={TINY}", *arguments))
+    assert code == 1
+    assert re.search(r"error: not finite at update \d: trunk seed 0, trunk seed 1", err)
+    assert "diverged" in json.loads((tmp_path / "w/status.json").read_text())["status"]
+
+
+def test_what_a_run_leaves(finished):
+    """The final table on the screen; figures, a page and plain files in the workdir."""
+    out = (finished.parent / "out").read_text()
+    assert re.search(r"trunk > decay +36 +0\.00e\+00 +\d\.\d{4} ± \d\.\d{4}", out)
+    assert "stand in for CIFAR-10" in out
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    assert {
+        "config.json",
+        "status.json",
+        "report.html",
+        "figures/loss.png",
+        "figures/loss.svg",
+        "figures/parameter_norm.png",
+        "figures/parameter_norm.svg",
+        "branches/decay/branch.json",
+        "branches/decay/metrics.jsonl",
+    } <= names
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert json.loads((finished / "status.json").read_text())["status"] == "done"
+
+
+def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "tiny")
+    for name in ("report.html", "figures"):
+        path = workdir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for branch in ("trunk", "decay", "cosine"):
+        shutil.rmtree(workdir / "branches" / branch / "checkpoints")
+    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    assert code == 0, err
+    assert (workdir / "report.html").read_text() == (finished / "report.html").read_text()
+    assert out.splitlines()[:6] == (finished.parent / "out").read_text().splitlines()[:6]
+
+
+def test_a_report_of_nothing(tmp_path):
+    code, _, err = finish(start("experiments.report", f"--workdir={tmp_path}"))
+    assert code == 2
+    assert "no run is there" in err
+
+
+def test_the_readmes_python_lines_run(finished, tmp_path):
+    """The interactive way, as the README prints it, in a directory where a run has been."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(finished)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_config_resolves():
+    """Each file in experiments/configs declares a tree that is valid."""
+    for config in sorted((ROOT / "experiments" / "configs").glob("*.py")):
+        from conftest import load_config
+
+        from wsdjax.config import validate
+        from wsdjax.tree import resolve
+
+        experiment = load_config(config)
+        validate(experiment)
+        assert resolve(experiment), config
+
+
+def test_a_bar_is_shown_on_a_terminal(tmp_path):
+    """On a terminal the bar shows the step, of how many, loss, rate and images a second."""
+    run = command("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w")
+    script = subprocess.run(
+        ["script", "-qec", f"stty cols 120; {shlex.join(run)}", "/dev/null"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert script.returncode == 0
+    assert re.search(r"cosine: 100%\|.*\| 36/36 \[.*loss \d\.\d+, rate .*images/s\]", script.stdout)
+
+
+def test_rows_go_to_tensorboard_too_when_asked(tmp_path):
+    from tensorboardX import SummaryWriter  # noqa: F401
+
+    process = start(
+        "experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.tensorboard"
+    )
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert list(Path(tmp_path / "w/branches/decay/tensorboard").glob("events.*"))
