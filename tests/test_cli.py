@@ -175,7 +175,7 @@ def test_a_bar_is_shown_on_a_terminal(tmp_path):
     """On a terminal the bar shows the step, of how many, loss, rate and images a second."""
     run = command("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w")
     script = subprocess.run(
-        ["script", "-qec", f"stty cols 120; {shlex.join(run)}", "/dev/null"],
+        ["script", "-qec", f"stty cols 120 rows 40; {shlex.join(run)}", "/dev/null"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,27 @@
+"""The CNN study of Belloni et al. on photographs, which stand in for CIFAR-10.
+
+    python -m experiments.run --config=experiments/configs/cnn_photos.py
+
+Batch 128, 19,500 updates (50 epochs of 50,000), the cooldown the last 35%, decay to zero,
+five seeds in one program; WSD against warmup-cosine.
+
+Hardware: one GPU or TPU. Not yet run in full: see the README's list of what is not measured.
+"""
+
+from wsdjax import tree
+from wsdjax.config import CNN, AdamW, Experiment, Photos
+
+
+def get_config() -> Experiment:
+    total, warmup = 19_500, 975
+    decay = round(0.35 * total)
+    return Experiment(
+        model=CNN(),
+        data=Photos(noise=0.8, size=50_000, eval_size=5_000),
+        optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
+        tree=tree.wsd(total, warmup, decay) | tree.cosine(total, warmup),
+        batch_size=128,
+        seeds=5,
+        eval_every=390,
+        checkpoint_every=1_950,
+    )
