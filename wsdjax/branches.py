@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -386,6 +387,16 @@ def _plain_files() -> ocp.Context:
     context = ocp.Context()
     context.array.saving.use_ocdbt = False
     return context
+
+
+def _not_about_ocdbt(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
+
+
+# orbax warns, at every save and load, that the files above are not of its usual format.
+for _logger in (logging.getLogger("absl"), logging.getLogger()):
+    _logger.addFilter(_not_about_ocdbt)
 
 
 class _Preserve:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from wsdjax import optim
+from wsdjax.mesh import Shardings
 from wsdjax.models import Batch, Model
 from wsdjax.optim import Hyper
 from wsdjax.state import State
@@ -17,12 +18,15 @@ from wsdjax.state import State
 Metrics = dict[str, jax.Array]
 
 
-def make_step(model: Model) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
+def make_step(
+    model: Model, placed: Shardings | None = None
+) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
     """``step(state, batch, hyper) -> (state, metrics)``, jitted; `state` is donated.
 
     Leaves of `batch` are [R, B, ...], of `hyper` [R]. The metrics are [R]: `loss`,
     `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
-    update, `update_norm` to the update itself.
+    update, `update_norm` to the update itself. With `placed` the new state lies where the
+    old one did, so that the next step does not compile again.
     """
 
     def one(params, opt_state, batch, hyper):
@@ -40,7 +44,10 @@ def make_step(model: Model) -> Callable[[State, Batch, Hyper], tuple[State, Metr
         params, opt_state, metrics = jax.vmap(one)(state.params, state.opt_state, batch, hyper)
         return State(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if placed is None:
+        return jax.jit(step, donate_argnums=0)
+    state = State(placed.everywhere, placed.replicates, placed.replicates)
+    return jax.jit(step, donate_argnums=0, out_shardings=(state, placed.replicates))
 
 
 def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:

@@ -64,7 +64,7 @@ class Trainer:
         first = group[0]
         seeds = [seed for edge in group for seed in edge.replicate_seeds]
         placed = mesh.shardings(len(seeds), first.batch_size)
-        model, step, evaluate = self._model(first.model)
+        model, step, evaluate = self._model(first.model, placed)
         dataset, test = self._data(first.data)
         stream = data.Stream(dataset.train, first.batch_size, seeds, first.data.augment)
         test = jax.device_put(test, placed.everywhere)
@@ -171,12 +171,14 @@ class Trainer:
             writers.append(TensorBoard(directory / "tensorboard", step))
         return writers
 
-    def _model(self, config: Any) -> tuple[models.Model, Callable, Callable]:
+    def _model(
+        self, config: Any, placed: mesh.Shardings
+    ) -> tuple[models.Model, Callable, Callable]:
         def build():
             model = models.build(config)
-            return model, make_step(model), make_evaluate(model)
+            return model, make_step(model, placed), make_evaluate(model)
 
-        return self._once(("model", repr(config)), build)
+        return self._once(("model", repr(config), placed), build)
 
     def _data(self, config: Any) -> tuple[data.Dataset, list[data.Batch]]:
         def load():
