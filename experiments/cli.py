@@ -44,6 +44,7 @@ def run(main: Callable[[], None], read_config: bool = False) -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger = logging.getLogger("wsdjax")
         logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
         logger.propagate = False
         try:
             main()
