@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -64,6 +66,7 @@ def write(workdir: str | Path) -> str:
     rows, notes = table(store), _notes(store)
     page = store.workdir / "report.html"
     write_atomically(page, _page(store, rows, notes, images))
+    write_atomically(store.workdir / "results.json", _results(store, rows, notes))
     where = f"Figures: {directory}\nReport:  {page}"
     return "\n".join(["", _text_table(rows), "", *notes, "", where])
 
@@ -107,6 +110,24 @@ def _notes(store: BranchStore) -> list[str]:
     return notes
 
 
+def _results(store: BranchStore, rows: list[tuple[str, ...]], notes: list[str]) -> str:
+    """The final table as JSON, with what is needed to quote it: machine, versions and date."""
+    first = _first_record(store)
+    trained = (store.directory(store.names()[-1]) / "metrics.jsonl").stat().st_mtime
+    content = {
+        "rows": [dict(zip(HEADER, row, strict=True)) for row in rows],
+        "notes": notes,
+        "machine": first["machine"],
+        "versions": first["versions"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime(trained)),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _first_record(store: BranchStore) -> dict[str, Any]:
+    return json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
+
+
 def _text_table(rows: list[tuple[str, ...]]) -> str:
     lines = [HEADER, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
@@ -135,8 +156,9 @@ def _page(
     )
     config_file = store.workdir / "config.json"
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
-    first = json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
+    first = _first_record(store)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    machine = html.escape(f"{first['machine']}; {versions}")
     title = html.escape(store.workdir.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
@@ -145,7 +167,7 @@ def _page(
 <p class="note">{html.escape(" ".join(notes))}</p>
 {drawings}
 <h2>Config</h2><pre>{html.escape(config)}</pre>
-<h2>Versions</h2><p>{html.escape(versions)}</p>
+<h2>Machine and versions</h2><p>{machine}</p>
 </body></html>
 """
 

@@ -48,12 +48,11 @@ def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, s
 
 def same(a, b) -> bool:
     """Whether two pytrees are equal to the bit."""
-    paths_a, paths_b = map(jax.tree_util.tree_leaves_with_path, (a, b))
-    return len(paths_a) == len(paths_b) and all(
-        p == q and x.shape == y.shape and x.dtype == y.dtype and bytes(x) == bytes(y)
-        for (p, x), (q, y) in zip(
-            jax.tree.map(jax.device_get, paths_a), jax.tree.map(jax.device_get, paths_b)
-        )
+    leaves_a, tree_a = jax.tree.flatten(jax.device_get(a))
+    leaves_b, tree_b = jax.tree.flatten(jax.device_get(b))
+    return tree_a == tree_b and all(
+        x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        for x, y in zip(leaves_a, leaves_b, strict=True)
     )
 
 

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ from wsdjax.config import ConfigError, differences
 from wsdjax.state import State
 
 FORMAT = 1
-_PACKAGES = ("wsdjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class WorkdirBusy(OSError):
@@ -111,6 +112,7 @@ class BranchStore:
                 if parent and path not in ("name", "parent", "start", "end")
             },
             "versions": {package: _version(package) for package in _PACKAGES},
+            "machine": _machine(),
         }
         path = self.directory(edge.name) / "branch.json"
         metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
@@ -444,6 +446,11 @@ def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _machine() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores"
 
 
 def _version(package: str) -> str:
