@@ -117,7 +117,7 @@ def _results(store: BranchStore, rows: list[tuple[str, ...]], notes: list[str]) 
     content = {
         "rows": [dict(zip(HEADER, row, strict=True)) for row in rows],
         "notes": notes,
-        "machine": first["machine"],
+        "machine": first.get("machine", "not recorded"),
         "versions": first["versions"],
         "date": time.strftime("%Y-%m-%d", time.gmtime(trained)),
     }
@@ -158,7 +158,7 @@ def _page(
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
     first = _first_record(store)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    machine = html.escape(f"{first['machine']}; {versions}")
+    machine = html.escape(f"{first.get('machine', 'machine not recorded')}; {versions}")
     title = html.escape(store.workdir.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>

@@ -28,7 +28,7 @@ class Model:
     init: Callable[[jax.Array], Params]
     """``init(key) -> params``, a nested dict of float32 arrays."""
     apply: Callable[[Params, jax.Array], jax.Array]
-    """``apply(params, inputs) -> logits``, float32."""
+    """``apply(params, inputs) -> logits``, float32 (float64 for parameters in float64)."""
 
     def loss(self, params: Params, batch: Batch) -> jax.Array:
         """Mean cross-entropy over the batch's examples, in nats; a float32 scalar.
@@ -67,6 +67,7 @@ def _from_module(config: Any, module: Callable[[nnx.Rngs], nnx.Module]) -> Model
     def apply(params, inputs):
         state = jax.tree.map(lambda leaf: leaf, abstract)  # a copy: the next line writes to it
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(inputs).astype(jnp.float32)
+        logits = nnx.merge(graph, state)(inputs)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     return Model(config, init, apply)

@@ -1,0 +1,115 @@
+"""The CNN is the paper's network, as PyTorch has it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from wsdjax import models
+from wsdjax.config import CNN
+
+
+def torch_cnn(params):
+    """The same network, written in PyTorch, with the same weights."""
+    layers, channels = [], 3
+    for name in sorted(name for name in params if name.startswith("conv")):
+        kernel = np.asarray(params[name]["kernel"])  # HWIO
+        convolution = torch.nn.Conv2d(channels, kernel.shape[-1], 3, padding=1)
+        convolution.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
+        convolution.bias.data = torch.tensor(np.asarray(params[name]["bias"]).copy())
+        layers += [convolution, torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+        channels = kernel.shape[-1]
+    linear = torch.nn.Linear(channels, 10)
+    linear.weight.data = torch.tensor(np.asarray(params["fc1"]["kernel"]).T.copy())
+    linear.bias.data = torch.tensor(np.asarray(params["fc1"]["bias"]).copy())
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+
+
+@pytest.fixture(scope="module", params=[(32, 128, 128, 128), (16, 32, 32, 32), (4, 4)])
+def model_and_params(request):
+    model = models.build(CNN(widths=request.param))
+    return model, model.init(jax.random.key(1))
+
+
+def test_the_papers_size_and_names():
+    params = models.build(CNN()).init(jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 334_346
+    assert sorted(params) == ["conv1", "conv2", "conv3", "conv4", "fc1"]
+    assert params["conv2"]["kernel"].shape == (3, 3, 32, 128)
+    assert params["fc1"]["kernel"].shape == (128, 10)
+
+
+def test_logits_loss_and_gradients_equal_pytorchs(model_and_params):
+    """Logits to 1e-5, the cross-entropy and its gradients too."""
+    model, params = model_and_params
+    random = np.random.default_rng(0)
+    images = random.normal(size=(6, 32, 32, 3)).astype(np.float32)
+    targets = random.integers(0, 10, 6)
+    network = torch_cnn(params)
+    logits = network(torch.tensor(images.transpose(0, 3, 1, 2).copy()))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(targets))
+    loss.backward()
+    batch = {"inputs": jnp.asarray(images), "targets": jnp.asarray(targets)}
+    ours = jax.jit(model.apply)(params, images)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, logits.detach(), atol=1e-5, rtol=0)
+    value, gradients = jax.jit(jax.value_and_grad(model.loss))(params, batch)
+    np.testing.assert_allclose(value, loss.item(), atol=1e-6)
+    theirs = network[0].weight.grad.numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(gradients["conv1"]["kernel"], theirs, atol=1e-5)
+
+
+def test_the_initialisation_is_pytorchs():
+    """Uniform within 1/sqrt(fan_in), kernels and biases alike: torch's own layers agree."""
+    params = models.build(CNN()).init(jax.random.key(0))
+    theirs = torch.nn.Conv2d(128, 128, 3)
+    for name, fan_in in (("conv1", 27), ("conv2", 288), ("conv3", 1152), ("fc1", 128)):
+        bound = fan_in**-0.5
+        for leaf in params[name].values():
+            assert np.abs(leaf).max() <= bound
+        kernel = np.asarray(params[name]["kernel"])
+        assert np.abs(kernel).max() > 0.98 * bound
+        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.05)
+    ours = np.asarray(params["conv3"]["kernel"]).std()
+    np.testing.assert_allclose(ours, theirs.weight.std().item(), rtol=0.01)
+
+
+def test_a_vmap_over_seeds_is_each_seed_alone():
+    model = models.build(CNN(widths=(4, 4)))
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    together = jax.vmap(model.init)(keys)
+    images = jax.random.normal(jax.random.key(5), (3, 2, 32, 32, 3))
+    logits = jax.vmap(model.apply)(together, images)
+    for i in range(3):
+        alone = model.init(jax.random.key(i))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, alone)
+        np.testing.assert_allclose(logits[i], model.apply(alone, images[i]), atol=1e-6)
+
+
+def test_hessian_vector_products_are_differences_of_gradients():
+    """Forward over reverse equals a central difference, in float64."""
+    with jax.enable_x64(True):
+        model = models.build(CNN(widths=(3, 3)))
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), model.init(jax.random.key(0)))
+        images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3), jnp.float64)
+        batch = {"inputs": images, "targets": jnp.arange(4)}
+
+        def loss(p):
+            return model.loss(p, batch)
+
+        vector = jax.tree.map(jnp.ones_like, params)
+        gradient = jax.jit(jax.grad(loss))
+        product = jax.jit(lambda v: jax.jvp(jax.grad(loss), (params,), (v,))[1])(vector)
+        h = 1e-6
+        plus, minus = (
+            gradient(jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector)) for s in (1, -1)
+        )
+        jax.tree.map(
+            lambda hv, a, b: np.testing.assert_allclose(
+                hv, (a - b) / (2 * h), rtol=1e-5, atol=1e-7
+            ),
+            product,
+            plus,
+            minus,
+        )
