@@ -37,10 +37,12 @@ _CAPTIONS = {
     "cooldown forks from its trunk.",
     "parameter_norm": "Euclidean norm of all parameters against updates.",
 }
+_BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
 img { width: 100%; height: auto; } figure { margin: 1.5rem 0; } #parameter_norm { width: 65%; }
+summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
 table { border-collapse: collapse; } th, td { padding: 0.3rem 0.8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
@@ -150,7 +152,7 @@ def _page(
     drawings = "".join(
         f'<figure id="{name}"><img alt="{html.escape(_CAPTIONS[name])}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{html.escape(_CAPTIONS[name])} {html.escape(' '.join(notes))}</figcaption>"
+        f"<figcaption>{html.escape(' '.join([_CAPTIONS[name], _BANDS, *notes[1:]]))}</figcaption>"
         "</figure>"
         for name, svg in images.items()
     )
@@ -166,7 +168,7 @@ def _page(
 <table><thead>{row(HEADER, "th")}</thead><tbody>{body}</tbody></table>
 <p class="note">{html.escape(" ".join(notes))}</p>
 {drawings}
-<h2>Config</h2><pre>{html.escape(config)}</pre>
+<details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
 <h2>Machine and versions</h2><p>{machine}</p>
 </body></html>
 """

@@ -11,45 +11,91 @@ import numpy as np
 from wsdjax import config
 from wsdjax.data import Dataset, Split
 
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
 PREPARE = "python -m experiments.prepare cifar10"
 
 
 def load(config: config.Cifar10) -> Dataset:
-    """The prepared data set, kept as uint8 in device memory.
+    """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised.
 
     Raises:
       FileNotFoundError: naming the command that prepares it, if it is not there.
+      OSError: for what is there and cannot be read.
     """
-    train, test = (_split(config.directory, name) for name in ("train", "test"))
-    return Dataset(train, test, CLASSES)
-
-
-def data_dir(directory: str) -> str | None:
-    """As TFDS takes it: None stands for its own default."""
-    return os.path.expanduser(directory) or None
-
-
-def _split(directory: str, name: str) -> Split:
-    import tensorflow_datasets as tfds  # seconds to import, and only this data set needs it
-
+    builder = find(config.directory)
+    command = _command(config.directory)
+    if not builder.is_prepared():
+        raise FileNotFoundError(f"CIFAR-10 is not prepared in {builder.data_dir}. Run: {command}")
     try:
-        source: Any = tfds.data_source("cifar10", split=name, data_dir=data_dir(directory))
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError, AssertionError, ValueError) as e:
+        return Dataset(_read(builder, "train"), _read(builder, "test"), CLASSES)
+    except Exception as error:  # of TFDS, array_record or the image decoder, each with its own
+        raise OSError(
+            f"{builder.data_dir} is damaged ({_line(error)}). Delete it and run: {command}"
+        ) from error
+
+
+def find(directory: str) -> Any:
+    """TFDS's builder of what is, or may be, prepared in `directory` (empty: TFDS's default).
+
+    Nothing is fetched or written. Its ``is_prepared()`` tells whether the data are there.
+
+    Raises:
+      OSError: for a data set in its place that is not whole, or not in ArrayRecord files.
+    """
+    import tensorflow_datasets as tfds  # only this data set needs it
+
+    command = _command(directory)
+    try:
+        builder = tfds.builder("cifar10", data_dir=os.path.expanduser(directory) or None)
+    except Exception as error:  # whatever reading a spoilt description raises
         place = directory or "TFDS's default directory"
-        raise FileNotFoundError(
-            f"CIFAR-10 is not prepared in {place} ({type(e).__name__}). Run: {PREPARE}"
-            + (f" --directory={directory}" if directory else "")
-        ) from e
-    records = source[range(len(source))]
+        raise OSError(
+            f"CIFAR-10 in {place} is damaged ({_line(error)}). "
+            f"Delete the folder cifar10 there and run: {command}"
+        ) from error
+    if not builder.is_prepared():
+        if builder.data_path.exists():  # which TFDS would take for prepared, and leave as it is
+            raise OSError(f"{builder.data_dir} is incomplete. Delete it and run: {command}")
+    elif (found := builder.info.file_format.value) != "array_record":
+        raise OSError(
+            f"{builder.data_dir} holds {found} files, not array_record: prepare CIFAR-10 in "
+            f"another directory ({PREPARE} --directory=DIR) and name it in the config"
+        )
+    return builder
+
+
+def _command(directory: str) -> str:
+    return f"{PREPARE} --directory={directory}" if directory else PREPARE
+
+
+def _read(builder: Any, name: str) -> Split:
+    source = builder.as_data_source(split=name)
+    records = source.__getitems__(range(len(source)))
     images = jnp.asarray(np.stack([record["image"] for record in records]))
     labels = jnp.asarray([record["label"] for record in records], jnp.int32)
 
     def examples(arrays, indices):
         images, labels = arrays
-        inputs = (images[indices].astype(jnp.float32) / 255 - MEAN) / STD
+        mean_1x1x1xC, std_1x1x1xC = MEAN[None, None, None], STD[None, None, None]
+        inputs = (images[indices].astype(jnp.float32) / 255 - mean_1x1x1xC) / std_1x1x1xC
         return {"inputs": inputs, "targets": labels[indices]}
 
     return Split(len(labels), (images, labels), examples)
+
+
+def _line(error: Exception) -> str:
+    """An error of a library, shortened to one line."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
