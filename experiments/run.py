@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from wsdjax.config import ConfigError, Experiment, to_json, validate
+from wsdjax.config import Experiment, to_json, validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."
@@ -35,14 +35,9 @@ def main() -> None:
 
 def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> None:
     """Trains what is missing in `workdir` of the experiment's tree, and draws the report."""
-    from wsdjax import data, mesh, tree  # JAX comes in only once the config is known to be good
+    from wsdjax import tree  # JAX comes in only once the fields are known to be good
 
     edges = tree.resolve(experiment)
-    try:
-        mesh.shardings(experiment.seeds, experiment.batch_size)
-        data.Stream(data.load(experiment.data).train, experiment.batch_size, experiment.seed)
-    except ValueError as error:
-        raise ConfigError(error) from None
 
     from experiments import report
     from experiments.progress import progress
@@ -51,6 +46,14 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
     from wsdjax.train import Diverged, Trainer
 
     store = BranchStore(workdir, checkpoint_dir, experiment.keep)
+    trainer = Trainer(
+        store,
+        progress(),
+        experiment.eval_every,
+        experiment.checkpoint_every,
+        experiment.tensorboard,
+    )
+    trainer.check(edges)
     with store.lock():
         store.register(edges)
         config = json.dumps(to_json(experiment), indent=2) + "\n"
@@ -60,13 +63,6 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
             print(f"Nothing is missing in {workdir}: all of {', '.join(edges)} are trained.")
             return
         _write_status(store, "running")
-        trainer = Trainer(
-            store,
-            progress(),
-            experiment.eval_every,
-            experiment.checkpoint_every,
-            experiment.tensorboard,
-        )
         try:
             trainer.grow(list(edges))
         except Diverged as error:

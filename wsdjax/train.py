@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from wsdjax import data, mesh, models, optim, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
+from wsdjax.config import ConfigError
 from wsdjax.metrics import JsonLines, TensorBoard, Writer
 from wsdjax.optim import Hyper
 from wsdjax.state import State
@@ -45,6 +47,23 @@ class Trainer:
     checkpoint_every: int
     tensorboard: bool = False
     _compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def check(self, edges: Mapping[str, tree.Edge]) -> None:
+        """Finds what would stop these branches from training, before anything is written.
+
+        Raises:
+          ConfigError: for a batch that the devices or the data set cannot give, or a
+            TensorBoard that is not installed.
+          FileNotFoundError: for data that are not prepared.
+        """
+        try:
+            for edge in edges.values():
+                mesh.shardings(edge.seeds, edge.batch_size)
+                data.Stream(self._data(edge.data)[0].train, edge.batch_size, edge.seed)
+        except ValueError as error:
+            raise ConfigError(error) from None
+        if self.tensorboard and not find_spec("tensorboardX"):
+            raise ConfigError('tensorboard = True: install it with pip install -e ".[tensorboard]"')
 
     def grow(self, names: Sequence[str]) -> list[str]:
         """Trains those of the named branches that are not done; returns which they were.
