@@ -1,0 +1,137 @@
+"""Batches are functions of (seed, step) and of nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsdjax import data
+from wsdjax.config import Photos
+from wsdjax.data import photos
+from wsdjax.data.augment import crop_and_flip
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return data.load(Photos(noise=0.0, size=1_000, eval_size=60))
+
+
+def equal(a, b):
+    return all(np.array_equal(a[name], b[name]) for name in ("inputs", "targets"))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(clean):
+    """Not on the order of access, on the object, nor on the seeds beside it."""
+    stream = data.Stream(clean.train, 16, 3)
+    late = stream[200]
+    assert equal(data.Stream(clean.train, 16, 3)[200], late)
+    first = stream[0]
+    assert equal(stream[200], late)
+    beside = data.Stream(clean.train, 16, [7, 3])
+    assert all(equal({k: v[1] for k, v in beside[t].items()}, stream[t]) for t in (0, 200))
+    assert not equal({k: v[0] for k, v in beside[0].items()}, first)
+    assert not equal(stream[1], first)
+
+
+def indices(size=103):
+    """A split whose examples are their own indices."""
+    return data.Split(size, None, lambda _, i: {"inputs": i, "targets": i})
+
+
+def test_an_epoch_shows_every_example_at_most_once():
+    """It leaves out less than a batch, and the next epoch is another permutation."""
+    stream = data.Stream(indices(), 10, 0)
+    assert stream.batches_per_epoch == 10
+    epochs = [np.concatenate([stream[10 * e + i]["inputs"] for i in range(10)]) for e in (0, 1)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 100
+        assert set(epoch.tolist()) <= set(range(103))
+    assert not np.array_equal(*epochs)
+    other = np.concatenate([data.Stream(indices(), 10, 1)[i]["inputs"] for i in range(10)])
+    assert not np.array_equal(epochs[0], other)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(ValueError, match="batch_size = 104: the set has 103 examples"):
+        data.Stream(indices(), 104, 0)
+
+
+def test_no_pixel_is_shared_by_the_two_splits():
+    """Every 64x64 block of a photograph is for training or for testing."""
+    train, test = (photos.load(Photos()).train.arrays, photos.load(Photos()).test.arrays)
+    seen = {block.tobytes() for block in np.asarray(train[0])}
+    assert not seen & {block.tobytes() for block in np.asarray(test[0])}
+    for blocks, first, count in (train, test):
+        assert (np.asarray(count) >= 5).all()
+        assert first[-1] + count[-1] == len(blocks)
+
+
+def test_crops_are_standardised_grey_and_balanced(clean):
+    """Without noise: mean 0, deviation 1, three equal channels, as many of each class."""
+    crops = clean.train.examples(clean.train.arrays, jnp.arange(200))
+    inputs = np.asarray(crops["inputs"])
+    assert inputs.shape == (200, 32, 32, 3)
+    np.testing.assert_allclose(inputs.mean((1, 2, 3)), 0, atol=1e-5)
+    assert np.median(np.abs(inputs.std((1, 2, 3)) - 1)) < 1e-4
+    assert (inputs == inputs[..., :1]).all()
+    assert np.bincount(np.asarray(crops["targets"])).tolist() == [20] * 10
+
+
+def test_a_crop_lies_in_a_block_of_its_class(clean):
+    """Each of some crops is found, mirrored or not, in a training block of its photograph."""
+    blocks, first, count = map(np.asarray, clean.train.arrays)
+    crops = clean.train.examples(clean.train.arrays, jnp.arange(10))
+    for crop, target in zip(
+        np.asarray(crops["inputs"])[..., 0], np.asarray(crops["targets"]), strict=True
+    ):
+        own = blocks[first[target] : first[target] + count[target]]
+        windows = np.lib.stride_tricks.sliding_window_view(own, (32, 32), axis=(1, 2))
+        mean, std = windows.mean((-1, -2)), windows.std((-1, -2))
+        for image in (crop, crop[:, ::-1]):
+            # The correlation of two standardised images is 1 if they are the same.
+            inner = np.tensordot(windows, image, axes=((-2, -1), (0, 1))) / 1024
+            correlation = (inner - mean * image.mean()) / np.maximum(std, 1e-6)
+            if correlation.max() > 1 - 1e-3:
+                break
+        else:
+            pytest.fail("a crop that is in no block of its class")
+
+
+def test_noise_is_a_function_of_the_index_too():
+    """Deviation as asked, another draw for each crop, the same each time."""
+    noisy = data.load(Photos(noise=0.5, size=1_000, eval_size=10)).train
+    clean = data.load(Photos(noise=0.0, size=1_000, eval_size=10)).train
+    at = jnp.arange(50)
+    noise = (
+        noisy.examples(noisy.arrays, at)["inputs"] - clean.examples(clean.arrays, at)["inputs"]
+    )[..., 0]
+    np.testing.assert_allclose(np.std(noise), 0.5, rtol=0.02)
+    assert not np.allclose(noise[0], noise[1])
+    again = noisy.examples(noisy.arrays, at[::-1])["inputs"][::-1]
+    np.testing.assert_array_equal(again, noisy.examples(noisy.arrays, at)["inputs"])
+
+
+def test_the_evaluation_set_is_all_of_the_test_split_in_order(clean):
+    batches = data.in_order(clean.test, 25)
+    assert [len(batch["targets"]) for batch in batches] == [25, 25, 10]
+    whole = clean.test.examples(clean.test.arrays, jnp.arange(60))
+    joined = np.concatenate([batch["inputs"] for batch in batches])
+    np.testing.assert_allclose(joined, whole["inputs"], atol=1e-6)
+
+
+def test_augmentation_is_a_shift_and_a_flip():
+    """Each augmented image is one of the 9 x 9 x 2 that padding by 4 allows."""
+    images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    moved = np.asarray(crop_and_flip(jax.random.key(1), images))
+    for i, image in enumerate(moved):
+        allowed = [padded[i, y : y + 8, x : x + 8] for y in range(9) for x in range(9)]
+        assert any(np.array_equal(image, a) or np.array_equal(image, a[:, ::-1]) for a in allowed)
+    assert not np.array_equal(moved, images)
+
+
+def test_augmented_streams_are_functions_of_seed_and_step(clean):
+    a, b = (data.Stream(clean.train, 8, 5, augment=True) for _ in range(2))
+    b[3]
+    assert equal(a[4], b[4])
+    assert not equal(a[4], data.Stream(clean.train, 8, 5)[4])

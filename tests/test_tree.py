@@ -1,0 +1,170 @@
+"""The tree of a config, and the config itself: what it resolves to, and what it refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import load_config
+
+from wsdjax import schedules, tree
+from wsdjax.config import (
+    Branch,
+    ConfigError,
+    Constant,
+    Cooldown,
+    Overrides,
+    Photos,
+    WarmupCosine,
+    differences,
+    from_json,
+    to_json,
+    validate,
+)
+
+
+def resolved(branches):
+    return tree.resolve(dataclasses.replace(load_config(), tree=branches))
+
+
+@pytest.mark.parametrize("shape", schedules.COOLDOWNS)
+def test_along_wsd_the_rates_are_the_single_formula(shape):
+    edges = resolved(tree.wsd(50, 7, 20, shape, 1e-4))
+    rates = np.concatenate([tree.rates(edges[name], edges) for name in ("trunk", "decay")])
+    formula = schedules.wsd(3e-3, 7, 50, 20, shape, 1e-4)(np.arange(1, 51))
+    np.testing.assert_array_equal(rates, formula.astype(np.float32))
+
+
+def test_a_cosine_is_warmup_cosine():
+    edges = resolved(tree.cosine(50, 7, 1e-4))
+    formula = schedules.warmup_cosine(3e-3, 7, 50, 1e-4)(np.arange(1, 51))
+    np.testing.assert_array_equal(tree.rates(edges["cosine"], edges), formula.astype(np.float32))
+
+
+def test_a_cooldown_starts_from_the_rate_its_parent_had():
+    """Forked within another cooldown, it goes on from there without a jump."""
+    edges = resolved(
+        tree.wsd(40, 4, 20)
+        | {"again": Branch(parent="decay@30", steps=5, schedule=Cooldown("cosine"))}
+    )
+    parent, child = (tree.rates(edges[name], edges) for name in ("decay", "again"))
+    assert parent[9] == np.float32(1.5e-3)
+    assert 0 <= parent[9] - child[0] < parent[0] - parent[2]
+    assert child[-1] == 0
+
+
+def test_a_branch_inherits_along_its_lineage():
+    edges = resolved(
+        {
+            "root": Branch(10, Constant(), optimizer=Overrides(b2=0.9)),
+            "child": Branch(5, Constant(), "root@4", Overrides(weight_decay=0.0)),
+            "leaf": Branch(5, Cooldown(), "child", Overrides(b2=0.5)),
+        }
+    )
+    leaf = edges["leaf"]
+    assert (leaf.start, leaf.end) == (9, 14)
+    assert (leaf.optimizer.b2, leaf.optimizer.weight_decay) == (0.5, 0.0)
+    assert edges["child"].optimizer.b2 == 0.9
+    assert edges["root"].optimizer.weight_decay == 0.1
+
+
+def test_siblings_of_equal_length_are_one_group():
+    edges = resolved(
+        {
+            "a": Branch(5, Cooldown(), "trunk"),
+            "trunk": Branch(10, Constant()),
+            "b": Branch(5, Cooldown("sqrt"), "trunk"),
+            "longer": Branch(6, Cooldown(), "trunk"),
+            "earlier": Branch(5, Cooldown(), "trunk@9"),
+        }
+    )
+    groups = [[edge.name for edge in group] for group in tree.groups(edges)]
+    assert groups == [["trunk"], ["a", "b"], ["longer"], ["earlier"]]
+
+
+@pytest.mark.parametrize(
+    ("branches", "said"),
+    [
+        ({"a": Branch(5, Cooldown(), "b")}, "tree.a.parent = 'b': 'b' does not exist"),
+        (
+            {"a": Branch(5, Constant(), "b"), "b": Branch(5, Constant(), "a")},
+            "'b' is its own ancestor",
+        ),
+        (
+            {"a": Branch(5, Constant()), "b": Branch(5, Constant(), "a@6")},
+            "tree.b.parent = 'a@6': a has the steps 1 to 5",
+        ),
+        ({"a": Branch(5, Constant()), "b": Branch(5, Constant(), "a@x")}, "'a@x'"),
+        ({"a": Branch(5, Constant(6))}, "tree.a.schedule: warmup_steps=6"),
+        ({"a": Branch(5, WarmupCosine(6))}, "tree.a.schedule: warmup_steps=6"),
+        ({"a": Branch(5, Cooldown("linea"))}, "unknown cooldown shape 'linea'; the shapes are"),
+        ({"a": Branch(5, Cooldown("inverse"))}, "never reaches 0: give it an end_value > 0"),
+        (
+            {"a": Branch(5, Cooldown()), "b": Branch(5, Cooldown(), "a")},
+            "the rate of 'a' is 0 at 5",
+        ),
+    ],
+)
+def test_a_tree_that_cannot_be_is_refused(branches, said):
+    with pytest.raises(ConfigError) as error:
+        resolved(branches)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: setattr(c, "batch_size", 0), "batch_size = 0: must be >= 1"),
+        (lambda c: setattr(c, "batch_size", True), "batch_size = True: must be of type int"),
+        (lambda c: setattr(c, "batch_size", 8.0), "batch_size = 8.0: must be of type int"),
+        (lambda c: setattr(c, "data", "photos"), "data = 'photos': must be one of Photos, Cifar10"),
+        (lambda c: setattr(c, "model", None), "model = None: must be a CNN"),
+        (lambda c: setattr(c, "tree", {}), "tree: is empty"),
+        (lambda c: c.tree.update({"a b": c.tree["trunk"]}), "'a b' is no branch name"),
+        (lambda c: c.tree.update({"../x": c.tree["trunk"]}), "'../x' is no branch name"),
+        (lambda c: setattr(c.model, "widths", (4, "4")), "model.widths[1] = '4'"),
+        (lambda c: setattr(c.model, "widths", (4,) * 6), "must be 1 to 5 integers"),
+        (lambda c: setattr(c.optimizer, "b2", 1), "optimizer.b2 = 1: must be >= 0 and < 1"),
+        (lambda c: setattr(c.optimizer, "eps", "x"), "optimizer.eps = 'x': must be of type float"),
+        (
+            lambda c: setattr(c.optimizer, "peak_value", float("nan")),
+            "optimizer.peak_value = nan: must be > 0",
+        ),
+        (
+            lambda c: setattr(c.tree["decay"].optimizer, "b2", 2.0),
+            "tree.decay.optimizer.b2 = 2.0",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(change, said):
+    config = load_config()
+    change(config)
+    with pytest.raises(ConfigError) as error:
+        validate(config)
+    assert said in str(error.value)
+
+
+def test_a_whole_number_will_do_for_a_float():
+    config = load_config()
+    config.data.noise = 1
+    validate(config)
+    assert not differences(
+        to_json(config.data), to_json(dataclasses.replace(config.data, noise=1.0))
+    )
+
+
+def test_a_config_survives_json():
+    """Infinite clipping and tuples included; so does an edge."""
+    config = load_config()
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    for edge in tree.resolve(config).values():
+        assert tree.Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+
+
+def test_differences_name_every_field():
+    config = load_config()
+    other = dataclasses.replace(config, data=Photos(noise=2.0, size=2_000, eval_size=50), seeds=3)
+    assert differences(to_json(config), to_json(other)) == [
+        ("data.noise", 0.8, 2.0),
+        ("seeds", 2, 3),
+    ]
