@@ -11,7 +11,7 @@ import pytest
 from conftest import load_config, rows_of, same
 from test_resume import Silent
 
-from wsdjax import models, schedules, tree
+from wsdjax import data, models, schedules, tree
 from wsdjax import state as states
 from wsdjax.branches import (
     BranchStore,
@@ -21,6 +21,7 @@ from wsdjax.branches import (
     fingerprint,
 )
 from wsdjax.config import Branch, ConfigError, Constant, Cooldown, Overrides
+from wsdjax.step import make_evaluate
 from wsdjax.train import Diverged, Trainer
 
 
@@ -97,6 +98,23 @@ def test_rates_along_a_lineage_are_the_single_formula(finished):
     np.testing.assert_array_equal(updates["rate"].astype(np.float32), expected)
     assert updates["rate"][-1] == 0
     assert updates["loss"].shape == (36, 2)
+
+
+def test_row_n_is_the_loss_before_update_n_on_batch_n_minus_1(finished):
+    """For every seed: from the initialisation, and over a fork, from the parent's node."""
+    store = BranchStore(finished)
+    edge = store.edges()["decay"]
+    model, dataset = models.build(edge.model), data.load(edge.data)
+    rows = store.metrics("decay").updates["loss"]
+    stream = data.Stream(dataset.train, edge.batch_size, edge.replicate_seeds)
+    nodes = {0: states.create(model, edge.replicate_seeds), 24: store.restore("trunk")}
+    for step, state in nodes.items():
+        losses = jax.vmap(model.loss)(state.params, stream[step])
+        np.testing.assert_allclose(rows[step], losses, rtol=1e-5)
+    evaluated = store.metrics("decay").evaluations["eval_loss"][-1]
+    batches = data.in_order(dataset.test)
+    final = make_evaluate(model)(store.restore("decay").params, batches)
+    np.testing.assert_allclose(evaluated, final["loss"], rtol=1e-5)
 
 
 def test_evaluations_stand_at_their_steps(finished):
