@@ -28,9 +28,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
-def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:
+def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
     """An entry point, such as ``start("experiments.run", "--config=...")``."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         command(*arguments),
         cwd=cwd,

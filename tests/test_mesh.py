@@ -1,0 +1,32 @@
+"""Several devices compute what one does, and what they saved is read on any number."""
+
+import numpy as np
+import pytest
+from conftest import TINY, finish, start
+
+from wsdjax import mesh
+from wsdjax.branches import BranchStore
+
+
+def test_four_devices_train_as_one_does(finished, tmp_path):
+    """Two along the replicates, two along the batch; equal over the first updates."""
+    process = start(
+        "experiments.run",
+        f"--config={TINY}",
+        f"--workdir={tmp_path}/w",
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    code, _, err = finish(process)
+    assert code == 0, err
+    four, one = BranchStore(tmp_path / "w"), BranchStore(finished)
+    assert "4 x cpu" in (four.directory("trunk") / "branch.json").read_text()
+    for name in ("loss", "grad_norm"):
+        losses = [store.metrics("decay").updates[name][:6] for store in (four, one)]
+        np.testing.assert_allclose(*losses, rtol=2e-5)
+    assert four.restore("decay").params["conv1"]["kernel"].shape == (2, 3, 3, 3, 4)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
+    monkeypatch.setattr(mesh.jax, "device_count", lambda: 4)
+    with pytest.raises(ValueError, match="batch_size = 7: must be a multiple of 2"):
+        mesh.shardings(2, 7)
