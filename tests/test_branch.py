@@ -166,6 +166,10 @@ def test_a_fork_inside_a_trunk_is_kept_for_good(tmp_path):
     }
     store = grow(tmp_path, with_tree(branches))
     assert store.steps("trunk") == [8, 25, 30]
+    store.set_aside("trunk", 8)
+    shutil.rmtree(tmp_path / "branches/early/checkpoints")
+    with pytest.raises(MissingNode, match="'early' cannot start: no checkpoint trunk@8"):
+        grow(tmp_path, with_tree(branches))
 
 
 def test_a_branch_that_means_something_else_is_refused(finished, tmp_path):

@@ -161,7 +161,12 @@ class Trainer:
                 log.warning("%s; using the one before it", error)
                 owners = [e.name for e in group] if common else [first.parent]
                 self._set_aside_damaged(owners, step)
-            except MissingNode:
+            except MissingNode as error:
+                if store.is_done(first.parent):  # it has gone on past the fork
+                    raise MissingNode(
+                        f"{first.name!r} cannot start: {error}. Fork it from a step that is "
+                        f"there, or delete the later ones of {first.parent!r} to train it again"
+                    ) from None
                 self._train_group(store.siblings(first.parent))
         for edge in group:
             store.discard_after(edge.name, step)
