@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from wsdjax.config import ConfigError
+from wsdjax.config import UserError
 
 
 def fail(message: object) -> None:
@@ -18,8 +18,11 @@ def fail(message: object) -> None:
     sys.exit(2)
 
 
-def run(main: Callable[[], None], read_config: bool = False) -> None:
-    """Parses the flags and calls `main`; expected errors end the program with one message."""
+def run(
+    main: Callable[[], None],
+    read_config: bool = False,
+) -> None:
+    """Parses the flags and calls `main`; a `UserError` or `OSError` ends it with one message."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
@@ -32,10 +35,11 @@ def run(main: Callable[[], None], read_config: bool = False) -> None:
             return rest
         except flags.Error as error:
             fail(f"{error}\nFor the flags: --help")
-        except (ConfigError, FileNotFoundError) as error:
+        except (UserError, FileNotFoundError) as error:
             fail(error)
         except Exception as error:  # a mistyped override, or whatever a config file raises
-            fail(f"--config: {_first(error).strip().splitlines()[-1].strip()}")
+            said = _first(error).strip() or type(error).__name__
+            fail(f"--config: {said.splitlines()[-1].strip()}")
         raise AssertionError("unreachable")
 
     def guarded(_: Sequence[str]) -> None:
@@ -48,8 +52,8 @@ def run(main: Callable[[], None], read_config: bool = False) -> None:
         logger.propagate = False
         try:
             main()
-        except (ConfigError, LookupError, OSError) as error:
-            fail(_first(error) if isinstance(error, KeyError) else error)
+        except (UserError, OSError) as error:
+            fail(error)
 
     app.run(guarded, flags_parser=parse)
 

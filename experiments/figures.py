@@ -141,7 +141,7 @@ def _draw(axis: Axes, curve: Curve, label: str) -> None:
 
 def _zoom(axis: Axes, curves: list[Curve]) -> None:
     """Leaves out the first tenth's fall from the initialisation, which would flatten the rest."""
-    end = max(curve.steps[-1] for curve in curves)
+    end = max((curve.steps[-1] for curve in curves), default=0)
     shown = [curve.values[curve.steps > 0.1 * end] for curve in curves]
     shown = [values for values in shown if values.size]
     if shown:

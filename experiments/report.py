@@ -66,9 +66,9 @@ def write(workdir: str | Path) -> str:
         name: figures.save(draw(store), directory / name) for name, draw in figures.FIGURES.items()
     }
     rows, notes = table(store), _notes(store)
+    write_atomically(store.workdir / "results.json", _results(store, rows, notes))
     page = store.workdir / "report.html"
     write_atomically(page, _page(store, rows, notes, images))
-    write_atomically(store.workdir / "results.json", _results(store, rows, notes))
     where = f"Figures: {directory}\nReport:  {page}"
     return "\n".join(["", _text_table(rows), "", *notes, "", where])
 
@@ -78,8 +78,8 @@ def table(store: BranchStore) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for edge in figures.leaves(store.edges()):
         updates, evaluations = store.metrics(edge.name)
-        if not evaluations:
-            continue
+        if not evaluations or evaluations["step"][-1] <= edge.start:
+            continue  # nothing of its own yet
         last = updates["loss"][-figures.smoothing_window(store) :].mean(0)
         rows.append(
             (
@@ -115,7 +115,8 @@ def _notes(store: BranchStore) -> list[str]:
 def _results(store: BranchStore, rows: list[tuple[str, ...]], notes: list[str]) -> str:
     """The final table as JSON, with what is needed to quote it: machine, versions and date."""
     first = _first_record(store)
-    trained = (store.directory(store.names()[-1]) / "metrics.jsonl").stat().st_mtime
+    files = store.workdir.glob("branches/*/metrics.jsonl")
+    trained = max((path.stat().st_mtime for path in files), default=time.time())
     content = {
         "rows": [dict(zip(HEADER, row, strict=True)) for row in rows],
         "notes": notes,

@@ -58,10 +58,11 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
         store.register(edges)
         config = json.dumps(to_json(experiment), indent=2) + "\n"
         write_atomically(workdir / "config.json", config)
-        report_page = workdir / "report.html"
-        if all(store.is_done(name) for name in edges) and report_page.exists():
+        page = workdir / "report.html"
+        if not trainer.missing(list(edges)) and page.exists():
             print(f"Nothing is missing in {workdir}: all of {', '.join(edges)} are trained.")
             return
+        page.unlink(missing_ok=True)  # a page that is there is up to date
         _write_status(store, "running")
         try:
             trainer.grow(list(edges))
@@ -72,8 +73,8 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
         except BaseException:
             _write_status(store, "incomplete")
             raise
-        _write_status(store, "done")
         print(report.write(workdir))
+        _write_status(store, "done")
 
 
 def _write_status(store, status: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import load_config, rows_of, same
 from test_resume import Silent
@@ -205,6 +206,58 @@ def test_a_fork_that_cannot_go_on_is_refused(finished):
         store.restore("trunk", 23)
 
 
+def test_a_fork_behind_an_unfinished_trunk_is_refused(finished, tmp_path):
+    """It was not kept, and the trunk is past it: nothing is written, of its sibling neither."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    store = BranchStore(workdir)
+    store.discard_after("trunk", 20)
+    before = files(workdir)
+    config = load_config()
+    config.tree["fine"] = Branch(parent="trunk", steps=3, schedule=Cooldown())
+    config.tree["early"] = Branch(parent="trunk@8", steps=3, schedule=Cooldown())
+    with pytest.raises(MissingNode, match="trunk@8 was not kept; there are steps 20"):
+        store.register(tree.resolve(config))
+    assert files(workdir) == before
+
+
+def test_a_registration_cut_short_is_completed_or_refused(tmp_path):
+    """Siblings that were begun together stay together; a config that drops one is refused."""
+    siblings = {
+        "a": Branch(steps=4, schedule=Constant()),
+        "b": Branch(steps=4, schedule=Constant(2)),
+    }
+    edges = tree.resolve(with_tree(siblings))
+    store = BranchStore(tmp_path)
+    store.create(edges["a"], ["a", "b"])
+    with pytest.raises(ConfigError, match=r"a, b were begun in .* as branches that train together"):
+        store.register({"a": edges["a"]})
+    store.register(edges)
+    assert store.siblings("b") == ["a", "b"]
+
+
+def test_checkpoints_elsewhere_are_found_again_and_not_shared(tmp_path):
+    """The record says where they are; another run is refused the same place."""
+    config = with_tree({"trunk": Branch(steps=2, schedule=Constant())})
+    edges = tree.resolve(config)
+    store = BranchStore(tmp_path / "w", str(tmp_path / "bucket"))
+    store.register(edges)
+    model = models.build(config.model)
+    with store.lock():
+        store.save("trunk", states.create(model, [0, 1]))
+    assert not (tmp_path / "w/branches/trunk/checkpoints").exists()
+    assert BranchStore(tmp_path / "w").steps("trunk") == [0]
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        BranchStore(tmp_path / "other", str(tmp_path / "bucket")).register(edges)
+
+
+def test_a_state_of_another_structure_is_no_damage(finished, tmp_path, monkeypatch):
+    """A checkpoint of another optimizer is refused, not set aside."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    monkeypatch.setattr(states.optim, "init", lambda params: optax.sgd(1.0, 0.9).init(params))
+    with pytest.raises(ConfigError, match="it cannot be continued here"):
+        BranchStore(workdir).restore("decay")
+
+
 def test_a_second_writer_is_refused(tmp_path):
     with (
         BranchStore(tmp_path).lock(),
@@ -226,13 +279,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_a_save_that_fails_is_not_passed_over(finished, tmp_path):
-    """The checkpoints' directory cannot be written: training stops with the system's error."""
-    config = load_config()
-    (tmp_path / "branches/trunk").mkdir(parents=True)
-    (tmp_path / "branches/trunk/checkpoints").write_text("a file in the way")
-    with pytest.raises((OSError, ValueError)):
-        grow(tmp_path, config, ["trunk"])
+def test_a_save_that_fails_is_not_passed_over(tmp_path):
+    """An asynchronous save that finds something in its place is reported by the next wait."""
+    config = with_tree({"trunk": Branch(steps=2, schedule=Constant())})
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(config))
+    (tmp_path / "branches/trunk/checkpoints").mkdir()
+    store._writer("trunk")  # which has listed the checkpoints before something comes in the way
+    (tmp_path / "branches/trunk/checkpoints/0").write_text("in the way")
+    store.save("trunk", states.create(models.build(config.model), [0, 1]))
+    with pytest.raises(OSError, match="Not a directory"):
+        store.wait("trunk")
 
 
 def test_the_fingerprint_sees_every_single_bit():

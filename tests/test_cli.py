@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, command, finish, start
+from conftest import ROOT, TINY, command, finish, same, start
 from test_branch import files
+from test_resume import flip_a_byte
 
 from wsdjax.branches import BranchStore
 
@@ -133,6 +134,37 @@ def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
     assert code == 0, err
     assert (workdir / "report.html").read_text() == (finished / "report.html").read_text()
     assert out.splitlines()[:6] == (finished.parent / "out").read_text().splitlines()[:6]
+
+
+def test_a_half_trained_run_has_a_report(finished, tmp_path):
+    """What has not begun is left out."""
+    workdir = shutil.copytree(finished, tmp_path / "tiny")
+    (workdir / "branches/cosine/metrics.jsonl").unlink()
+    (workdir / "branches/decay/metrics.jsonl").write_text("")
+    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    assert code == 0, err
+    assert "cosine" not in out
+    (workdir / "branches/trunk/metrics.jsonl").unlink()
+    code, _, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    assert code == 0, err
+
+
+def test_a_damaged_end_is_noticed_and_made_again(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    flip_a_byte(workdir / "branches/cosine/checkpoints/36")
+    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    assert code == 0, err
+    assert "cosine@36 is damaged" in err
+    assert same(BranchStore(workdir).restore("cosine"), BranchStore(finished).restore("cosine"))
+
+
+def test_a_page_that_was_not_drawn_again_is_drawn(finished, tmp_path):
+    """A new branch takes the old page away, and a finished run without a page draws it."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    (workdir / "report.html").unlink()
+    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    assert (code, err) == (0, "")
+    assert (workdir / "report.html").exists()
 
 
 def test_a_report_of_nothing(tmp_path):

@@ -26,6 +26,38 @@ def test_four_devices_train_as_one_does(finished, tmp_path):
     assert four.restore("decay").params["conv1"]["kernel"].shape == (2, 3, 3, 3, 4)
 
 
+def test_siblings_of_one_seed_train_on_two_devices(tmp_path):
+    """The parent's one replicate cannot be divided by two devices; the siblings' two can."""
+    config = tmp_path / "siblings.py"
+    config.write_text(
+        TINY.read_text()
+        .replace("tree=tree.wsd(36, 4, 12) | tree.cosine(36, 4)", "tree=TREE")
+        .replace("seeds=2", "seeds=1")
+        .replace("def get", SIBLINGS + "def get")
+    )
+    arguments = ("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w")
+    two = "--xla_force_host_platform_device_count=2"
+    code, _, err = finish(start(*arguments, XLA_FLAGS=two), timeout=120)
+    assert code == 0, err
+    store = BranchStore(tmp_path / "w")
+    assert store.siblings("a") == ["a", "b"]
+    assert store.is_done("a")
+    assert store.is_done("b")
+
+
+SIBLINGS = """
+from wsdjax.config import Branch, Constant, Cooldown
+
+TREE = {
+    "trunk": Branch(steps=6, schedule=Constant()),
+    "a": Branch(parent="trunk", steps=6, schedule=Cooldown()),
+    "b": Branch(parent="trunk", steps=6, schedule=Cooldown("sqrt")),
+}
+
+
+"""
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(mesh.jax, "device_count", lambda: 4)
     with pytest.raises(ValueError, match="batch_size = 7: must be a multiple of 2"):

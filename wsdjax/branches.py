@@ -15,7 +15,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,22 +28,22 @@ from orbax.checkpoint import v1 as ocp
 
 from wsdjax import metrics, tree
 from wsdjax import state as states
-from wsdjax.config import ConfigError, differences
+from wsdjax.config import ConfigError, UserError, differences
 from wsdjax.state import State
 
 FORMAT = 1
 _PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class WorkdirBusy(OSError):
+class WorkdirBusy(UserError):
     """Another process is training in this workdir."""
 
 
-class MissingNode(LookupError):
+class MissingNode(UserError, LookupError):
     """No such branch, or no checkpoint of it at that step."""
 
 
-class DamagedCheckpoint(RuntimeError):
+class DamagedCheckpoint(UserError):
     """A checkpoint whose bytes are not those that were saved."""
 
 
@@ -97,8 +97,7 @@ class BranchStore:
         Raises:
           ConfigError: if the branch exists.
         """
-        if (self.directory(edge.name) / "branch.json").exists():
-            raise ConfigError(f"the branch {edge.name!r} exists already in {self.workdir}")
+        self._check_new(edge.name)
         self.directory(edge.name).mkdir(parents=True, exist_ok=True)
         parent = self._record(edge.parent)["branch"] if edge.parent else {}
         record = {
@@ -106,6 +105,7 @@ class BranchStore:
             "order": len(self._records()),
             "branch": edge.to_json(),
             "trained_with": list(trained_with) or [edge.name],
+            "checkpoints": str(self._place_for(edge.name)) if self._checkpoint_dir else None,
             "differs_from_parent": {
                 path: {"parent": old, "here": new}
                 for path, old, new in differences(parent, edge.to_json())
@@ -125,7 +125,11 @@ class BranchStore:
           ConfigError: if the branch exists, or could not go on from that node: naming what
             differs in the model or the number of replicates.
         """
-        parents = self.edges()
+        self._check_fork(edge, self.edges())
+        self.create(edge, trained_with)
+
+    def _check_fork(self, edge: tree.Edge, parents: Mapping[str, tree.Edge]) -> None:
+        existing = self.edges()
         if edge.parent not in parents:
             raise MissingNode(
                 f"no branch {edge.parent!r}; there are {', '.join(parents) or 'none'}"
@@ -136,9 +140,10 @@ class BranchStore:
                 f"{edge.parent!r} has the steps {parent.start + 1} to {parent.end}, "
                 f"not {edge.start}"
             )
-        if self.is_done(edge.parent) and edge.start not in self.steps(edge.parent):
-            saved = ", ".join(map(str, self.steps(edge.parent)))
-            raise MissingNode(f"{edge.parent}@{edge.start} was not kept; there are steps {saved}")
+        saved = self.steps(edge.parent) if edge.parent in existing else []
+        if saved and saved[-1] > edge.start and edge.start not in saved:
+            there = ", ".join(map(str, saved))
+            raise MissingNode(f"{edge.parent}@{edge.start} was not kept; there are steps {there}")
         for name in ("model", "seed", "seeds"):
             old, new = getattr(parent, name), getattr(edge, name)
             if old != new:
@@ -146,7 +151,6 @@ class BranchStore:
                     f"{edge.name!r} cannot go on from {edge.parent!r}: {name} is {new!r}, "
                     f"the parent's is {old!r}"
                 )
-        self.create(edge, trained_with)
 
     def register(self, edges: Mapping[str, tree.Edge]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
@@ -166,15 +170,36 @@ class BranchStore:
                     f"the branch {name!r} in {self.workdir} means something else: {rows}. "
                     "Give the new branch another name, or use another --workdir"
                 )
+        every = {**existing, **edges}
+        for name, edge in edges.items():
+            if name not in existing:
+                self._check_new(name)
+                if edge.parent:
+                    self._check_fork(edge, every)
         # A registration that was cut short is completed as it was begun.
         trained_with = {n: self.siblings(name) for name in existing for n in self.siblings(name)}
+        for begun in {tuple(names) for names in trained_with.values()}:
+            members = {name: every[name] for name in begun if name in every}
+            if len(members) < len(begun) or len(tree.groups(members)) > 1:
+                raise ConfigError(
+                    f"{', '.join(begun)} were begun in {self.workdir} as branches that train "
+                    "together: declare all of them, as they were, or use another --workdir"
+                )
         new = {name: edge for name, edge in edges.items() if name not in trained_with}
         for group in tree.groups(new):
             names = [edge.name for edge in group]
             trained_with |= dict.fromkeys(names, names)
         for name, edge in edges.items():
             if name not in existing:
-                (self.fork if edge.parent else self.create)(edge, trained_with[name])
+                self.create(edge, trained_with[name])
+
+    def _check_new(self, name: str) -> None:
+        if (self.directory(name) / "branch.json").exists():
+            raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
+        if self._checkpoint_dir and (place := self._place_for(name)).exists():
+            raise ConfigError(
+                f"{place} exists, and belongs to another run: choose another --checkpoint_dir"
+            )
 
     def lineage(self, name: str) -> list[Segment]:
         """What leads from the initialisation to the end of a branch, root first.
@@ -271,7 +296,11 @@ class BranchStore:
             raise MissingNode(f"no checkpoint {name}@{step}; the steps saved are {there}")
         path = self._checkpoints(name) / str(step)
         try:
-            return self._load(name, step, sharding)
+            return self._load(path, sharding)
+        except (ConfigError, PermissionError, TimeoutError, ConnectionError, MemoryError):
+            raise
+        except jax.errors.JaxRuntimeError:  # no memory on the device, for one
+            raise
         except Exception as error:  # whatever orbax makes of broken files
             reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
@@ -320,13 +349,16 @@ class BranchStore:
                 for name in list(self._writers):
                     self._close(name)
 
-    # How it is done.
-
-    def _load(self, name: str, step: int, sharding: Any) -> State:
-        path = self._checkpoints(name) / str(step)
+    def _load(self, path: epath.Path, sharding: Any) -> State:
         saved = ocp.metadata(path)
         params = jax.tree.map(_abstract, saved.metadata["params"])
-        wanted = states.like(params)
+        wanted = states.abstract(params)
+        was = saved.custom_metadata["fingerprint"]
+        if len(was) != len(jax.tree.leaves(wanted)):
+            raise ConfigError(
+                f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
+                f"version has {len(jax.tree.leaves(wanted))}: it cannot be continued here"
+            )
         # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
         expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
         found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata["opt_state"]))
@@ -341,22 +373,25 @@ class BranchStore:
             "opt_state": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.opt_state),
         }
         state = State(**ocp.load(path, template))
-        was = (saved.custom_metadata or {}).get("fingerprint")
         if fingerprint(state) != was:
             raise ValueError("its content is not what was saved (the fingerprint differs)")
         return state
 
     def _checkpoints(self, name: str) -> epath.Path:
-        if self._checkpoint_dir is None:
-            return epath.Path(self.directory(name)) / "checkpoints"
-        return epath.Path(self._checkpoint_dir) / name / "checkpoints"
+        # Where the record says, so that a later command need not repeat --checkpoint_dir.
+        elsewhere = self._record(name).get("checkpoints")
+        return epath.Path(elsewhere or self.directory(name) / "checkpoints")
+
+    def _place_for(self, name: str) -> epath.Path:
+        place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
+        return place if "://" in str(place) else place.absolute()
 
     def _writer(self, name: str) -> ocp.training.Checkpointer:
         if name not in self._writers:
             self._writers[name] = ocp.training.Checkpointer(
                 self._checkpoints(name),
                 context=_plain_files(),
-                preservation_policy=_Preserve(self._keep, self.protected(name)),
+                preservation_policy=_Preserve(self._keep, lambda: self.protected(name)),
                 cleanup_tmp_directories=True,
             )
         return self._writers[name]
@@ -404,12 +439,13 @@ for _logger in (logging.getLogger("absl"), logging.getLogger()):
 class _Preserve:
     """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
 
-    def __init__(self, newest: int, protected: set[int]):
+    def __init__(self, newest: int, protected: Callable[[], set[int]]):
         self._newest, self._protected = newest, protected
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         newest = sorted(c.step for c in checkpoints)[-self._newest :]
-        return [c.step in self._protected or c.step in newest for c in checkpoints]
+        protected = self._protected()
+        return [c.step in protected or c.step in newest for c in checkpoints]
 
 
 def fingerprint(state: State) -> dict[str, int]:

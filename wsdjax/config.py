@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What whoever runs this can mend; the message says what is wrong, where, and what to do."""
+
+
+class ConfigError(UserError, ValueError):
     """A config that cannot be run; the message names the field, its value and what is allowed."""
 
 
@@ -137,12 +141,12 @@ class Experiment:
     optimizer: AdamW
     tree: dict[str, Branch]
     batch_size: int = _number(128, ge=1)
-    seed: int = _number(0, ge=0)
-    seeds: int = _number(1, ge=1)
+    seed: int = _number(0, ge=0, lt=2**31)
+    seeds: int = _number(1, ge=1, lt=2**16)
     # How it is watched and kept: no part of what a branch means.
     eval_every: int = _number(100, ge=1)
     checkpoint_every: int = _number(500, ge=1)
-    keep: int = _number(2, ge=1)
+    keep: int = _number(2, ge=2)
     """How many of the newest checkpoints stay beside every fork point and every end."""
     tensorboard: bool = False
 
@@ -163,8 +167,8 @@ def validate(experiment: Experiment) -> None:
         if not 1 <= len(widths) <= 5 or min(widths) < 1:
             raise ConfigError(f"model.widths = {widths!r}: must be 1 to 5 integers >= 1")
     for name in experiment.tree:
-        if not name.replace("-", "_").replace(".", "_").isidentifier():
-            raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits and _ - .")
+        if not name.replace("-", "_").isidentifier():
+            raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits, _ and -")
 
 
 def _name(kind: Any) -> str:

@@ -31,10 +31,9 @@ def create(model: Model, seeds: Sequence[int]) -> State:
     return State(jnp.int32(0), params, jax.vmap(optim.init)(params))
 
 
-def like(params: Any) -> State:
+def abstract(params: Any) -> State:
     """The state that goes with `params` [R, ...], both as shapes and dtypes only."""
-    abstract = jax.eval_shape(lambda p: State(jnp.int32(0), p, jax.vmap(optim.init)(p)), params)
-    return abstract
+    return jax.eval_shape(lambda p: State(jnp.int32(0), p, jax.vmap(optim.init)(p)), params)
 
 
 def replicate(state: State, index: int) -> State:

@@ -46,7 +46,7 @@ class Trainer:
     eval_every: int
     checkpoint_every: int
     tensorboard: bool = False
-    _compiled: dict[Any, Any] = field(default_factory=dict)
+    _cache: dict[Any, Any] = field(default_factory=dict)
 
     def check(self, edges: Mapping[str, tree.Edge]) -> None:
         """Finds what would stop these branches from training, before anything is written.
@@ -65,13 +65,21 @@ class Trainer:
         if self.tensorboard and not find_spec("tensorboardX"):
             raise ConfigError('tensorboard = True: install it with pip install -e ".[tensorboard]"')
 
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of the branches that do not have a good checkpoint of their end."""
+        for name in names:
+            end = self.store.edges()[name].end
+            if self.store.is_done(name) and self._set_aside_if_damaged(name, end):
+                log.warning("the checkpoint %s@%d is damaged; using the one before it", name, end)
+        return [name for name in names if not self.store.is_done(name)]
+
     def grow(self, names: Sequence[str]) -> list[str]:
         """Trains those of the named branches that are not done; returns which they were.
 
         Raises:
           Diverged: at a loss or an update that is not finite.
         """
-        missing = [name for name in names if not self.store.is_done(name)]
+        missing = self.missing(names)
         for name in missing:
             if not self.store.is_done(name):
                 self._train_group(self.store.siblings(name))
@@ -121,7 +129,8 @@ class Trainer:
                 batch = jax.device_put(stream[n - 1], placed.batch)
                 hyper = Hyper(*(column[n - 1 - first.start] for column in table))
                 state, metrics = step(state, batch, jax.device_put(hyper, placed.replicates))
-                # The row before this one is read while this update runs.
+                # The row before this one is read while this update runs: to wait for this
+                # one's here would leave the device idle.
                 if unread:
                     read(*unread)
                 unread = (n, metrics, started)
@@ -148,10 +157,12 @@ class Trainer:
             common = set.intersection(*(set(store.steps(edge.name)) for edge in group))
             step = max(common, default=first.start)
             try:
+                # A part of several may have too few replicates for the group's own sharding.
+                sharding = placed.replicates if len(group) == 1 else placed.everywhere
                 if common:
-                    parts = [store.restore(e.name, step, placed.replicates) for e in group]
+                    parts = [store.restore(e.name, step, sharding) for e in group]
                 elif first.parent:
-                    node = store.restore(first.parent, first.start, placed.replicates)
+                    node = store.restore(first.parent, first.start, sharding)
                     parts = [node] * len(group)
                 else:
                     seeds = [seed for edge in group for seed in edge.replicate_seeds]
@@ -160,9 +171,10 @@ class Trainer:
             except DamagedCheckpoint as error:
                 log.warning("%s; using the one before it", error)
                 owners = [e.name for e in group] if common else [first.parent]
-                self._set_aside_damaged(owners, step)
+                if not any([self._set_aside_if_damaged(owner, step) for owner in owners]):
+                    raise
             except MissingNode as error:
-                if store.is_done(first.parent):  # it has gone on past the fork
+                if max(store.steps(first.parent), default=0) > first.start:
                     raise MissingNode(
                         f"{first.name!r} cannot start: {error}. Fork it from a step that is "
                         f"there, or delete the later ones of {first.parent!r} to train it again"
@@ -172,17 +184,21 @@ class Trainer:
             store.discard_after(edge.name, step)
         return _place(states.join(parts) if len(parts) > 1 else parts[0], placed)
 
-    def _set_aside_damaged(self, names: Sequence[str], step: int) -> None:
-        for name in names:
-            try:
-                self.store.restore(name, step)
-            except DamagedCheckpoint:
-                self.store.set_aside(name, step)
+    def _set_aside_if_damaged(self, name: str, step: int) -> bool:
+        try:
+            self.store.restore(name, step)
+        except DamagedCheckpoint:
+            self.store.set_aside(name, step)
+            return True
+        return False
 
     def _save(self, group: list[tree.Edge], state: State, writers: list[list[Writer]]) -> None:
         # Rows are on disk before the checkpoint that comes after them.
         for file in [file for files in writers for file in files]:
             file.flush()
+        # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
+        for edge in group:
+            self.store.wait(edge.name)
         for i, edge in enumerate(group):
             whole = len(group) == 1
             mine = state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
@@ -212,9 +228,9 @@ class Trainer:
         return self._once(("data", repr(config)), load)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._compiled:
-            self._compiled[key] = make()
-        return self._compiled[key]
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
 
 def _hyper_table(group: list[tree.Edge], edges: dict[str, tree.Edge]) -> Hyper:

@@ -95,6 +95,11 @@ def _resolve_one(
                 f"{parent.start + 1} to {parent.end}"
             )
         start = int(step)
+    if isinstance(branch.schedule, Cooldown) and branch.optimizer.peak_value is not None:
+        raise ConfigError(
+            f"tree.{name}.optimizer.peak_value = {branch.optimizer.peak_value}: a Cooldown starts "
+            "from its parent's rate and has no peak"
+        )
     changed = {k: v for k, v in dataclasses.asdict(branch.optimizer).items() if v is not None}
     edge = Edge(
         name=name,
@@ -155,7 +160,8 @@ def groups(edges: Mapping[str, Edge]) -> list[list[Edge]]:
     """
     together: dict[tuple, list[Edge]] = {}
     for edge in edges.values():
-        together.setdefault((edge.parent, edge.start, edge.end), []).append(edge)
+        program = (repr(edge.model), repr(edge.data), edge.batch_size)
+        together.setdefault((edge.parent, edge.start, edge.end, *program), []).append(edge)
     return list(together.values())
 
 
