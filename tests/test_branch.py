@@ -284,7 +284,8 @@ def test_a_save_that_fails_is_not_passed_over(tmp_path):
     config = with_tree({"trunk": Branch(steps=2, schedule=Constant())})
     store = BranchStore(tmp_path)
     store.register(tree.resolve(config))
-    large = {"kernel": jnp.ones((2, 4, 1_000_000))}  # still being written when this goes on
+    # Still being compressed and written when this goes on.
+    large = {"kernel": jax.random.normal(jax.random.key(0), (2, 4, 1_000_000))}
     store.save("trunk", states.State(jnp.int32(0), large, jax.vmap(states.optim.init)(large)))
     shutil.rmtree(tmp_path / "branches/trunk/checkpoints", ignore_errors=True)
     with pytest.raises((OSError, ValueError)):

@@ -154,7 +154,7 @@ def test_a_damaged_end_is_noticed_and_made_again(finished, tmp_path):
     flip_a_byte(workdir / "branches/cosine/checkpoints/36")
     code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
     assert code == 0, err
-    assert "cosine@36 is damaged" in err
+    assert "cosine/checkpoints/36 is damaged" in err
     assert same(BranchStore(workdir).restore("cosine"), BranchStore(finished).restore("cosine"))
 
 

@@ -69,8 +69,8 @@ class Trainer:
         """Those of the branches that do not have a good checkpoint of their end."""
         for name in names:
             end = self.store.edges()[name].end
-            if self.store.is_done(name) and self._set_aside_if_damaged(name, end):
-                log.warning("the checkpoint %s@%d is damaged; using the one before it", name, end)
+            if self.store.is_done(name):
+                self._set_aside_if_damaged(name, end)
         return [name for name in names if not self.store.is_done(name)]
 
     def grow(self, names: Sequence[str]) -> list[str]:
@@ -168,8 +168,7 @@ class Trainer:
                     seeds = [seed for edge in group for seed in edge.replicate_seeds]
                     parts = [states.create(model, seeds)]
                 break
-            except DamagedCheckpoint as error:
-                log.warning("%s; using the one before it", error)
+            except DamagedCheckpoint:
                 owners = [e.name for e in group] if common else [first.parent]
                 if not any([self._set_aside_if_damaged(owner, step) for owner in owners]):
                     raise
@@ -187,7 +186,8 @@ class Trainer:
     def _set_aside_if_damaged(self, name: str, step: int) -> bool:
         try:
             self.store.restore(name, step)
-        except DamagedCheckpoint:
+        except DamagedCheckpoint as error:
+            log.warning("%s; using the one before it", error)
             self.store.set_aside(name, step)
             return True
         return False
