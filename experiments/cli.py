@@ -38,8 +38,8 @@ def run(
         except (UserError, FileNotFoundError) as error:
             fail(error)
         except Exception as error:  # a mistyped override, or whatever a config file raises
-            said = _first(error).strip() or type(error).__name__
-            fail(f"--config: {said.splitlines()[-1].strip()}")
+            given = " ".join(a for a in argv[1:] if a.startswith("--config"))
+            fail(f"{given}: {_one_line(error)}")
         raise AssertionError("unreachable")
 
     def guarded(_: Sequence[str]) -> None:
@@ -54,9 +54,15 @@ def run(
             main()
         except (UserError, OSError) as error:
             fail(error)
+        except KeyboardInterrupt:
+            print("\nStopped. The same command goes on from here.", file=sys.stderr)
+            sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
 
 
-def _first(error: BaseException) -> str:
-    return str(error.args[0] if error.args else error)
+def _one_line(error: Exception) -> str:
+    # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
+    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    last = said.strip().rpartition("\n")[2].strip()
+    return f"{type(error).__name__}: {last}" if last else type(error).__name__

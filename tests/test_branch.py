@@ -182,7 +182,9 @@ def test_a_branch_that_means_something_else_is_refused(finished, tmp_path):
     config.tree["cosine"].steps = 40
     with pytest.raises(ConfigError) as error:
         BranchStore(workdir).register(tree.resolve(config))
-    assert "optimizer.b2: 0.999 there, 0.95 now" in str(error.value)
+    said = str(error.value)
+    assert "optimizer.b2 is 0.999 there, 0.95 now (trunk, decay, cosine)" in said
+    assert "end is 36 there, 40 now (cosine)" in said
     assert files(workdir) == before
     config = load_config()
     config.eval_every, config.keep, config.checkpoint_every = 3, 9, 4

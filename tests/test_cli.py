@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,8 +75,42 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/file/w")
     code, _, err = finish(start(*arguments))
     assert code == 2
-    assert "file" in err
+    assert "file/w cannot be written (Not a directory): choose another --workdir" in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (c.py, line 1)"),
+        (
+            "def get_config():\n    raise RuntimeError('no such thing')",
+            "RuntimeError: no such thing",
+        ),
+        ("def get_config():\n    raise RuntimeError", "c.py: RuntimeError"),
+        ("x = 1", "no attribute 'get_config'"),
+        ("def get_config():\n    return 3", "get_config() must return an Experiment, not int"),
+    ],
+)
+def test_a_config_file_that_fails(text, said, tmp_path):
+    (tmp_path / "c.py").write_text(text)
+    arguments = ("experiments.run", f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w")
+    code, _, err = finish(start(*arguments))
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w")
+    while not (tmp_path / "w/branches/trunk").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert err.strip().endswith("Stopped. The same command goes on from here.")
+    assert "Traceback" not in err
 
 
 def test_a_second_process_on_the_same_workdir_is_refused(finished):

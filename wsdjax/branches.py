@@ -161,15 +161,16 @@ class BranchStore:
           ConfigError: if a branch exists and now means something else, listing every field.
         """
         existing = self.edges()
-        for name in edges.keys() & existing.keys():
-            old, new = existing[name].to_json(), edges[name].to_json()
-            changed = differences(old, new)
-            if changed:
-                rows = "; ".join(f"{path}: {a!r} there, {b!r} now" for path, a, b in changed)
-                raise ConfigError(
-                    f"the branch {name!r} in {self.workdir} means something else: {rows}. "
-                    "Give the new branch another name, or use another --workdir"
-                )
+        changed: dict[str, list[str]] = {}
+        for name in [name for name in edges if name in existing]:
+            for path, old, new in differences(existing[name].to_json(), edges[name].to_json()):
+                changed.setdefault(f"{path} is {old!r} there, {new!r} now", []).append(name)
+        if changed:
+            rows = "; ".join(f"{what} ({', '.join(names)})" for what, names in changed.items())
+            raise ConfigError(
+                f"branches in {self.workdir} mean something else: {rows}. "
+                "Give the new branches other names, or use another --workdir"
+            )
         every = {**existing, **edges}
         for name, edge in edges.items():
             if name not in existing:
@@ -334,8 +335,14 @@ class BranchStore:
         Raises:
           WorkdirBusy: if another process holds it.
         """
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        with (self.workdir / ".lock").open("w") as file:
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            lock = (self.workdir / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.workdir} cannot be written ({error.strerror}): choose another --workdir"
+            ) from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
