@@ -1,7 +1,9 @@
 """Branches on disk: forks that jump nowhere, siblings, what is refused, and what is kept."""
 
+import contextlib
 import dataclasses
 import json
+import resource
 import shutil
 
 import jax
@@ -282,16 +284,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_a_save_that_fails_is_not_passed_over(tmp_path):
-    """An asynchronous save whose directory vanishes meanwhile is reported by the next wait."""
+    """An asynchronous save that the system stops, as a full disk would, is reported by the wait
+    that follows it, and leaves no node."""
     config = with_tree({"trunk": Branch(steps=2, schedule=Constant())})
     store = BranchStore(tmp_path)
     store.register(tree.resolve(config))
-    # Still being compressed and written when this goes on.
-    large = {"kernel": jax.random.normal(jax.random.key(0), (2, 4, 1_000_000))}
-    store.save("trunk", states.State(jnp.int32(0), large, jax.vmap(states.optim.init)(large)))
-    shutil.rmtree(tmp_path / "branches/trunk/checkpoints", ignore_errors=True)
-    with pytest.raises((OSError, ValueError)):
-        store.wait("trunk")
+    large = {"kernel": jax.random.normal(jax.random.key(0), (2, 1_000_000))}
+    state = states.State(jnp.int32(0), large, jax.vmap(states.optim.init)(large))
+    with files_of_at_most(2**20):
+        store.save("trunk", state)
+        with pytest.raises(OSError, match=r"trunk@0 was not saved: .*File too large"):
+            store.wait("trunk")
+    assert store.steps("trunk") == []
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """No file of this process can grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_fingerprint_sees_every_single_bit():

@@ -252,7 +252,7 @@ class BranchStore:
         """Begins to save a node; returns once the state may be donated.
 
         Raises:
-          RuntimeError: if the save before this one failed, or this one was skipped.
+          OSError: if the save before this one failed, or this one was skipped.
         """
         self.wait(name)
         step = int(state.step)
@@ -263,15 +263,24 @@ class BranchStore:
             custom_metadata={"fingerprint": fingerprint(state)},
         )
         if response is None:
-            raise RuntimeError(f"orbax skipped the checkpoint {name}@{step}")
+            raise OSError(f"orbax skipped the checkpoint {name}@{step}")
         self._pending[name] = (step, response)
 
     def wait(self, name: str) -> None:
-        """Returns when the branch's last save is complete on disk; raises if it failed."""
+        """Returns when the branch's last save is complete on disk.
+
+        Raises:
+          OSError: if it failed.
+        """
         if name in self._pending:
             step, response = self._pending.pop(name)
-            if not response.result():
-                raise RuntimeError(f"the checkpoint {name}@{step} was not saved")
+            reason = "orbax gives no reason"
+            try:
+                if response.result():
+                    return
+            except Exception as error:  # of orbax, TensorStore or the system, each with its own
+                reason = " ".join(str(error).split())
+            raise OSError(f"the checkpoint {name}@{step} was not saved: {reason}")
 
     def restore(self, name: str, step: int | None = None, sharding: Any = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
