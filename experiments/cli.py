@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from wsdjax.config import UserError
+from wsdjax.length import Length
 
 
 def fail(message: object) -> None:
@@ -18,16 +20,28 @@ def fail(message: object) -> None:
     sys.exit(2)
 
 
-def run(
-    main: Callable[[], None],
-    read_config: bool = False,
-) -> None:
-    """Parses the flags and calls `main`; a `UserError` or `OSError` ends it with one message."""
+def length(text: str) -> Length:
+    """A length as it is typed: a number of updates, or a text."""
+    return int(text) if text.isdecimal() else text
+
+
+class _LengthParser(flags.ArgumentParser):
+    def parse(self, argument):
+        return length(argument)
+
+
+config_flags.register_flag_parser_for_type(Length, _LengthParser())
+
+
+def run(main: Callable[..., None], read_config: bool = False, positional: bool = False) -> None:
+    """Parses the flags and calls `main`, with a list of the positional arguments if it takes
+    any; a `UserError` or `OSError` ends it with one message."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
+            flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
             rest = flags.FLAGS(argv)
-            if len(rest) > 1:
+            if len(rest) > 1 and not positional:
                 raise flags.Error(f"unexpected argument {rest[1]!r}; flags begin with --")
             if read_config:
                 # A config file that fails to load raises only when something of it is read.
@@ -42,7 +56,7 @@ def run(
             fail(f"{given}: {_one_line(error)}")
         raise AssertionError("unreachable")
 
-    def guarded(_: Sequence[str]) -> None:
+    def guarded(arguments: Sequence[str]) -> None:
         absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -51,7 +65,7 @@ def run(
         logger.setLevel(logging.INFO)
         logger.propagate = False
         try:
-            main()
+            main(*([list(arguments[1:])] if positional else []))
         except (UserError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:

@@ -7,14 +7,13 @@ python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/N
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from wsdjax.config import Experiment, to_json, validate
+from wsdjax.config import ConfigError, Experiment, to_json, validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."
@@ -38,54 +37,23 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
     from wsdjax import tree  # JAX comes in only once the fields are known to be good
 
     edges = tree.resolve(experiment)
+    _check_compare(experiment)
 
-    from experiments import report
-    from experiments.progress import progress
+    from experiments.grow import grow
     from wsdjax.branches import BranchStore
-    from wsdjax.metrics import write_atomically
-    from wsdjax.train import Diverged, Trainer
 
-    store = BranchStore(workdir, checkpoint_dir, experiment.keep)
-    trainer = Trainer(
-        store,
-        progress(),
-        experiment.eval_every,
-        experiment.checkpoint_every,
-        experiment.tensorboard,
-    )
-    trainer.check(edges)
-    with store.lock():
-        store.register(edges)
-        config = json.dumps(to_json(experiment), indent=2) + "\n"
-        write_atomically(workdir / "config.json", config)
-        page = workdir / "report.html"
-        if not trainer.missing(list(edges)) and page.exists():
-            print(f"Nothing is missing in {workdir}: all of {', '.join(edges)} are trained.")
-            return
-        page.unlink(missing_ok=True)  # a page that is there is up to date
-        _write_status(store, "running")
-        try:
-            trainer.grow(list(edges))
-        except Diverged as error:
-            _write_status(store, f"diverged: {error}")
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except BaseException:
-            _write_status(store, "incomplete")
-            raise
-        print(report.write(workdir))
-        _write_status(store, "done")
+    content = json.dumps(to_json(experiment), indent=2) + "\n"
+    grow(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges, content)
 
 
-def _write_status(store, status: str) -> None:
-    from wsdjax.metrics import write_atomically
-
-    branches = {
-        name: {"start": edge.start, "end": edge.end, "saved": store.steps(name)}
-        for name, edge in store.edges().items()
-    }
-    content = json.dumps({"status": status, "branches": branches}, indent=2) + "\n"
-    write_atomically(store.workdir / "status.json", content)
+def _check_compare(experiment: Experiment) -> None:
+    for row, names in experiment.compare.items():
+        for name in names:
+            if name not in experiment.tree:
+                raise ConfigError(
+                    f"compare.{row}: there is no branch {name!r}; "
+                    f"the branches are {', '.join(experiment.tree)}"
+                )
 
 
 def _config_file() -> str:

@@ -31,7 +31,7 @@ def test_siblings_of_one_seed_train_on_two_devices(tmp_path):
     config = tmp_path / "siblings.py"
     config.write_text(
         TINY.read_text()
-        .replace("tree=tree.wsd(36, 4, 12) | tree.cosine(36, 4)", "tree=TREE")
+        .replace("tree=plans.wsd(36, 4, 12) | plans.cosine(36, 4)", "tree=TREE")
         .replace("seeds=2", "seeds=1")
         .replace("def get", SIBLINGS + "def get")
     )

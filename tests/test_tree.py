@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from wsdjax import schedules, tree
+from wsdjax import plans, schedules, tree
 from wsdjax.config import (
     Branch,
     ConfigError,
@@ -29,14 +29,14 @@ def resolved(branches):
 
 @pytest.mark.parametrize("shape", schedules.COOLDOWNS)
 def test_along_wsd_the_rates_are_the_single_formula(shape):
-    edges = resolved(tree.wsd(50, 7, 20, shape, 1e-4))
+    edges = resolved(plans.wsd(50, 7, 20, shape, 1e-4))
     rates = np.concatenate([tree.rates(edges[name], edges) for name in ("trunk", "decay")])
     formula = schedules.wsd(3e-3, 7, 50, 20, shape, 1e-4)(np.arange(1, 51))
     np.testing.assert_array_equal(rates, formula.astype(np.float32))
 
 
 def test_a_cosine_is_warmup_cosine():
-    edges = resolved(tree.cosine(50, 7, 1e-4))
+    edges = resolved(plans.cosine(50, 7, 1e-4))
     formula = schedules.warmup_cosine(3e-3, 7, 50, 1e-4)(np.arange(1, 51))
     np.testing.assert_array_equal(tree.rates(edges["cosine"], edges), formula.astype(np.float32))
 
@@ -44,7 +44,7 @@ def test_a_cosine_is_warmup_cosine():
 def test_a_cooldown_starts_from_the_rate_its_parent_had():
     """Forked within another cooldown, it goes on from there without a jump."""
     edges = resolved(
-        tree.wsd(40, 4, 20)
+        plans.wsd(40, 4, 20)
         | {"again": Branch(parent="decay@30", steps=5, schedule=Cooldown("cosine"))}
     )
     parent, child = (tree.rates(edges[name], edges) for name in ("decay", "again"))

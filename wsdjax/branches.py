@@ -11,6 +11,7 @@ nothing of a parent is written by its children. Reading takes no lock.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -31,7 +32,8 @@ from wsdjax import state as states
 from wsdjax.config import ConfigError, UserError, differences
 from wsdjax.state import State
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had neither averages, nor streams of their own, nor a reset of the moments."""
 _PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -89,7 +91,7 @@ class BranchStore:
 
     def siblings(self, name: str) -> list[str]:
         """The branches that train together with this one, itself among them, in order."""
-        return self._record(name)["trained_with"]
+        return self.record(name)["trained_with"]
 
     def create(self, edge: tree.Edge, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new root branch. It has no checkpoint until one is saved.
@@ -99,7 +101,8 @@ class BranchStore:
         """
         self._check_new(edge.name)
         self.directory(edge.name).mkdir(parents=True, exist_ok=True)
-        parent = self._record(edge.parent)["branch"] if edge.parent else {}
+        edges = {**self.edges(), edge.name: edge}
+        parent = edges[edge.parent].to_json() if edge.parent else {}
         record = {
             "format": FORMAT,
             "order": len(self._records()),
@@ -111,6 +114,7 @@ class BranchStore:
                 for path, old, new in differences(parent, edge.to_json())
                 if parent and path not in ("name", "parent", "start", "end")
             },
+            "at_the_fork": tree.at_the_fork(edge, edges),
             "versions": {package: _version(package) for package in _PACKAGES},
             "machine": _machine(),
         }
@@ -246,7 +250,7 @@ class BranchStore:
 
     def is_done(self, name: str) -> bool:
         """Whether the branch has the checkpoint of its end."""
-        return self._record(name)["branch"]["end"] in self.steps(name)
+        return self.record(name)["branch"]["end"] in self.steps(name)
 
     def save(self, name: str, state: State) -> None:
         """Begins to save a node; returns once the state may be donated.
@@ -258,7 +262,7 @@ class BranchStore:
         step = int(state.step)
         response = self._writer(name).save_async(
             step,
-            {"step": state.step, "params": state.params, "opt_state": state.opt_state},
+            _saved(state),
             force=True,
             custom_metadata={"fingerprint": fingerprint(state)},
         )
@@ -295,7 +299,7 @@ class BranchStore:
           MissingNode: if there is no such branch or checkpoint.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        record = self._record(name)["branch"]
+        record = self.record(name)["branch"]
         steps = self.steps(name)
         if step is None and steps:
             step = steps[-1]
@@ -368,7 +372,8 @@ class BranchStore:
     def _load(self, path: epath.Path, sharding: Any) -> State:
         saved = ocp.metadata(path)
         params = jax.tree.map(_abstract, saved.metadata["params"])
-        wanted = states.abstract(params)
+        averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
+        wanted = states.abstract(params, averages)
         was = saved.custom_metadata["fingerprint"]
         if len(was) != len(jax.tree.leaves(wanted)):
             raise ConfigError(
@@ -383,19 +388,16 @@ class BranchStore:
         everywhere = None
         if sharding is not None:
             everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-        template = {
-            "step": _placed(wanted.step, everywhere),
-            "params": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.params),
-            "opt_state": jax.tree.map(lambda leaf: _placed(leaf, sharding), wanted.opt_state),
-        }
-        state = State(**ocp.load(path, template))
+        template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
+        template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
+        state = State(**ocp.load(path, _saved(template)))
         if fingerprint(state) != was:
             raise ValueError("its content is not what was saved (the fingerprint differs)")
         return state
 
     def _checkpoints(self, name: str) -> epath.Path:
         # Where the record says, so that a later command need not repeat --checkpoint_dir.
-        elsewhere = self._record(name).get("checkpoints")
+        elsewhere = self.record(name).get("checkpoints")
         return epath.Path(elsewhere or self.directory(name) / "checkpoints")
 
     def _place_for(self, name: str) -> epath.Path:
@@ -419,9 +421,14 @@ class BranchStore:
 
     def _records(self) -> dict[str, dict[str, Any]]:
         paths = sorted(self.workdir.glob("branches/*/branch.json"))
-        return {path.parent.name: self._record(path.parent.name) for path in paths}
+        return {path.parent.name: self.record(path.parent.name) for path in paths}
 
-    def _record(self, name: str) -> dict[str, Any]:
+    def record(self, name: str) -> dict[str, Any]:
+        """What `branch.json` holds.
+
+        Raises:
+          MissingNode: for a branch that does not exist, naming those that do.
+        """
         path = self.directory(name) / "branch.json"
         if not path.exists():
             there = ", ".join(
@@ -488,6 +495,12 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
         return jnp.sum(words * factor, dtype=jnp.uint32)
 
     return [checksum(leaf) for leaf in leaves]
+
+
+def _saved(state: State) -> dict[str, Any]:
+    """What a checkpoint holds; nothing for averages that there are not, as in format 1."""
+    items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: value for name, value in items.items() if name != "averages" or value}
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

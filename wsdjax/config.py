@@ -13,6 +13,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from wsdjax.length import Length, terms
+
 
 class UserError(Exception):
     """What whoever runs this can mend; the message says what is wrong, where, and what to do."""
@@ -52,6 +54,13 @@ class Photos:
     eval_size: int = _number(2_000, ge=1)
     augment: bool = False
 
+    classes = 10
+
+    @property
+    def examples(self) -> int:
+        """Training examples in one epoch."""
+        return self.size
+
 
 @dataclass
 class Cifar10:
@@ -60,6 +69,9 @@ class Cifar10:
     directory: str = ""
     """Where it was prepared; empty for TFDS's own default."""
     augment: bool = False
+
+    classes = 10
+    examples = 50_000
 
 
 # Optimizer.
@@ -90,6 +102,19 @@ class Overrides:
     clip_norm: float | None = _number(None, gt=0)
 
 
+@dataclass
+class Averages:
+    """Averages of the weights along training, kept in the state and evaluated beside them: what
+    a constant rate reaches without a decay."""
+
+    ema: float = _number(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average with bias correction; 0 for none."""
+    window: int = _number(0, ge=0)
+    """Iterates in a latest-window average (Kaddour's LAWA); 0 for none."""
+    window_every: int = _number(1, ge=1)
+    """Updates from one of these iterates to the next."""
+
+
 # Schedules. A branch's schedule is a function of the absolute step; lengths are its own.
 
 
@@ -97,7 +122,30 @@ class Overrides:
 class Constant:
     """The peak, after a linear warmup over the run's first `warmup_steps` updates."""
 
-    warmup_steps: int = _number(0, ge=0)
+    warmup_steps: Length = _number(0, ge=0)
+
+
+@dataclass
+class Hold:
+    """The parent's rate at the fork, kept."""
+
+
+@dataclass
+class InverseSqrt:
+    """Linear warmup over the run's first updates, then peak / sqrt(1 + t / timescale), t
+    counted from there (Zhai et al.); `Cooldown` forks from it."""
+
+    warmup_steps: Length = _number(0, ge=0)
+    timescale: float = _number(10_000.0, gt=0)
+
+
+@dataclass
+class WarmupCosine:
+    """Linear warmup over the run's first updates, then half a cosine to `end_value` at the end
+    of the branch."""
+
+    warmup_steps: Length = _number(0, ge=0)
+    end_value: float = _number(0.0, ge=0)
 
 
 @dataclass
@@ -105,14 +153,18 @@ class Cooldown:
     """From the parent's rate at the fork to `end_value`, over the branch's length."""
 
     shape: str = "linear"
+    """One of `wsdjax.schedules.COOLDOWNS`, or ``"power(2)"``, ``"one_minus_power(0.3)"``,
+    ``"lowered_linear(0.7)"``."""
     end_value: float = _number(0.0, ge=0)
 
 
 @dataclass
-class WarmupCosine:
-    """Linear warmup, then half a cosine to `end_value` at the end of the branch."""
+class Rewarm:
+    """From the parent's rate linearly to the peak over the branch's first `warmup_steps`
+    updates (0: at once), then down to `end_value` at its end (Ibrahim et al.)."""
 
-    warmup_steps: int = _number(0, ge=0)
+    warmup_steps: Length = _number(0, ge=0)
+    shape: str = "cosine"
     end_value: float = _number(0.0, ge=0)
 
 
@@ -123,12 +175,22 @@ class WarmupCosine:
 class Branch:
     """An edge of the tree: `steps` updates from a node of the parent."""
 
-    steps: int = field(metadata={"ge": 1})
-    schedule: Constant | Cooldown | WarmupCosine
+    steps: Length = field(metadata={"ge": 1})
+    """A length: updates (350), "50 epochs", "3e9 tokens", or "35%" of the experiment's."""
+    schedule: Constant | Hold | InverseSqrt | WarmupCosine | Cooldown | Rewarm
     parent: str = ""
     """``"trunk"`` forks at the end of `trunk`, ``"trunk@800"`` after its update 800; empty for
     a root, which starts from the initialisation."""
     optimizer: Overrides = field(default_factory=Overrides)
+    reset_optimizer: bool = False
+    """Whether the moments of Adam start from zero, as against going on from the parent's."""
+    data: Photos | Cifar10 | None = None
+    """Another data set, from its first batch on; None for the parent's."""
+    data_seed: int | None = _number(None, ge=0, lt=2**31)
+    """The seed of a fresh stream, which starts with its first batch at the fork; None goes on
+    with the batches that the parent would have seen. Replicate i has the seed data_seed + i."""
+    averages: Averages | None = None
+    """None keeps the parent's; others than the parent's start anew at the fork."""
 
 
 @dataclass
@@ -143,12 +205,17 @@ class Experiment:
     batch_size: int = _number(128, ge=1)
     seed: int = _number(0, ge=0, lt=2**31)
     seeds: int = _number(1, ge=1, lt=2**16)
+    length: Length | None = _number(None, ge=1)
+    """What percentages in the tree are of."""
+    averages: Averages = field(default_factory=Averages)
     # How it is watched and kept: no part of what a branch means.
-    eval_every: int = _number(100, ge=1)
-    checkpoint_every: int = _number(500, ge=1)
+    eval_every: Length = _number(100, ge=1)
+    checkpoint_every: Length = _number(500, ge=1)
     keep: int = _number(2, ge=2)
     """How many of the newest checkpoints stay beside every fork point and every end."""
     tensorboard: bool = False
+    compare: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rows of a table in the report: each a name and the branches of its columns."""
 
 
 def validate(experiment: Experiment) -> None:
@@ -167,8 +234,18 @@ def validate(experiment: Experiment) -> None:
         if not 1 <= len(widths) <= 5 or min(widths) < 1:
             raise ConfigError(f"model.widths = {widths!r}: must be 1 to 5 integers >= 1")
     for name in experiment.tree:
-        if not name.replace("-", "_").isidentifier():
-            raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits, _ and -")
+        _check_name(name)
+
+
+def validate_branch(name: str, branch: Branch) -> None:
+    """Checks a branch that is not in a config, as `validate` checks those that are."""
+    _check_name(name)
+    _check(f"tree.{name}", branch, Branch, {})
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("-", "_").isidentifier():
+        raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits, _ and -")
 
 
 def _name(kind: Any) -> str:
@@ -204,9 +281,14 @@ def _check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
         hints = typing.get_type_hints(kind)
         for f in dataclasses.fields(kind):
             _check(dot + f.name, getattr(value, f.name), hints[f.name], dict(f.metadata))
+    elif kind is Length and isinstance(value, str):
+        try:
+            terms(value)
+        except ValueError as error:
+            raise ConfigError(f"{path} = {error}") from None
     else:
         # A whole number will do for a float; a bool is no number.
-        accepted = (int, float) if kind is float else kind
+        accepted: Any = {float: (int, float), Length: int}.get(kind, kind)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(f"{path} = {value!r}: must be of type {_name(kind)}")
         _check_bounds(path, value, bounds)
@@ -241,8 +323,10 @@ def to_json(value: Any) -> Any:
     return value
 
 
-_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Constant, Cooldown, WarmupCosine, Branch)
-_TYPES = {kind.__name__: kind for kind in (*_TAGGED, Experiment)}
+_SCHEDULES = (Constant, Hold, InverseSqrt, WarmupCosine, Cooldown, Rewarm)
+_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Averages, *_SCHEDULES, Branch, Experiment)
+TYPES = {kind.__name__: kind for kind in _TAGGED}
+"""What a config is made of, by name."""
 
 
 def from_json(value: Any) -> Any:
@@ -251,9 +335,9 @@ def from_json(value: Any) -> Any:
         items = {key: from_json(item) for key, item in value.items() if key != "type"}
         if "type" not in value:
             return items
-        if value["type"] not in _TYPES:
+        if value["type"] not in TYPES:
             raise ConfigError(f"unknown type {value['type']!r}: written by a newer wsdjax?")
-        return _TYPES[value["type"]](**items)
+        return TYPES[value["type"]](**items)
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
     return float(value) if value in ("inf", "-inf") else value

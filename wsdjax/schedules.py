@@ -11,77 +11,37 @@ once from float64, a rate is the same number on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
 
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-Factor = Callable[[Any, Any], Any]
-"""A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
+from wsdjax.cooldowns import (
+    COOLDOWNS,
+    Factor,
+    factor_of,
+    lowered_linear,
+    numpy_of,
+    one_minus_power,
+    power,
+)
 
-
-def _numpy_of(x: Any) -> ModuleType:
-    return np if isinstance(x, int | float | np.ndarray | np.generic) else jnp
-
-
-def _linear(p, end):
-    return end + (1 - end) * (1 - p)
-
-
-def _cosine(p, end):
-    return end + (1 - end) * (1 + _numpy_of(p).cos(np.pi * p)) / 2
-
-
-def power(k: float) -> Factor:
-    """``end + (1 - end) (1 - p)^k``: drops fast at first for k > 1; k = 1 is linear."""
-    if not k > 0:
-        raise ValueError(f"power(k): k must be > 0, got {k}")
-    return lambda p, end: end + (1 - end) * (1 - p) ** k
-
-
-def one_minus_power(k: float) -> Factor:
-    """``end + (1 - end) (1 - p^k)``: k = 1/2 is `sqrt`, k = 2 is `square` (Dremov et al.)."""
-    if not k > 0:
-        raise ValueError(f"one_minus_power(k): k must be > 0, got {k}")
-    return lambda p, end: end + (1 - end) * (1 - p**k)
-
-
-def _mirror_cosine(p, end):
-    return 2 * _linear(p, end) - _cosine(p, end)
-
-
-def _exponential(p, end):
-    return end**p
-
-
-def _inverse(p, end):
-    return 1 / (p / end + (1 - p))
-
-
-def lowered_linear(start: float = 0.5) -> Factor:
-    """``end + (start - end) (1 - p)``: the rate drops to `start` at once (Dremov et al.)."""
-    if not 0 < start <= 1:
-        raise ValueError(f"lowered_linear(start): start must be in (0, 1], got {start}")
-    return lambda p, end: end + (start - end) * (1 - p)
-
-
-COOLDOWNS: dict[str, Factor] = {
-    "linear": _linear,
-    "cosine": _cosine,
-    "sqrt": one_minus_power(0.5),
-    "square": one_minus_power(2),
-    "mirror_cosine": _mirror_cosine,
-    "exponential": _exponential,
-    "inverse": _inverse,
-    "lowered_linear": lowered_linear(),
-}
-"""The cooldown shapes by name. `exponential` and `inverse` (Wen et al.: linear in 1/rate)
-never reach zero and need an end above it."""
-
-NEVER_ZERO = ("exponential", "inverse")
+__all__ = [
+    "COOLDOWNS",
+    "constant",
+    "cooldown",
+    "cyclic_cosine",
+    "infinite",
+    "inverse_sqrt",
+    "lowered_linear",
+    "one_minus_power",
+    "power",
+    "rewarm",
+    "warmup_cosine",
+    "wsd",
+    "wsd_s",
+    "wsd_s_ends",
+]
 
 
 def _check(peak_value: float, end_value: float, **steps: int) -> None:
@@ -94,18 +54,8 @@ def _check(peak_value: float, end_value: float, **steps: int) -> None:
             raise ValueError(f"{name} must be >= 0, got {value}")
 
 
-def _factor(shape: str | Factor, end_value: float) -> Factor:
-    if callable(shape):
-        return shape
-    if shape not in COOLDOWNS:
-        raise ValueError(f"unknown cooldown shape {shape!r}; the shapes are {', '.join(COOLDOWNS)}")
-    if shape in NEVER_ZERO and end_value == 0:
-        raise ValueError(f"a cooldown of shape {shape!r} never reaches 0: give it an end_value > 0")
-    return COOLDOWNS[shape]
-
-
 def _warmup(t, warmup_steps: int):
-    return _numpy_of(t).clip(t / warmup_steps, 0, 1) if warmup_steps else 1.0
+    return numpy_of(t).clip(t / warmup_steps, 0, 1) if warmup_steps else 1.0
 
 
 def cooldown(
@@ -125,12 +75,12 @@ def cooldown(
     """
     _check(start_value, end_value, start_step=start_step, decay_steps=decay_steps)
     if decay_steps == 0:
-        return lambda t: start_value * _numpy_of(t).ones_like(t, dtype=float)
-    factor = _factor(shape, end_value)
+        return _held(start_value)
+    factor = factor_of(shape, end_value)
     end = end_value / start_value
 
     def schedule(t):
-        xp = _numpy_of(t)
+        xp = numpy_of(t)
         p = xp.clip((t - start_step) / decay_steps, 0, 1)
         # t = start_step still has the start's rate: it is the last update before the decay,
         # which matters for a shape that jumps (lowered_linear).
@@ -167,11 +117,7 @@ def wsd(
       ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
     """
     _check(peak_value, end_value, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    if warmup_steps + decay_steps > total_steps:
-        raise ValueError(
-            f"warmup_steps={warmup_steps} and decay_steps={decay_steps} do not fit in "
-            f"total_steps={total_steps}"
-        )
+    _check_fit(warmup_steps, decay_steps, total_steps)
     decay = cooldown(peak_value, total_steps - decay_steps, decay_steps, shape, end_value)
     return lambda t: _warmup(t, warmup_steps) * decay(t)
 
@@ -192,3 +138,216 @@ def warmup_cosine(
     return wsd(
         peak_value, warmup_steps, total_steps, total_steps - warmup_steps, "cosine", end_value
     )
+
+
+def constant(peak_value: float, warmup_steps: int = 0) -> optax.Schedule:
+    """Linear warmup, then the peak for ever: the trunk of every other schedule."""
+    return wsd(peak_value, warmup_steps, warmup_steps, 0)
+
+
+def inverse_sqrt(
+    peak_value: float,
+    warmup_steps: int,
+    total_steps: int,
+    decay_steps: int = 0,
+    timescale: float = 10_000.0,
+    shape: str | Factor = "linear",
+    end_value: float = 0.0,
+) -> optax.Schedule:
+    """Inverse square root with a cooldown (Zhai et al., Scaling Vision Transformers)::
+
+        eta(t) = peak * t / T_w                               t < T_w
+                 peak / sqrt(1 + (t - T_w) / timescale)       T_w <= t <= T_c
+                 eta(T_c) * factor((t - T_c) / decay, end)    T_c < t
+
+    With ``timescale = warmup_steps`` it is peak * sqrt(T_w / t), as in Vaswani et al. The
+    cooldown starts from the rate that was reached and has only its own shape, so that it can
+    be forked anywhere; with ``decay_steps=0`` there is none.
+
+    Raises:
+      ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
+    """
+    _check_fit(warmup_steps, decay_steps, total_steps)
+    _check(peak_value, 0.0, warmup_steps=warmup_steps)
+    if not timescale > 0:
+        raise ValueError(f"timescale must be > 0, got {timescale}")
+
+    def stable(t):
+        after = numpy_of(t).clip(t - warmup_steps, 0, None)
+        return peak_value * _warmup(t, warmup_steps) / numpy_of(t).sqrt(1 + after / timescale)
+
+    if decay_steps == 0:
+        return stable
+    begin = total_steps - decay_steps
+    decay = cooldown(float(stable(begin)), begin, decay_steps, shape, end_value)
+    return _joined([(begin, stable), (total_steps, decay)])
+
+
+def rewarm(
+    start_value: float,
+    peak_value: float,
+    start_step: int,
+    warmup_steps: int,
+    total_steps: int,
+    shape: str | Factor = "cosine",
+    end_value: float = 0.0,
+) -> optax.Schedule:
+    """Back to the peak and down again, for continual training (Ibrahim et al.).
+
+    From `start_value` at `start_step` the rate rises linearly to the peak over `warmup_steps`
+    updates, then falls to `end_value` at `total_steps`. ``warmup_steps=0`` is the warm restart
+    of Loshchilov and Hutter (SGDR): the peak at once.
+
+    Raises:
+      ValueError: if the warmup does not fit, or an argument is out of range.
+    """
+    begin = start_step + warmup_steps
+    if not 0 <= start_value <= peak_value:
+        raise ValueError(f"start_value must be in [0, peak_value={peak_value}], got {start_value}")
+    if begin > total_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} is longer than the {total_steps - start_step} steps left"
+        )
+    down = cooldown(peak_value, begin, total_steps - begin, shape, end_value)
+    if warmup_steps == 0:
+        return _joined([(start_step, _held(start_value)), (total_steps, down)])
+
+    def up(t):
+        p = numpy_of(t).clip((t - start_step) / warmup_steps, 0, 1)
+        return start_value + (peak_value - start_value) * p
+
+    return _joined([(begin, up), (total_steps, down)])
+
+
+def infinite(
+    peak_value: float,
+    warmup_steps: int,
+    cosine_steps: int,
+    total_steps: int,
+    decay_steps: int,
+    constant_value: float,
+    shape: str | Factor = "exponential",
+    end_value: float | None = None,
+) -> optax.Schedule:
+    """The 'infinite' schedule (Singh et al., Beyond Cosine Decay): linear warmup to the peak,
+    half a cosine of `cosine_steps` down to `constant_value`, which is held until the last
+    `decay_steps` anneal it to `end_value` (None: a tenth of `constant_value`).
+
+    Raises:
+      ValueError: if the phases do not fit in the run, or an argument is out of range.
+    """
+    end_value = constant_value / 10 if end_value is None else end_value
+    fallen = warmup_steps + cosine_steps
+    _check_fit(fallen, decay_steps, total_steps, "warmup_steps + cosine_steps")
+    fall = warmup_cosine(peak_value, warmup_steps, fallen, constant_value)
+    anneal = cooldown(constant_value, total_steps - decay_steps, decay_steps, shape, end_value)
+    return _joined([(fallen, fall), (total_steps, anneal)])
+
+
+def wsd_s_ends(
+    budgets: Sequence[int], decay_fraction: float = 0.1, budgets_include_decays: bool = True
+) -> list[tuple[int, int]]:
+    """(T_c, T_end) of each cycle of `wsd_s`: where its decay starts and where it ends.
+
+    Raises:
+      ValueError: for budgets that do not rise, or leave no room for their decays.
+    """
+    if not budgets or min(budgets) < 1:
+        raise ValueError(f"budgets must be one or more steps >= 1, got {budgets!r}")
+    if not 0 <= decay_fraction <= 1:
+        raise ValueError(f"decay_fraction must be in [0, 1], got {decay_fraction}")
+    ends: list[tuple[int, int]] = []
+    decays = 0
+    for budget in budgets:
+        decay = round(decay_fraction * budget)
+        end = budget + (0 if budgets_include_decays else decays)
+        before = ends[-1][1] if ends else 0
+        if end - decay < before:
+            raise ValueError(
+                f"budgets {tuple(budgets)}: the decay of {decay} steps before {end} starts before "
+                f"the one that ends at {before}"
+            )
+        ends.append((end - decay, end))
+        decays += decay
+    return ends
+
+
+def wsd_s(
+    peak_value: float,
+    warmup_steps: int,
+    budgets: Sequence[int],
+    decay_fraction: float = 0.1,
+    shape: str | Factor = "inverse",
+    end_value: float | None = None,
+    budgets_include_decays: bool = True,
+) -> optax.Schedule:
+    """WSD-S (Wen et al., River valley): one run through several budgets.
+
+    Before each budget B the rate decays over the last ``decay_fraction * B`` steps; the next
+    update has the peak again and goes on from the decayed weights, without rollback.
+
+    Args:
+      peak_value: the rate of every stable phase.
+      warmup_steps: of the first one.
+      budgets: rising numbers of steps.
+      decay_fraction: of each budget, spent in its decay.
+      shape: of the decays; Wen et al. interpolate linearly in 1/rate.
+      end_value: the last rate of each decay; None for a tenth of the peak.
+      budgets_include_decays: True takes budgets as the absolute ends of the decays: 12,500,
+        25,000 and 50,000 end there, and the second is stable from 12,500 to 22,500. False is
+        the paper's own count, where earlier decays lengthen the run: the second is stable
+        until 23,750 and ends at 26,250, the third ends at 53,750.
+
+    Raises:
+      ValueError: if the phases do not fit, or an argument is out of range.
+    """
+    end_value = peak_value / 10 if end_value is None else end_value
+    ends = wsd_s_ends(budgets, decay_fraction, budgets_include_decays)
+    _check_fit(warmup_steps, ends[0][1] - ends[0][0], ends[0][1])
+    warmup = constant(peak_value, warmup_steps)
+    decays = [cooldown(peak_value, start, end - start, shape, end_value) for start, end in ends]
+    cycles = [(end, decay) for (_, end), decay in zip(ends, decays, strict=True)]
+    return _joined([(warmup_steps, warmup), *cycles])
+
+
+def cyclic_cosine(
+    peak_value: float, warmup_steps: int, budgets: Sequence[int], end_value: float = 0.0
+) -> optax.Schedule:
+    """Half a cosine from the peak to `end_value` before each budget, an absolute end; the
+    update after it has the peak's rate again, without a new warmup (Wen et al.).
+
+    Raises:
+      ValueError: for budgets that do not rise, or a warmup longer than the first.
+    """
+    if not budgets or list(budgets) != sorted(set(budgets)):
+        raise ValueError(f"budgets must be one or more rising steps, got {budgets!r}")
+    first = warmup_cosine(peak_value, warmup_steps, budgets[0], end_value)
+    later = [
+        (end, cooldown(peak_value, start, end - start, "cosine", end_value))
+        for start, end in pairwise(budgets)
+    ]
+    return _joined([(budgets[0], first), *later])
+
+
+def _check_fit(warmup: int, decay: int, total: int, name: str = "warmup_steps") -> None:
+    if warmup + decay > total:
+        raise ValueError(
+            f"{name}={warmup} and decay_steps={decay} do not fit in total_steps={total}"
+        )
+
+
+def _held(value: float) -> optax.Schedule:
+    return lambda t: value * numpy_of(t).ones_like(t, dtype=float)
+
+
+def _joined(pieces: Sequence[tuple[int, optax.Schedule]]) -> optax.Schedule:
+    """Each piece up to its end, that included; the last one beyond its own as well. All are
+    functions of the same t, unlike those of ``optax.join_schedules``."""
+
+    def schedule(t):
+        value = pieces[-1][1](t)
+        for end, piece in reversed(pieces[:-1]):
+            value = numpy_of(t).where(t <= end, piece(t), value)
+        return value
+
+    return schedule

@@ -1,16 +1,18 @@
-"""The state of R replicates as one pytree: leaves of `params` and `opt_state` are [R, ...]."""
+"""The state of R replicates as one pytree: all leaves but `step` are [R, ...]."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax import optim
+from wsdjax import averages, optim
+from wsdjax.config import Averages
 from wsdjax.models import Model
 
 
@@ -23,39 +25,51 @@ class State:
     """Scalar int32."""
     params: Any
     opt_state: Any
+    averages: Any = field(default_factory=dict)
+    """Averages of the weights (`wsdjax.averages`); empty without any."""
 
 
-def create(model: Model, seeds: Sequence[int]) -> State:
-    """The initial state of one replicate for each seed."""
+def create(model: Model, seeds: Sequence[int], config: Averages | None = None) -> State:
+    """The initial state of one replicate for each seed, with the averages of `config`."""
     params = jax.vmap(lambda seed: model.init(jax.random.key(seed)))(np.asarray(seeds, np.uint32))
-    return State(jnp.int32(0), params, jax.vmap(optim.init)(params))
+    state = State(jnp.int32(0), params, jax.vmap(optim.init)(params))
+    return state if config is None else with_new_averages(state, config)
 
 
-def abstract(params: Any) -> State:
-    """The state that goes with `params` [R, ...], both as shapes and dtypes only."""
-    return jax.eval_shape(lambda p: State(jnp.int32(0), p, jax.vmap(optim.init)(p)), params)
+def with_new_averages(state: State, config: Averages) -> State:
+    """The state with the averages of `config`, which begin here."""
+    new = jax.vmap(lambda params: averages.init(config, params))(state.params)
+    return dataclasses.replace(state, averages=new)
+
+
+def with_new_moments(state: State) -> State:
+    """The state with the optimizer as at the start of training."""
+    return dataclasses.replace(state, opt_state=jax.vmap(optim.init)(state.params))
+
+
+def abstract(params: Any, averages: Any) -> State:
+    """The state that goes with both, which are shapes and dtypes [R, ...], as is the result."""
+    opt_state = jax.eval_shape(jax.vmap(optim.init), params)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state, averages)
 
 
 def replicate(state: State, index: int) -> State:
     """One replicate, without the axis: leaves [R, ...] become [...]."""
-    return _each(lambda leaf: leaf[index], state)
+    return each(lambda leaf: leaf[index], state)
 
 
 def section(state: State, start: int, stop: int) -> State:
     """The replicates start, ..., stop - 1."""
-    return _each(lambda leaf: leaf[start:stop], state)
+    return each(lambda leaf: leaf[start:stop], state)
 
 
 def join(states: Sequence[State]) -> State:
     """The replicates of several states at one step, in order."""
+    return each(lambda *leaves: jnp.concatenate(leaves), *states)
+
+
+def each(change: Callable, *states: State) -> State:
+    """`change` of each leaf but `step`, of one state or of several at one step."""
     first = states[0]
-    params, opt_state = jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves),
-        *[(state.params, state.opt_state) for state in states],
-    )
-    return State(first.step, params, opt_state)
-
-
-def _each(change, state: State) -> State:
-    params, opt_state = jax.tree.map(change, (state.params, state.opt_state))
-    return State(state.step, params, opt_state)
+    stepless = [dataclasses.replace(state, step=None) for state in states]
+    return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsdjax import optim
+from wsdjax import averages, optim
+from wsdjax.config import Averages
 from wsdjax.mesh import Shardings
 from wsdjax.models import Batch, Model
 from wsdjax.optim import Hyper
@@ -19,17 +20,19 @@ Metrics = dict[str, jax.Array]
 
 
 def make_step(
-    model: Model, placed: Shardings | None = None
+    model: Model, placed: Shardings | None = None, averaged: Averages | None = None
 ) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
     """``step(state, batch, hyper) -> (state, metrics)``, jitted; `state` is donated.
 
     Leaves of `batch` are [R, B, ...], of `hyper` [R]. The metrics are [R]: `loss`,
     `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
     update, `update_norm` to the update itself. With `placed` the new state lies where the
-    old one did, so that the next step does not compile again.
+    old one did, so that the next step does not compile again. `averaged` tells which averages
+    of the weights the state holds.
     """
+    averaged = averaged or Averages()
 
-    def one(params, opt_state, batch, hyper):
+    def one(params, opt_state, averages_, step, batch, hyper):
         loss, gradients = jax.value_and_grad(model.loss)(params, batch)
         updates, opt_state = optim.adamw(hyper).update(gradients, opt_state, params)
         metrics = {
@@ -38,15 +41,20 @@ def make_step(
             "param_norm": optax.tree.norm(params),
             "update_norm": optax.tree.norm(updates),
         }
-        return optax.apply_updates(params, updates), opt_state, metrics
+        params = optax.apply_updates(params, updates)
+        averages_ = averages.update(averaged, averages_, params, step)
+        return params, opt_state, averages_, metrics
 
     def step(state: State, batch: Batch, hyper: Hyper):
-        params, opt_state, metrics = jax.vmap(one)(state.params, state.opt_state, batch, hyper)
-        return State(state.step + 1, params, opt_state), metrics
+        n = state.step + 1
+        *new, metrics = jax.vmap(one, in_axes=(0, 0, 0, None, 0, 0))(
+            state.params, state.opt_state, state.averages, n, batch, hyper
+        )
+        return State(n, *new), metrics
 
     if placed is None:
         return jax.jit(step, donate_argnums=0)
-    state = State(placed.everywhere, placed.replicates, placed.replicates)
+    state = State(placed.everywhere, *(placed.replicates,) * 3)
     return jax.jit(step, donate_argnums=0, out_shardings=(state, placed.replicates))
 
 
@@ -68,3 +76,12 @@ def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:
         return {name: value / examples for name, value in sums.items()}
 
     return evaluate
+
+
+def make_average(averaged: Averages) -> Callable[[State], dict[str, Any]]:
+    """``average(state) -> {name: params}``, jitted: the averaged weights, leaves [R, ...]."""
+    return jax.jit(
+        lambda state: jax.vmap(lambda a, params: averages.values(averaged, a, params))(
+            state.averages, state.params
+        )
+    )

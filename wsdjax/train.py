@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,11 @@ import numpy as np
 from wsdjax import data, mesh, models, optim, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
-from wsdjax.config import ConfigError
+from wsdjax.config import Averages, ConfigError
 from wsdjax.metrics import JsonLines, TensorBoard, Writer
 from wsdjax.optim import Hyper
 from wsdjax.state import State
-from wsdjax.step import make_evaluate, make_step
+from wsdjax.step import make_average, make_evaluate, make_step
 
 log = logging.getLogger("wsdjax")
 
@@ -89,9 +90,9 @@ class Trainer:
         edges = self.store.edges()
         group = [edges[name] for name in names]
         first = group[0]
-        seeds = [seed for edge in group for seed in edge.replicate_seeds]
+        seeds = [seed for edge in group for seed in edge.stream_seeds]
         placed = mesh.shardings(len(seeds), first.batch_size)
-        model, step, evaluate = self._model(first.model, placed)
+        model, step, evaluate = self._model(first, placed)
         dataset, test = self._data(first.data)
         stream = data.Stream(dataset.train, first.batch_size, seeds, first.data.augment)
         test = jax.device_put(test, placed.everywhere)
@@ -126,7 +127,7 @@ class Trainer:
         try:
             for n in range(begin + 1, end + 1):
                 started = time.perf_counter()
-                batch = jax.device_put(stream[n - 1], placed.batch)
+                batch = jax.device_put(stream[n - 1 - first.data_start], placed.batch)
                 hyper = Hyper(*(column[n - 1 - first.start] for column in table))
                 state, metrics = step(state, batch, jax.device_put(hyper, placed.replicates))
                 # The row before this one is read while this update runs: to wait for this
@@ -139,8 +140,7 @@ class Trainer:
                     read(*unread)
                     unread = None
                 if n % self.eval_every == 0 or n == end:
-                    values = evaluate(state.params, test)
-                    write({"step": n}, {f"eval_{name}": v for name, v in values.items()})
+                    write({"step": n}, evaluate(state, test))
                 if save:
                     self._save(group, state, writers)
             for name in names:
@@ -163,10 +163,11 @@ class Trainer:
                     parts = [store.restore(e.name, step, sharding) for e in group]
                 elif first.parent:
                     node = store.restore(first.parent, first.start, sharding)
-                    parts = [node] * len(group)
+                    before = store.edges()[first.parent].averages
+                    parts = [_forked(node, edge, before) for edge in group]
                 else:
                     seeds = [seed for edge in group for seed in edge.replicate_seeds]
-                    parts = [states.create(model, seeds)]
+                    parts = [states.create(model, seeds, first.averages)]
                 break
             except DamagedCheckpoint:
                 owners = [e.name for e in group] if common else [first.parent]
@@ -212,13 +213,21 @@ class Trainer:
         return writers
 
     def _model(
-        self, config: Any, placed: mesh.Shardings
+        self, edge: tree.Edge, placed: mesh.Shardings
     ) -> tuple[models.Model, Callable, Callable]:
         def build():
-            model = models.build(config)
-            return model, make_step(model, placed), make_evaluate(model)
+            model = models.build(edge.model)
+            evaluate_params, average = make_evaluate(model), make_average(edge.averages)
 
-        return self._once(("model", repr(config), placed), build)
+            def evaluate(state, batches):
+                values = {"eval": evaluate_params(state.params, batches)}
+                for name, params in average(state).items():
+                    values[f"eval_{name}"] = evaluate_params(params, batches)
+                return {f"{a}_{b}": v for a, found in values.items() for b, v in found.items()}
+
+            return model, make_step(model, placed, edge.averages), evaluate
+
+        return self._once(("model", repr(edge.model), repr(edge.averages), placed), build)
 
     def _data(self, config: Any) -> tuple[data.Dataset, list[data.Batch]]:
         def load():
@@ -249,11 +258,16 @@ def _hyper_table(group: list[tree.Edge], edges: dict[str, tree.Edge]) -> Hyper:
     )
 
 
+def _forked(node: State, edge: tree.Edge, averages: Averages) -> State:
+    """The state in which a branch begins, from its parent's node, which has these averages."""
+    if edge.reset_optimizer:
+        node = states.with_new_moments(node)
+    return node if edge.averages == averages else states.with_new_averages(node, edge.averages)
+
+
 def _place(state: State, placed: mesh.Shardings) -> State:
-    return State(
-        jax.device_put(state.step, placed.everywhere),
-        *jax.device_put((state.params, state.opt_state), placed.replicates),
-    )
+    placed_state = states.each(lambda leaf: jax.device_put(leaf, placed.replicates), state)
+    return dataclasses.replace(placed_state, step=jax.device_put(state.step, placed.everywhere))
 
 
 def _raise_diverged(group: list[tree.Edge], n: int, bad: np.ndarray) -> None:

@@ -10,7 +10,7 @@ one program; WSD against warmup-cosine. No augmentation, as in the paper;
 Hardware: one GPU or TPU. Not yet run: see the README's list of what is not measured.
 """
 
-from wsdjax import tree
+from wsdjax import plans
 from wsdjax.config import CNN, AdamW, Cifar10, Experiment
 
 
@@ -21,7 +21,7 @@ def get_config() -> Experiment:
         model=CNN(),
         data=Cifar10(),
         optimizer=AdamW(peak_value=1e-3, weight_decay=0.1),
-        tree=tree.wsd(total, warmup, decay) | tree.cosine(total, warmup),
+        tree=plans.wsd(total, warmup, decay) | plans.cosine(total, warmup),
         batch_size=128,
         seeds=5,
         eval_every=390,

@@ -9,7 +9,7 @@ Hardware: one GPU or TPU; not yet run in full. On two CPU cores an update takes 
 seed and 0.8 s for five (measured over three updates), 1.8 and 8.7 hours for the whole tree.
 """
 
-from wsdjax import tree
+from wsdjax import plans
 from wsdjax.config import CNN, AdamW, Experiment, Photos
 
 
@@ -20,7 +20,7 @@ def get_config() -> Experiment:
         model=CNN(),
         data=Photos(noise=0.8, size=50_000, eval_size=5_000),
         optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
-        tree=tree.wsd(total, warmup, decay) | tree.cosine(total, warmup),
+        tree=plans.wsd(total, warmup, decay) | plans.cosine(total, warmup),
         batch_size=128,
         seeds=5,
         eval_every=390,

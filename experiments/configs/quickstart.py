@@ -7,7 +7,7 @@ CNN on photographs, which stand in for CIFAR-10. Expect a held-out loss of 1.18 
 and 1.24 under cosine, and WSD's loss to fall from 1.40 at the fork.
 """
 
-from wsdjax import tree
+from wsdjax import plans
 from wsdjax.config import CNN, AdamW, Experiment, Photos
 
 
@@ -17,7 +17,7 @@ def get_config() -> Experiment:
         model=CNN(widths=(16, 32, 32, 32)),
         data=Photos(noise=0.8, eval_size=1_000),
         optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
-        tree=tree.wsd(total, warmup, decay) | tree.cosine(total, warmup),
+        tree=plans.wsd(total, warmup, decay) | plans.cosine(total, warmup),
         batch_size=64,
         seeds=2,
         eval_every=50,

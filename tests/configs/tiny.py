@@ -1,6 +1,6 @@
 """A tree that trains in seconds: a trunk, its cooldown, and a cosine."""
 
-from wsdjax import tree
+from wsdjax import plans
 from wsdjax.config import CNN, AdamW, Experiment, Photos
 
 
@@ -9,7 +9,7 @@ def get_config() -> Experiment:
         model=CNN(widths=(4, 4)),
         data=Photos(noise=0.8, size=2_000, eval_size=50),
         optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
-        tree=tree.wsd(36, 4, 12) | tree.cosine(36, 4),
+        tree=plans.wsd(36, 4, 12) | plans.cosine(36, 4),
         batch_size=8,
         seeds=2,
         eval_every=7,

@@ -1,0 +1,90 @@
+"""Lengths of training in a config: updates, epochs, tokens, or a percentage of the run.
+
+    350    "50 epochs"    "3e9 tokens"    "35%"    "100% - 35%"
+
+A length is a number of updates or a text of such terms; what it comes to depends on the data
+set, the batch and the experiment's own `length`, which percentages refer to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+_TERM = re.compile(r"\s*([+-]?)\s*(\d[\d_]*\.?\d*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
+_UNITS = {"": "steps", "step": "steps", "epoch": "epochs", "token": "tokens", "%": "%"}
+
+
+if TYPE_CHECKING:
+    Length = int | str
+else:
+
+    class Length:
+        """Marks the fields of a config that are lengths; their values are numbers or texts."""
+
+
+def terms(length: Length) -> list[tuple[float, str]]:
+    """(number, unit) of each term, units being steps, epochs, tokens and %.
+
+    Raises:
+      ValueError: for what is no length.
+    """
+    text, at = str(length), 0
+    found: list[tuple[float, str]] = []
+    while at < len(text) or not found:
+        match = _TERM.match(text, at)
+        unit = _UNITS.get(match[3], match[3]) if match else ""
+        if not match or unit not in _UNITS.values() or (found and not match[1]):
+            raise ValueError(
+                f'{length!r} is no length: give updates (350), "50 epochs", "3e9 tokens", "35%", '
+                'or terms of these, as in "100% - 35%"'
+            )
+        number = float(match[2].replace("_", ""))
+        found.append((-number if match[1] == "-" else number, unit))
+        at = match.end()
+    return found
+
+
+def updates(length: Length, one: Mapping[str, float]) -> int:
+    """The number of updates; `one` tells how many a unit is worth: ``{"epochs": 781.0}``.
+
+    Each term is rounded to whole updates by itself, so that "100% - 35%" and "35%" add up.
+
+    Raises:
+      ValueError: for what is no length, or a unit that means nothing here.
+    """
+    total = 0
+    for number, unit in terms(length):
+        if unit != "steps" and unit not in one:
+            raise ValueError(f"{length!r}: {_MEANINGLESS[unit]}")
+        total += round(number * one.get(unit, 1))
+    return total
+
+
+_MEANINGLESS = {
+    "epochs": "the data have no epochs",
+    "tokens": "the data have no tokens",
+    "%": "a percentage of what? Set the experiment's length",
+}
+
+
+def combined(plus: Sequence[Length], minus: Sequence[Length]) -> Length:
+    """The sum of `plus` less that of `minus`: a number if all are, else a text that says so."""
+    if all(isinstance(each, int) for each in (*plus, *minus)):
+        return sum(map(int, plus)) - sum(map(int, minus))
+    added = [term for each in plus for term in terms(each)]
+    taken = [(-number, unit) for each in minus for number, unit in terms(each)]
+    return _text([*added, *taken])
+
+
+def share(length: Length, fraction: float) -> Length:
+    """`fraction` of a length, rounded if that is a number of updates."""
+    if isinstance(length, int):
+        return round(fraction * length)
+    return _text([(fraction * number, unit) for number, unit in terms(length)])
+
+
+def _text(parts: list[tuple[float, str]]) -> str:
+    signed = [f"{'-' if number < 0 else '+'} {abs(number):.15g} {unit}" for number, unit in parts]
+    return " ".join(signed).removeprefix("+ ").replace(" %", "%")

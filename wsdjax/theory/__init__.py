@@ -1,0 +1,5 @@
+"""Theory beside the measurements."""
+
+from wsdjax.theory.convex import best_base_rate, convex_bound, implied_distance
+
+__all__ = ["best_base_rate", "convex_bound", "implied_distance"]
