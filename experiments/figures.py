@@ -1,27 +1,42 @@
 """The figures of a run, drawn from its workdir alone: each function returns a matplotlib Figure.
 
 Branches are drawn along the tree: a trunk once, and each branch from where it forks.
-Lines are means over seeds, bands reach from the lowest seed to the highest.
+Lines are means over seeds, bands reach from the lowest seed to the highest. Where the config
+compares methods, each has one colour; else each leaf of the tree has.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsdjax import theory
 from wsdjax.branches import BranchStore
-from wsdjax.config import Cifar10, Constant, Cooldown, Photos, WarmupCosine
+from wsdjax.config import (
+    Cifar10,
+    Constant,
+    Cooldown,
+    Hold,
+    InverseSqrt,
+    Photos,
+    Rewarm,
+    WarmupCosine,
+)
 from wsdjax.tree import Edge
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; trunks are dark grey.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TRUNK = "#444444"
+AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -37,10 +52,23 @@ STYLE: Any = {
 class Curve(NamedTuple):
     """One branch's part of a column: steps [T] and values [T, R]."""
 
-    edge: Edge
     colour: str
+    label: str
     steps: np.ndarray
     values: np.ndarray
+
+
+class Overlay(NamedTuple):
+    """A lineage's loss and what the convex bound makes of its rates and gradient norms."""
+
+    leaf: str
+    steps: np.ndarray
+    loss: np.ndarray
+    """The running mean of the training loss, mean over seeds."""
+    fitted: np.ndarray
+    """a + b Omega, with the a and b of least squares."""
+    correlation: float
+    """Of loss and Omega, after the first tenth of the updates."""
 
 
 def loss_curves(store: BranchStore) -> Figure:
@@ -55,8 +83,10 @@ def loss_curves(store: BranchStore) -> Figure:
         ):
             curves = list(_curves(store, column, window))
             for curve in curves:
-                _draw(axis, curve, label=_label(curve.edge))
+                _draw(axis, curve)
             _zoom(axis, curves)
+            if column == "eval_loss":
+                averaged = _draw_averages(axis, store)
             axis.set_title(title, loc="left", fontsize=10)
             axis.set_ylabel("cross-entropy (nats)")
         for axis in axes[1]:
@@ -66,7 +96,8 @@ def loss_curves(store: BranchStore) -> Figure:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         for axis in axes[0]:
             _mark_cooldowns(axis, store)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        handles = _once_each(axes[0, 0]) | averaged
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4)
         return figure
 
 
@@ -76,14 +107,63 @@ def parameter_norm(store: BranchStore) -> Figure:
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axis = figure.subplots()
         for curve in _curves(store, "param_norm", 1):
-            _draw(axis, curve, label=_label(curve.edge))
+            _draw(axis, curve)
         _mark_cooldowns(axis, store)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
-        axis.legend(loc="best", fontsize=9)
+        handles = _once_each(axis)
+        axis.legend(handles.values(), handles, loc="best", fontsize=9)
         return figure
 
 
-FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm}
+def convex_bound(store: BranchStore) -> Figure:
+    """The bound of convex optimisation over the training loss, scaled to it by least squares
+    (Schaipp et al., figure 1)."""
+    with matplotlib.rc_context(STYLE):
+        found = overlays(store)
+        columns = min(3, max(1, len(found)))
+        rows = -(-len(found) // columns) or 1
+        figure = Figure(figsize=(3.6 * columns + 1, 2.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        styles = _styles(store)
+        for axis, overlay in zip(axes.flat, found, strict=False):
+            colour = styles[overlay.leaf][0]
+            axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
+            axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
+            title = f"{overlay.leaf}: correlation {overlay.correlation:.3f}"
+            axis.set_title(title, loc="left", fontsize=10)
+        for axis in axes.flat[len(found) :]:
+            axis.set_axis_off()
+        axes[0, 0].set_ylabel("cross-entropy (nats)")
+        for axis in axes[-1]:
+            axis.set_xlabel("updates")
+        if found:
+            axes[0, 0].legend(fontsize=9)
+        return figure
+
+
+FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}
+
+
+def overlays(store: BranchStore, points: int = 300) -> list[Overlay]:
+    """For each leaf's lineage the bound at up to `points` updates, and how well it goes with
+    the loss. The distance D, which nobody measured, is that for which the run's own base rate
+    is the best (`theory.implied_distance`)."""
+    found = []
+    window = smoothing_window(store)
+    for edge in leaves(store.edges()):
+        rows = store.metrics(edge.name).updates
+        if not rows or len(rows["step"]) < max(20, 2 * window) or not rows["rate"].any():
+            continue
+        rates, norms = rows["rate"], rows["grad_norm"].mean(-1)
+        steps, loss = _running_mean(rows["step"], rows["loss"].mean(-1, keepdims=True), window)
+        kept = np.unique(np.linspace(0, len(steps) - 1, points).astype(int))
+        kept = kept[steps[kept] > 0.1 * steps[-1]]
+        steps, loss = steps[kept], loss[kept, 0]
+        bound = theory.convex_bound(rates, norms, theory.implied_distance(rates, norms), steps)
+        slope, offset = np.polyfit(bound, loss, 1)
+        correlation = float(np.corrcoef(bound, loss)[0, 1])
+        found.append(Overlay(edge.name, steps, loss, offset + slope * bound, correlation))
+    return found
 
 
 def save(figure: Figure, stem: Path) -> bytes:
@@ -105,13 +185,31 @@ def leaves(edges: Mapping[str, Edge]) -> list[Edge]:
     return [edge for name, edge in edges.items() if name not in parents]
 
 
-def _curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
-    """Each branch once; means run along the lineage, so that they go on over a fork."""
-    edges = store.edges()
-    colours = iter(COLOURS * len(edges))
+def compared(store: BranchStore) -> dict[str, list[str]]:
+    """The rows of the config's `compare`: a method and the branches that end its budgets."""
+    file = store.workdir / "config.json"
+    return json.loads(file.read_text()).get("compare", {}) if file.exists() else {}
+
+
+def _styles(store: BranchStore) -> dict[str, tuple[str, str]]:
+    """(colour, label) of each branch."""
+    edges, colours = store.edges(), itertools.cycle(COLOURS)
+    styles: dict[str, tuple[str, str]] = {}
+    for method, names in compared(store).items():
+        colour = next(colours)
+        for name in [n for n in names if n in edges]:
+            styles |= {s.branch: (colour, method) for s in store.lineage(name)}
     ends = {edge.name for edge in leaves(edges)}
     for name, edge in edges.items():
-        colour = next(colours) if name in ends else TRUNK
+        if name not in styles:
+            styles[name] = (next(colours) if name in ends else TRUNK, _label(edge))
+    return styles
+
+
+def _curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
+    """Each branch once; means run along the lineage, so that they go on over a fork."""
+    styles = _styles(store)
+    for name, edge in store.edges().items():
         table = store.metrics(name)
         rows = table.evaluations if column.startswith("eval") else table.updates
         if column not in rows:
@@ -122,7 +220,7 @@ def _curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
             steps, values = _running_mean(steps, values, window)
         # From the last point of the parent on, so that the line is not broken at the fork.
         first = max(np.searchsorted(steps, edge.start, side="right") - 1, 0)
-        yield Curve(edge, colour, steps[first:], values[first:])
+        yield Curve(*styles[name], steps[first:], values[first:])
 
 
 def _running_mean(steps: np.ndarray, values: np.ndarray, window: int):
@@ -132,11 +230,29 @@ def _running_mean(steps: np.ndarray, values: np.ndarray, window: int):
     return steps[window - 1 :], (sums[window:] - sums[:-window]) / window
 
 
-def _draw(axis: Axes, curve: Curve, label: str) -> None:
-    axis.plot(curve.steps, curve.values.mean(1), color=curve.colour, lw=1.5, label=label)
+def _draw(axis: Axes, curve: Curve) -> None:
+    axis.plot(curve.steps, curve.values.mean(1), color=curve.colour, lw=1.5, label=curve.label)
     if curve.values.shape[1] > 1:
         low, high = curve.values.min(1), curve.values.max(1)
         axis.fill_between(curve.steps, low, high, color=curve.colour, alpha=0.2, lw=0)
+
+
+def _draw_averages(axis: Axes, store: BranchStore) -> dict[str, Artist]:
+    """The held-out loss of averaged weights, where there are any; their legend."""
+    legend: dict[str, Artist] = {}
+    for name, style in (("ema", ":"), ("window", "--")):
+        for curve in _curves(store, f"eval_{name}_loss", 1):
+            (line,) = axis.plot(
+                curve.steps, curve.values.mean(1), color=curve.colour, lw=1.2, ls=style
+            )
+            legend[f"{AVERAGES[name]} of the weights"] = line
+    return legend
+
+
+def _once_each(axis: Axes) -> dict[str, Artist]:
+    """The legend with one entry for each label."""
+    handles, labels = axis.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
 
 
 def _zoom(axis: Axes, curves: list[Curve]) -> None:
@@ -169,6 +285,12 @@ def _label(edge: Edge) -> str:
             kind = "constant rate"
         case Cooldown(shape=shape):
             kind = f"{shape} cooldown"
+        case Hold():
+            kind = "held rate"
+        case InverseSqrt():
+            kind = "inverse square root"
+        case Rewarm(shape=shape):
+            kind = f"rewarmed, {shape} cooldown"
         case WarmupCosine():
             kind = "warmup-cosine"
         case other:

@@ -20,6 +20,7 @@ from wsdjax.branches import BranchStore
 from wsdjax.config import ConfigError, Photos
 from wsdjax.metrics import write_atomically
 
+Rows = list[tuple[str, ...]]
 STAND_IN = (
     "Data: photos, crops of ten photographs that stand in for CIFAR-10 where there is no network; "
     "its numbers are not those of CIFAR-10."
@@ -36,6 +37,8 @@ _CAPTIONS = {
     "loss": "Loss against updates, over the learning rate. The dashed line is T_c, where a "
     "cooldown forks from its trunk.",
     "parameter_norm": "Euclidean norm of all parameters against updates.",
+    "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
+    "rates and gradient norms alone and scaled to the loss by least squares (Schaipp et al.).",
 }
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
@@ -44,7 +47,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 img { width: 100%; height: auto; } figure { margin: 1.5rem 0; } #parameter_norm { width: 65%; }
 summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
-table { border-collapse: collapse; } th, td { padding: 0.3rem 0.8rem; text-align: right; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: 0.3rem 0.8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
 """
@@ -66,31 +70,66 @@ def write(workdir: str | Path) -> str:
         name: figures.save(draw(store), directory / name) for name, draw in figures.FIGURES.items()
     }
     rows, notes = table(store), _notes(store)
-    write_atomically(store.workdir / "results.json", _results(store, rows, notes))
+    budgets = budget_table(store)
+    write_atomically(store.workdir / "results.json", _results(store, rows, budgets, notes))
     page = store.workdir / "report.html"
-    write_atomically(page, _page(store, rows, notes, images))
+    write_atomically(page, _page(store, rows, budgets, notes, images))
     where = f"Figures: {directory}\nReport:  {page}"
-    return "\n".join(["", _text_table(rows), "", *notes, "", where])
+    tables = [text for each in ([HEADER, *rows], budgets) if each for text in ("", _text(each))]
+    return "\n".join([*tables, "", *notes, "", where])
 
 
 def table(store: BranchStore) -> list[tuple[str, ...]]:
-    """A row for each leaf of the tree: the numbers at the end of its lineage."""
+    """A row for each leaf of the tree, and for each average of its weights: the numbers at the
+    end of its lineage."""
     rows: list[tuple[str, ...]] = []
     for edge in figures.leaves(store.edges()):
         updates, evaluations = store.metrics(edge.name)
         if not evaluations or evaluations["step"][-1] <= edge.start:
             continue  # nothing of its own yet
         last = updates["loss"][-figures.smoothing_window(store) :].mean(0)
-        rows.append(
-            (
-                " > ".join(segment.branch for segment in store.lineage(edge.name)),
-                str(updates["step"][-1]),
-                f"{updates['rate'][-1]:.2e}",
-                _mean_and_spread(last, 4),
-                _mean_and_spread(evaluations["eval_loss"][-1], 4),
-                _mean_and_spread(evaluations["eval_accuracy"][-1], 3),
+        lineage = " > ".join(segment.branch for segment in store.lineage(edge.name))
+        step, rate = str(updates["step"][-1]), f"{updates['rate'][-1]:.2e}"
+        for name in ("", *figures.AVERAGES):
+            column = f"eval_{name}_" if name else "eval_"
+            if f"{column}loss" not in evaluations:
+                continue
+            rows.append(
+                (
+                    f"{lineage}, {figures.AVERAGES[name]}" if name else lineage,
+                    step,
+                    rate,
+                    "" if name else _mean_and_spread(last, 4),
+                    _mean_and_spread(evaluations[f"{column}loss"][-1], 4),
+                    _mean_and_spread(evaluations[f"{column}accuracy"][-1], 3),
+                )
             )
-        )
+    return rows
+
+
+def budget_table(store: BranchStore) -> list[tuple[str, ...]]:
+    """What the config compares: for each method the held-out loss at its budgets, and the
+    updates spent in all, those that its branches share counted once (Wen et al.)."""
+    edges, compared = store.edges(), figures.compared(store)
+    if not compared:
+        return []
+    columns = max(len(names) for names in compared.values())
+    budgets = [f"held-out loss at budget {i}" for i in range(1, columns + 1)]
+    rows: list[tuple[str, ...]] = [("method", *budgets, "updates in all")]
+    for method, names in compared.items():
+        cells: list[str] = []
+        spent: dict[str, int] = {}
+        for name in names:
+            evaluations = store.metrics(name).evaluations if name in edges else {}
+            if not evaluations or evaluations["step"][-1] != edges[name].end:
+                cells.append("not trained")
+                continue
+            loss = _mean_and_spread(evaluations["eval_loss"][-1], 4)
+            cells.append(f"{loss} ({edges[name].end:,})")
+            for branch, start, stop in store.lineage(name):
+                spent[branch] = max(spent.get(branch, 0), stop - start)
+        cells += [""] * (columns - len(cells))
+        rows.append((method, *cells, f"{sum(spent.values()):,}"))
     return rows
 
 
@@ -109,16 +148,23 @@ def _notes(store: BranchStore) -> list[str]:
     ]
     if any(isinstance(edge.data, Photos) for edge in edges):
         notes.append(STAND_IN)
+    found = [f"{o.leaf} {o.correlation:.3f}" for o in figures.overlays(store)]
+    if found:
+        notes.append(
+            "Correlation of training loss and convex bound after the first tenth: "
+            f"{', '.join(found)}."
+        )
     return notes
 
 
-def _results(store: BranchStore, rows: list[tuple[str, ...]], notes: list[str]) -> str:
-    """The final table as JSON, with what is needed to quote it: machine, versions and date."""
+def _results(store: BranchStore, rows: Rows, budgets: Rows, notes: list[str]) -> str:
+    """The final tables as JSON, with what is needed to quote it: machine, versions and date."""
     first = _first_record(store)
     files = store.workdir.glob("branches/*/metrics.jsonl")
     trained = max((path.stat().st_mtime for path in files), default=time.time())
     content = {
         "rows": [dict(zip(HEADER, row, strict=True)) for row in rows],
+        "compared": [dict(zip(budgets[0], row, strict=True)) for row in budgets[1:]],
         "notes": notes,
         "machine": first.get("machine", "not recorded"),
         "versions": first["versions"],
@@ -131,9 +177,8 @@ def _first_record(store: BranchStore) -> dict[str, Any]:
     return json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
 
 
-def _text_table(rows: list[tuple[str, ...]]) -> str:
-    lines = [HEADER, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+def _text(lines: Rows) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
@@ -144,12 +189,9 @@ def _text_table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _page(
-    store: BranchStore, rows: list[tuple[str, ...]], notes: list[str], images: dict[str, bytes]
+    store: BranchStore, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]
 ) -> str:
-    def row(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
+    tables = "".join(_html(lines) for lines in ([HEADER, *rows], budgets) if lines)
     drawings = "".join(
         f'<figure id="{name}"><img alt="{html.escape(_CAPTIONS[name])}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
@@ -166,13 +208,21 @@ def _page(
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
 <body><h1>{title}</h1>
-<table><thead>{row(HEADER, "th")}</thead><tbody>{body}</tbody></table>
+{tables}
 <p class="note">{html.escape(" ".join(notes))}</p>
 {drawings}
 <details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
 <h2>Machine and versions</h2><p>{machine}</p>
 </body></html>
 """
+
+
+def _html(lines: Rows) -> str:
+    def row(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in lines[1:])
+    return f"<table><thead>{row(lines[0], 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 if __name__ == "__main__":
