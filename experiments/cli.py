@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from experiments import overrides
 from wsdjax.config import UserError
 from wsdjax.length import Length
 
@@ -20,9 +24,9 @@ def fail(message: object) -> None:
     sys.exit(2)
 
 
-def length(text: str) -> Length:
+def length(text: str | int) -> Length:
     """A length as it is typed: a number of updates, or a text."""
-    return int(text) if text.isdecimal() else text
+    return int(text) if str(text).isdecimal() else text
 
 
 class _LengthParser(flags.ArgumentParser):
@@ -33,11 +37,20 @@ class _LengthParser(flags.ArgumentParser):
 config_flags.register_flag_parser_for_type(Length, _LengthParser())
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process at once: an interpreter that is torn down while threads of XLA or orbax
+    run can crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def run(main: Callable[..., None], read_config: bool = False, positional: bool = False) -> None:
     """Parses the flags and calls `main`, with a list of the positional arguments if it takes
     any; a `UserError` or `OSError` ends it with one message."""
 
     def parse(argv: Sequence[str]) -> list[str]:
+        given = " ".join(a for a in argv[1:] if a.startswith("--config"))
         try:
             flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
             rest = flags.FLAGS(argv)
@@ -47,19 +60,22 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
                 # A config file that fails to load raises only when something of it is read.
                 getattr(flags.FLAGS.config, "tree", None)
             return rest
-        except flags.Error as error:
-            fail(f"{error}\nFor the flags: --help")
         except (UserError, FileNotFoundError) as error:
             fail(error)
-        except Exception as error:  # a mistyped override, or whatever a config file raises
-            given = " ".join(a for a in argv[1:] if a.startswith("--config"))
+        except Exception as error:  # a mistyped flag or override, or what a config file raises
+            if read_config and not given:
+                fail(f"give a config file: --config={_configs()}")
+            if explained := overrides.explain(argv):
+                fail(explained)
+            if isinstance(error, flags.Error) and "config file:" not in str(error):
+                fail(f"{error}\nFor the flags: --help")
             fail(f"{given}: {_one_line(error)}")
         raise AssertionError("unreachable")
 
     def guarded(arguments: Sequence[str]) -> None:
         absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(logging.Formatter("%(message)s"))
         logger = logging.getLogger("wsdjax")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -67,16 +83,28 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         try:
             main(*([list(arguments[1:])] if positional else []))
         except (UserError, OSError) as error:
-            fail(error)
-        except KeyboardInterrupt:
-            print("\nStopped. The same command goes on from here.", file=sys.stderr)
-            sys.exit(130)
+            print(f"error: {error}", file=sys.stderr)
+            end(2)
+        except SystemExit as asked:
+            end(int(asked.code or 0))
 
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(guarded, flags_parser=parse)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
+        end(130)
+
+
+def _configs() -> str:
+    here = Path(__file__).parent / "configs"
+    names = ",".join(sorted(path.stem for path in here.glob("*.py")))
+    return f"experiments/configs/{{{names}}}.py"
 
 
 def _one_line(error: Exception) -> str:
     # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     last = said.strip().rpartition("\n")[2].strip()
+    if isinstance(error, flags.Error):
+        return last
     return f"{type(error).__name__}: {last}" if last else type(error).__name__

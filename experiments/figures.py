@@ -81,16 +81,16 @@ def loss_curves(store: BranchStore) -> Figure:
             (axes[0, 0], "loss", f"training loss, mean of {window} updates"),
             (axes[0, 1], "eval_loss", f"held-out loss, {_set_of(store)}"),
         ):
-            curves = list(_curves(store, column, window))
-            for curve in curves:
+            drawn = list(curves(store, column, window))
+            for curve in drawn:
                 _draw(axis, curve)
-            _zoom(axis, curves)
+            _zoom(axis, drawn)
             if column == "eval_loss":
                 averaged = _draw_averages(axis, store)
             axis.set_title(title, loc="left", fontsize=10)
             axis.set_ylabel("cross-entropy (nats)")
         for axis in axes[1]:
-            for curve in _curves(store, "rate", 1):
+            for curve in curves(store, "rate", 1):
                 axis.plot(curve.steps, curve.values[:, 0], color=curve.colour, lw=1.5)
             axis.set(xlabel="updates", ylabel="learning rate", ylim=(0, None))
             axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -106,7 +106,7 @@ def parameter_norm(store: BranchStore) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axis = figure.subplots()
-        for curve in _curves(store, "param_norm", 1):
+        for curve in curves(store, "param_norm", 1):
             _draw(axis, curve)
         _mark_cooldowns(axis, store)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
@@ -206,7 +206,7 @@ def _styles(store: BranchStore) -> dict[str, tuple[str, str]]:
     return styles
 
 
-def _curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
+def curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
     """Each branch once; means run along the lineage, so that they go on over a fork."""
     styles = _styles(store)
     for name, edge in store.edges().items():
@@ -241,7 +241,7 @@ def _draw_averages(axis: Axes, store: BranchStore) -> dict[str, Artist]:
     """The held-out loss of averaged weights, where there are any; their legend."""
     legend: dict[str, Artist] = {}
     for name, style in (("ema", ":"), ("window", "--")):
-        for curve in _curves(store, f"eval_{name}_loss", 1):
+        for curve in curves(store, f"eval_{name}_loss", 1):
             (line,) = axis.plot(
                 curve.steps, curve.values.mean(1), color=curve.colour, lw=1.2, ls=style
             )

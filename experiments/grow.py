@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from experiments import report
+from experiments import cli, report
 from experiments.progress import progress
 from wsdjax import tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
 from wsdjax.metrics import write_atomically
-from wsdjax.train import Diverged, Trainer
+from wsdjax.train import Diverged, Stopped, Trainer
 from wsdjax.tree import Edge
 
 
@@ -34,25 +36,32 @@ def grow(
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,
     )
+    store.check(edges)
     trainer.check(edges)
     with store.lock():
         store.register(edges)
-        if config is not None:
-            write_atomically(store.workdir / "config.json", config)
         page = store.workdir / "report.html"
         missing = trainer.missing(list(edges))
         if not missing and page.exists():
             print(f"Nothing is missing in {store.workdir}: all of {', '.join(edges)} are trained.")
             return
+        if config is not None:
+            write_atomically(store.workdir / "config.json", config)
         page.unlink(missing_ok=True)  # a page that is there is up to date
         _print_jumps(store, missing)
         _write_status(store, "running")
         try:
-            trainer.grow(list(edges))
+            with _signals() as asked:
+                trainer.asked_to_stop = lambda: bool(asked)
+                trainer.grow(list(edges))
+        except Stopped as error:
+            _write_status(store, f"stopped: {error}")
+            print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
+            cli.end(130)
         except Diverged as error:
             _write_status(store, f"diverged: {error}")
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            cli.end(1)
         except BaseException:
             _write_status(store, "incomplete")
             raise
@@ -72,10 +81,25 @@ def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
             )
 
 
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted in the list that this gives, for the trainer to save and
+    stop; a second one acts at once."""
+    asked: list[int] = []
+
+    def note(number, _):
+        asked.append(number)
+        print("\nStopping after this update; once more stops at once.", file=sys.stderr)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def _write_status(store: BranchStore, status: str) -> None:
-    branches = {
-        name: {"start": edge.start, "end": edge.end, "saved": store.steps(name)}
-        for name, edge in store.edges().items()
-    }
-    content = json.dumps({"status": status, "branches": branches}, indent=2) + "\n"
-    write_atomically(store.workdir / "status.json", content)
+    write_atomically(store.workdir / "status.json", json.dumps({"status": status}) + "\n")

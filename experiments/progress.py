@@ -29,6 +29,7 @@ class Bar:
             "[{elapsed}<{remaining}{postfix}]",
         )
         self._rate = _Speed(images_per_step)
+        self._bar.set_postfix_str("compiling")
 
     def update(self, step: int, loss: float, rate: float) -> None:
         self._bar.set_postfix_str(_line(loss, rate, self._rate.images_per_second()), refresh=False)
@@ -40,9 +41,10 @@ class Bar:
 
 class Lines:
     def start(self, title: str, step: int, end: int, images_per_step: int) -> None:
-        self._title, self._begin, self._end = title, step, end
+        self._title, self._end, self._images = title, end, images_per_step
         self._rate = _Speed(images_per_step)
-        self._last = self._started = time.monotonic()
+        self._last = time.monotonic()
+        print(f"{title}: updates {step + 1} to {end}, compiling", file=sys.stderr, flush=True)
 
     def update(self, step: int, loss: float, rate: float) -> None:
         speed = self._rate.images_per_second()
@@ -50,9 +52,11 @@ class Lines:
         if now - self._last < SECONDS_BETWEEN_LINES and step < self._end:
             return
         self._last = now
-        left = (now - self._started) / (step - self._begin) * (self._end - step)
         line = f"{self._title}: update {step} of {self._end}, {_line(loss, rate, speed)}"
-        print(f"{line}, {left:.0f} s left", file=sys.stderr, flush=True)
+        if speed:
+            left = (self._end - step) * self._images / speed
+            line += f", {left:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         pass
@@ -74,4 +78,4 @@ class _Speed:
 
 
 def _line(loss: float, rate: float, speed: float) -> str:
-    return f"loss {loss:.4f}, rate {rate:.2e}, {speed:,.0f} images/s"
+    return f"loss {loss:.4f}, rate {rate:.2e}" + (f", {speed:,.0f} images/s" if speed else "")

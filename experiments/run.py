@@ -7,6 +7,7 @@ python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/N
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -37,6 +38,7 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
     from wsdjax import tree  # JAX comes in only once the fields are known to be good
 
     edges = tree.resolve(experiment)
+    _check_writable(workdir)
     _check_compare(experiment)
 
     from experiments.grow import grow
@@ -44,6 +46,17 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
 
     content = json.dumps(to_json(experiment), indent=2) + "\n"
     grow(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges, content)
+
+
+def _check_writable(workdir: Path) -> None:
+    """By a file without a name in what there is of it, so that nothing is left behind."""
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
+        ) from None
 
 
 def _check_compare(experiment: Experiment) -> None:

@@ -6,10 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-import jax
-import pytest
+# One compilation of each program for all tests and the processes that they start.
+_CACHE = tempfile.TemporaryDirectory(prefix="wsdjax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -39,6 +45,10 @@ def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""For processes that are killed: JAX does not write an entry of its cache all at once."""
 
 
 def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, command, finish, same, start
+from conftest import NO_CACHE, ROOT, TINY, command, finish, same, start
 from test_branch import files
 from test_resume import flip_a_byte
 
@@ -103,7 +103,7 @@ def test_a_config_file_that_fails(text, said, tmp_path):
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path):
-    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w")
+    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", **NO_CACHE)
     while not (tmp_path / "w/branches/trunk").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

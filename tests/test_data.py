@@ -68,33 +68,47 @@ def test_no_pixel_is_shared_by_the_two_splits():
 
 def test_crops_are_standardised_grey_and_balanced(clean):
     """Without noise: mean 0, deviation 1, three equal channels, as many of each class."""
-    crops = clean.train.examples(clean.train.arrays, jnp.arange(200))
-    inputs = np.asarray(crops["inputs"])
-    assert inputs.shape == (200, 32, 32, 3)
-    np.testing.assert_allclose(inputs.mean((1, 2, 3)), 0, atol=1e-5)
-    assert np.median(np.abs(inputs.std((1, 2, 3)) - 1)) < 1e-4
-    assert (inputs == inputs[..., :1]).all()
-    assert np.bincount(np.asarray(crops["targets"])).tolist() == [20] * 10
+    for split in (clean.train, clean.test):
+        crops = split.examples(split.arrays, jnp.arange(1_000))
+        inputs = np.asarray(crops["inputs"], np.float64)
+        assert inputs.shape == (1_000, 32, 32, 3)
+        np.testing.assert_allclose(inputs.mean((1, 2, 3)), 0, atol=1e-3)
+        np.testing.assert_allclose(inputs.std((1, 2, 3)), 1, atol=1e-3)
+        assert (inputs == inputs[..., :1]).all()
+        assert np.bincount(np.asarray(crops["targets"])).tolist() == [100] * 10
 
 
-def test_a_crop_lies_in_a_block_of_its_class(clean):
-    """Each of some crops is found, mirrored or not, in a training block of its photograph."""
+def test_no_crop_of_any_block_is_blank(clean):
+    """At every position of every block of the test split, and of one photograph's for training."""
     blocks, first, count = map(np.asarray, clean.train.arrays)
-    crops = clean.train.examples(clean.train.arrays, jnp.arange(10))
-    for crop, target in zip(
-        np.asarray(crops["inputs"])[..., 0], np.asarray(crops["targets"]), strict=True
-    ):
+    retina = photos.CLASSES.index("retina")
+    for own in (np.asarray(clean.test.arrays[0]), blocks[first[retina] :][: count[retina]]):
+        for block in own:
+            windows = np.lib.stride_tricks.sliding_window_view(block.astype(np.float64), (32, 32))
+            assert windows.std((-1, -2)).min() > 0.99 / 255
+
+
+def test_crops_lie_in_blocks_of_their_class_mirrored_or_not(clean):
+    """Each of some crops is found in a training block of its photograph; half are mirrored."""
+    blocks, first, count = map(np.asarray, clean.train.arrays)
+    mirrored = {}
+    for name, crops in (("chelsea", 16), ("rocket", 4)):
+        target = photos.CLASSES.index(name)
+        made = clean.train.examples(clean.train.arrays, target + 10 * jnp.arange(crops))
+        assert (made["targets"] == target).all()
         own = blocks[first[target] : first[target] + count[target]]
         windows = np.lib.stride_tricks.sliding_window_view(own, (32, 32), axis=(1, 2))
         mean, std = windows.mean((-1, -2)), windows.std((-1, -2))
-        for image in (crop, crop[:, ::-1]):
+        images = np.asarray(made["inputs"])[..., 0]
+        found = []
+        for image in (images, images[:, :, ::-1]):
             # The correlation of two standardised images is 1 if they are the same.
-            inner = np.tensordot(windows, image, axes=((-2, -1), (0, 1))) / 1024
-            correlation = (inner - mean * image.mean()) / np.maximum(std, 1e-6)
-            if correlation.max() > 1 - 1e-3:
-                break
-        else:
-            pytest.fail("a crop that is in no block of its class")
+            inner = np.tensordot(windows, image, axes=((-2, -1), (1, 2))) / 1024
+            correlation = (inner - mean[..., None] * image.mean((1, 2))) / std[..., None]
+            found.append(correlation.max((0, 1, 2)) > 1 - 1e-3)
+        assert np.logical_xor(*found).all()
+        mirrored[name] = found[1].sum()
+    assert 3 <= mirrored["chelsea"] <= 13
 
 
 def test_noise_is_a_function_of_the_index_too():
@@ -111,6 +125,19 @@ def test_noise_is_a_function_of_the_index_too():
     np.testing.assert_array_equal(again, noisy.examples(noisy.arrays, at)["inputs"])
 
 
+def test_the_splits_have_noise_of_their_own():
+    """A crop for testing does not have the noise of the training crop of its index."""
+    noisy, clean = (data.load(Photos(noise=n, size=1_000, eval_size=50)) for n in (0.5, 0.0))
+    at = jnp.arange(50)
+    train, test = (
+        np.asarray(
+            split.examples(split.arrays, at)["inputs"] - plain.examples(plain.arrays, at)["inputs"]
+        )
+        for split, plain in ((noisy.train, clean.train), (noisy.test, clean.test))
+    )
+    assert abs(np.corrcoef(train[..., 0].ravel(), test[..., 0].ravel())[0, 1]) < 0.02
+
+
 def test_the_evaluation_set_is_all_of_the_test_split_in_order(clean):
     batches = data.in_order(clean.test, 25)
     assert [len(batch["targets"]) for batch in batches] == [25, 25, 10]
@@ -120,14 +147,25 @@ def test_the_evaluation_set_is_all_of_the_test_split_in_order(clean):
 
 
 def test_augmentation_is_a_shift_and_a_flip():
-    """Each augmented image is one of the 9 x 9 x 2 that padding by 4 allows."""
-    images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+    """Each augmented image is one of the 9 x 9 x 2 that padding by 4 allows, half are mirrored."""
+    images = jax.random.normal(jax.random.key(0), (40, 8, 8, 3))
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
     moved = np.asarray(crop_and_flip(jax.random.key(1), images))
+    found = set()
     for i, image in enumerate(moved):
-        allowed = [padded[i, y : y + 8, x : x + 8] for y in range(9) for x in range(9)]
-        assert any(np.array_equal(image, a) or np.array_equal(image, a[:, ::-1]) for a in allowed)
-    assert not np.array_equal(moved, images)
+        allowed = {
+            (y, x, flip): padded[i, y : y + 8, x : x + 8][:, :: -1 if flip else 1]
+            for y in range(9)
+            for x in range(9)
+            for flip in (False, True)
+        }
+        which = [how for how, a in allowed.items() if np.array_equal(image, a)]
+        assert len(which) == 1
+        found.add(which[0])
+    ys, xs, flips = map(set, zip(*found, strict=True))
+    assert min(ys) < 2 < 6 < max(ys)
+    assert min(xs) < 2 < 6 < max(xs)
+    assert flips == {False, True}
 
 
 def test_augmented_streams_are_functions_of_seed_and_step(clean):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, finish, load_config, rows_of, same, start
+from conftest import NO_CACHE, TINY, finish, load_config, rows_of, same, start
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore
@@ -29,7 +29,7 @@ def test_ten_kills_leave_no_trace(finished, tmp_path):
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
     kills = 0
     while kills < 10:
-        process = start(*arguments)
+        process = start(*arguments, **NO_CACHE)
         # Most moments are within training, which begins when the first branch exists.
         while not (workdir / "branches").exists() and process.poll() is None:
             time.sleep(0.01)

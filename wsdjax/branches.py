@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from wsdjax import metrics, tree
 from wsdjax import state as states
+from wsdjax.checksum import checksums
 from wsdjax.config import ConfigError, UserError, differences
 from wsdjax.state import State
 
@@ -156,14 +155,31 @@ class BranchStore:
                     f"the parent's is {old!r}"
                 )
 
+    def check(self, edges: Mapping[str, tree.Edge]) -> None:
+        """Finds what would keep `register` from making the workdir hold these branches.
+
+        Raises:
+          ConfigError: if a branch exists and now means something else, listing every field.
+          MissingNode: for a fork from a node that is not there and will not be.
+        """
+        self._groups(edges)
+
     def register(self, edges: Mapping[str, tree.Edge]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
 
         Which branches train together is decided here, once, and is part of their records.
 
         Raises:
-          ConfigError: if a branch exists and now means something else, listing every field.
+          ConfigError, MissingNode: as `check`; nothing is written then.
         """
+        trained_with = self._groups(edges)
+        existing = self.edges()
+        for name, edge in edges.items():
+            if name not in existing:
+                self.create(edge, trained_with[name])
+
+    def _groups(self, edges: Mapping[str, tree.Edge]) -> dict[str, list[str]]:
+        """The names that train together with each of the branches, old and new."""
         existing = self.edges()
         changed: dict[str, list[str]] = {}
         for name in [name for name in edges if name in existing]:
@@ -194,9 +210,7 @@ class BranchStore:
         for group in tree.groups(new):
             names = [edge.name for edge in group]
             trained_with |= dict.fromkeys(names, names)
-        for name, edge in edges.items():
-            if name not in existing:
-                self.create(edge, trained_with[name])
+        return trained_with
 
     def _check_new(self, name: str) -> None:
         if (self.directory(name) / "branch.json").exists():
@@ -264,7 +278,7 @@ class BranchStore:
             step,
             _saved(state),
             force=True,
-            custom_metadata={"fingerprint": fingerprint(state)},
+            custom_metadata={"checksums": checksums(state)},
         )
         if response is None:
             raise OSError(f"orbax skipped the checkpoint {name}@{step}")
@@ -365,6 +379,8 @@ class BranchStore:
                 ) from None
             try:
                 yield
+                for name in list(self._pending):
+                    self.wait(name)
             finally:
                 for name in list(self._writers):
                     self._close(name)
@@ -374,7 +390,8 @@ class BranchStore:
         params = jax.tree.map(_abstract, saved.metadata["params"])
         averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
         wanted = states.abstract(params, averages)
-        was = saved.custom_metadata["fingerprint"]
+        kind = "checksums" if "checksums" in saved.custom_metadata else "fingerprint"
+        was = saved.custom_metadata[kind]
         if len(was) != len(jax.tree.leaves(wanted)):
             raise ConfigError(
                 f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
@@ -391,8 +408,8 @@ class BranchStore:
         template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
         template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
         state = State(**ocp.load(path, _saved(template)))
-        if fingerprint(state) != was:
-            raise ValueError("its content is not what was saved (the fingerprint differs)")
+        if checksums(state, first_format=kind == "fingerprint") != was:
+            raise ValueError("its content is not what was saved (the checksums differ)")
         return state
 
     def _checkpoints(self, name: str) -> epath.Path:
@@ -443,7 +460,7 @@ class BranchStore:
 
 def _plain_files() -> ocp.Context:
     # A file for each leaf, as against one database for all: no byte of it is dead, so that
-    # whatever is damaged shows in the fingerprint.
+    # whatever is damaged shows in the checksums.
     context = ocp.Context()
     context.array.saving.use_ocdbt = False
     return context
@@ -469,32 +486,6 @@ class _Preserve:
         newest = sorted(c.step for c in checkpoints)[-self._newest :]
         protected = self._protected()
         return [c.step in protected or c.step in newest for c in checkpoints]
-
-
-def fingerprint(state: State) -> dict[str, int]:
-    """A 32-bit checksum for each leaf, the same however the leaf is sharded.
-
-    The sum of the leaf's words, each times an odd number that goes by its position: any
-    change of one word changes it. orbax loads a flipped byte without a complaint.
-    """
-    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(state), strict=True)
-    sums = jax.device_get(_checksums(list(leaves)))
-    return {jax.tree_util.keystr(p): int(s) for p, s in zip(paths, sums, strict=True)}
-
-
-@jax.jit
-def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def checksum(leaf):
-        size = min(leaf.dtype.itemsize, 4)
-        words = jax.lax.bitcast_convert_type(leaf, f"uint{8 * size}").astype(jnp.uint32)
-        factor, stride = jnp.uint32(1), 2
-        for axis in reversed(range(words.ndim)):
-            index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-            factor += index * np.uint32(stride % 2**32)
-            stride *= words.shape[axis]
-        return jnp.sum(words * factor, dtype=jnp.uint32)
-
-    return [checksum(leaf) for leaf in leaves]
 
 
 def _saved(state: State) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class Diverged(RuntimeError):
     """A loss or an update is not finite."""
 
 
+class Stopped(Exception):
+    """Training was asked to stop; every branch that was being trained has been saved."""
+
+
 class Progress(Protocol):
     """Told of every update whose row has been read."""
 
@@ -47,6 +51,8 @@ class Trainer:
     eval_every: int
     checkpoint_every: int
     tensorboard: bool = False
+    asked_to_stop: Callable[[], bool] = lambda: False
+    """Asked after every update; training then saves and raises `Stopped`."""
     _cache: dict[Any, Any] = field(default_factory=dict)
 
     def check(self, edges: Mapping[str, tree.Edge]) -> None:
@@ -79,6 +85,7 @@ class Trainer:
 
         Raises:
           Diverged: at a loss or an update that is not finite.
+          Stopped: once `asked_to_stop` says so, after a checkpoint.
         """
         missing = self.missing(names)
         for name in missing:
@@ -122,6 +129,8 @@ class Trainer:
             self.progress.update(n, float(loss.mean()), float(rates.mean()))
 
         title = " + ".join(names)
+        if begin > first.start:
+            log.info("%s: going on from update %d of %d", title, begin, end)
         self.progress.start(title, begin, end, len(seeds) * first.batch_size)
         unread = None
         try:
@@ -135,7 +144,8 @@ class Trainer:
                 if unread:
                     read(*unread)
                 unread = (n, metrics, started)
-                save = n in save_at or n % self.checkpoint_every == 0
+                stop = n < end and self.asked_to_stop()
+                save = stop or n in save_at or n % self.checkpoint_every == 0
                 if save or n % self.eval_every == 0 or n == end:
                     read(*unread)
                     unread = None
@@ -143,6 +153,10 @@ class Trainer:
                     write({"step": n}, evaluate(state, test))
                 if save:
                     self._save(group, state, writers)
+                if stop:
+                    for name in names:
+                        self.store.wait(name)
+                    raise Stopped(f"{title} is saved at update {n} of {end}")
             for name in names:
                 self.store.wait(name)
         finally:

@@ -151,7 +151,7 @@ def grow(
     one = units(data, parent.batch_size, length)
     start = parent.end
     if at := _parent_of(branch)[1]:
-        start = _updates(f"{where}.parent", at, one)
+        start = _updates(f"{where}.parent = {branch.parent!r}: the step", at, one)
         if not parent.start < start <= parent.end:
             raise ConfigError(
                 f"{where}.parent = {branch.parent!r}: {parent.name} has the steps "
@@ -243,12 +243,18 @@ def schedule_of(edge: Edge, edges: Mapping[str, Edge]) -> optax.Schedule:
     steps = edge.end - edge.start
     match edge.schedule:
         case Constant(warmup_steps=int(warmup)):
+            if warmup > edge.end:
+                raise ValueError(
+                    f"warmup_steps={warmup} is longer than the branch, which ends at {edge.end}"
+                )
             return schedules.wsd(peak, warmup, edge.end, 0)
         case InverseSqrt(warmup_steps=int(warmup), timescale=timescale):
             return schedules.inverse_sqrt(peak, warmup, edge.end, 0, timescale)
         case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
             return schedules.warmup_cosine(peak, warmup, edge.end, end_value)
         case Hold():
+            if not edge.parent:
+                raise ValueError(f"Hold keeps its parent's rate, and {edge.name} has no parent")
             return schedules.constant(_rate_left(edge, edges))
         case Cooldown(shape=shape, end_value=end_value):
             begin = _rate_left(edge, edges) if edge.parent else peak
@@ -282,7 +288,8 @@ def jump(edge: Edge, edges: Mapping[str, Edge]) -> tuple[float, float] | None:
         return None
     before = rate_at_fork(edge, edges)
     after = float(schedule_of(edge, edges)(edge.start + 4 * np.spacing(float(edge.start))))
-    return None if abs(after - before) <= 1e-3 * max(after, before) else (before, after)
+    peak = max(edge.optimizer.peak_value, before)
+    return None if abs(after - before) <= 1e-3 * peak else (before, after)
 
 
 def at_the_fork(edge: Edge, edges: Mapping[str, Edge]) -> dict[str, str]:

@@ -16,13 +16,12 @@ from wsdjax.config import CNN, AdamW, Experiment, Photos
 
 def get_config() -> Experiment:
     budgets, warmup, peak = (400, 800, 1_600), 50, 3e-3
-    decays = {"decay_fraction": 0.2, "shape": "inverse", "end_value": peak / 10}
     return Experiment(
         model=CNN(widths=(16, 32, 32, 32)),
         data=Photos(noise=0.8, eval_size=1_000),
         optimizer=AdamW(peak_value=peak, weight_decay=0.1),
-        tree=plans.wsd_s(budgets, warmup, **decays)
-        | plans.cooldown_lengths(budgets, warmup, **decays)
+        tree=plans.wsd_s(budgets, warmup, 0.2, "inverse", peak / 10)
+        | plans.cooldown_lengths(budgets, warmup, 0.2, "inverse", peak / 10)
         | plans.cyclic_cosine(budgets, warmup, peak / 10)
         | plans.oracle_cosines(budgets, warmup, peak / 10),
         batch_size=64,

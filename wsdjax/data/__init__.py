@@ -64,28 +64,37 @@ class Stream:
         self._split = split
         self._seeds = np.asarray(seed, np.uint32)
 
-        def batch(arrays, seed, order, t):
-            at = t % self.batches_per_epoch * batch_size
-            made = split.examples(arrays, jax.lax.dynamic_slice(order, (at,), (batch_size,)))
-            if augment:
-                key = jax.random.fold_in(_key(seed, _AUGMENT), t)
-                made["inputs"] = crop_and_flip(key, made["inputs"])
-            return made
-
-        def order(seed, epoch):
-            key = jax.random.fold_in(_key(seed, _ORDER), epoch)
-            return jax.random.permutation(key, split.size)
-
-        if self._seeds.ndim:
-            batch = jax.vmap(batch, in_axes=(None, 0, 0, None))
-            order = jax.vmap(order, in_axes=(0, None))
-        self._batch = jax.jit(batch)
+        self._batch, order = _programs(split, batch_size, augment, bool(self._seeds.ndim))
         # A function of (seed, epoch), kept because many steps share it.
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(jax.jit(order), self._seeds))
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(order, self._seeds))
 
     def __getitem__(self, t: int) -> Batch:
         order = self._order(t // self.batches_per_epoch)
         return self._batch(self._split.arrays, self._seeds, order, t)
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+    split: Split, batch_size: int, augment: bool, many: bool
+) -> tuple[Callable[..., Batch], Callable[..., jax.Array]]:
+    """(batch, order), jitted once for all streams of a split: branches share their compilation."""
+
+    def batch(arrays, seed, order, t):
+        at = t % (split.size // batch_size) * batch_size
+        made = split.examples(arrays, jax.lax.dynamic_slice(order, (at,), (batch_size,)))
+        if augment:
+            key = jax.random.fold_in(_key(seed, _AUGMENT), t)
+            made["inputs"] = crop_and_flip(key, made["inputs"])
+        return made
+
+    def order(seed, epoch):
+        key = jax.random.fold_in(_key(seed, _ORDER), epoch)
+        return jax.random.permutation(key, split.size)
+
+    if many:
+        batch = jax.vmap(batch, in_axes=(None, 0, 0, None))
+        order = jax.vmap(order, in_axes=(0, None))
+    return jax.jit(batch), jax.jit(order)
 
 
 def _key(seed: Any, use: int) -> jax.Array:

@@ -1,0 +1,72 @@
+"""Why `--config.field=value` could not be set, in the words of whoever typed it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import runpy
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def explain(argv: Sequence[str]) -> str | None:
+    """What is wrong with the first override that names no field or gives it no fitting value;
+    None if all of them would do, or if the config itself cannot be read."""
+    flags = [argument.removeprefix("--") for argument in argv[1:] if argument.startswith("--")]
+    files = [flag.removeprefix("config=") for flag in flags if flag.startswith("config=")]
+    if not files:
+        return None
+    path, _, argument = files[-1].partition(":")
+    try:
+        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except Exception:
+        return None
+    for flag in flags:
+        if flag.startswith("config."):
+            name, _, value = flag.partition("=")
+            if wrong := _wrong(config, name.split(".")[1:], value):
+                return f"--{flag}: {wrong}"
+    return None
+
+
+def _wrong(value: Any, path: list[str], text: str) -> str | None:
+    at, parent = "config", value
+    for name in path:
+        if dataclasses.is_dataclass(value):
+            names = [f.name for f in dataclasses.fields(value)]
+        elif isinstance(value, dict):
+            names = list(value)
+        else:
+            return f"{at} is {value!r} and has no fields"
+        if name not in names:
+            return f"{at} has no {name!r}{_near(name, names)}; it has {', '.join(names)}"
+        parent, value = value, value[name] if isinstance(value, dict) else getattr(value, name)
+        at = f"{at}.{name}"
+    hint: Any = typing.get_type_hints(type(parent)).get(path[-1])
+    allowed = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
+    if dataclasses.is_dataclass(value) or isinstance(value, dict):
+        choices = ", ".join(each.__name__ for each in allowed if isinstance(each, type))
+        return (
+            f"{at} is chosen in the config file ({choices}; there it is a {type(value).__name__}); "
+            f"here only its fields are set, as {at}.FIELD"
+        )
+    for each, of in ((int, "a whole number"), (float, "a number"), (bool, "True or False")):
+        if allowed == [each] and not _reads(each, text):
+            return f"{at} must be {of}"
+    return None
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _reads(kind: type, text: str) -> bool:
+    if kind is bool:
+        return text.lower() in ("", "true", "false", "t", "f", "1", "0")
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,321 @@
+"""Forks that change something: data, moments, averages; and forks of earlier formats."""
+
+import contextlib
+import dataclasses
+import shutil
+import tarfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, load_config, rows_of, same
+from test_branch import files, grow, with_tree
+from test_resume import Silent, Stop
+
+from wsdjax import averages, data, models, optim, plans, tree
+from wsdjax import state as states
+from wsdjax.branches import BranchStore
+from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
+from wsdjax.step import make_evaluate, make_step
+from wsdjax.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """A trunk and its forks: fresh data, other data, reset moments, and a child of one."""
+    config = load_config()
+
+    def fork(**changes):
+        return Branch(parent="trunk@20", steps=5, schedule=Constant(4), **changes)
+
+    config.tree |= {
+        "fresh": fork(data_seed=7),
+        "other": fork(data=Photos(noise=0.1, size=999, eval_size=30)),
+        "reset": fork(reset_optimizer=True),
+        "kept": fork(),
+        "on": Branch(parent="fresh@23", steps=2, schedule=Constant(4)),
+    }
+    workdir = tmp_path_factory.mktemp("forked")
+    return grow(workdir, config)
+
+
+def first_losses(store, name):
+    """Of a branch's first update: [R]."""
+    start = store.edges()[name].start
+    return store.metrics(name).updates["loss"][start]
+
+
+def loss_on(store, node, batch):
+    model = models.build(store.edges()["trunk"].model)
+    return jax.vmap(model.loss)(store.restore(*node).params, batch)
+
+
+def test_the_batches_after_a_fork(forked):
+    """`continue` takes batch 20 of the parent's stream; `fresh` and another data set batch 0 of
+    their own; a child of a fresh stream goes on with it."""
+    node = ("trunk", 20)
+    config = forked.edges()["trunk"].data
+    train = data.load(config).train
+    other = data.load(Photos(noise=0.1, size=999, eval_size=30)).train
+    expected = {
+        "kept": data.Stream(train, 8, (0, 1))[20],
+        "reset": data.Stream(train, 8, (0, 1))[20],
+        "fresh": data.Stream(train, 8, (7, 8))[0],
+        "other": data.Stream(other, 8, (0, 1))[0],
+    }
+    for name, batch in expected.items():
+        losses = loss_on(forked, node, batch)
+        np.testing.assert_allclose(first_losses(forked, name), losses, rtol=1e-5)
+    batch = data.Stream(train, 8, (7, 8))[3]
+    losses = loss_on(forked, ("fresh", 23), batch)
+    np.testing.assert_allclose(first_losses(forked, "on"), losses, rtol=1e-5)
+
+
+def test_another_data_set_is_evaluated_on_its_own_test_split(forked):
+    model = models.build(forked.edges()["other"].model)
+    test = data.in_order(data.load(forked.edges()["other"].data).test)
+    expected = make_evaluate(model)(forked.restore("other").params, test)["loss"]
+    evaluated = forked.metrics("other").evaluations["eval_loss"][-1]
+    np.testing.assert_allclose(evaluated, expected, rtol=1e-5)
+
+
+def test_moments_are_kept_or_reset(forked):
+    """The first update from the trunk's node, by the step itself, with its moments and without."""
+    edge = forked.edges()["trunk"]
+    model = models.build(edge.model)
+    step = make_step(model)
+    batch = data.Stream(data.load(edge.data).train, 8, (0, 1))[20]
+    hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(edge.optimizer, 3e-3))
+    counts = {}
+    for name in ("kept", "reset"):
+        node = forked.restore("trunk", 20)
+        node = states.with_new_moments(node) if name == "reset" else node
+        _, metrics = step(node, batch, hyper)
+        updates = forked.metrics(name).updates["update_norm"][20]
+        np.testing.assert_allclose(updates, metrics["update_norm"], rtol=1e-4)
+        counts[name] = int(forked.restore(name).opt_state[1].count[0])
+    assert counts == {"kept": 25, "reset": 5}
+    # The first update without moments is sign-like: much larger than one that has them.
+    norms = [forked.metrics(name).updates["update_norm"][20] for name in ("reset", "kept")]
+    assert (norms[0] > 1.5 * norms[1]).all()
+
+
+def test_a_fork_is_recorded_in_words(forked):
+    assert forked.record("reset")["at_the_fork"] == {
+        "data": "continue: the batches that the parent would have seen",
+        "optimizer": "reset",
+        "rate": "goes on from 3.000e-03",
+    }
+    assert set(forked.record("fresh")["differs_from_parent"]) == {"data_seed", "data_start"}
+    assert set(forked.record("reset")["differs_from_parent"]) == {"reset_optimizer"}
+
+
+def test_siblings_together_are_as_alone_over_hundreds_of_updates_in_float64(tmp_path, monkeypatch):
+    """Five shapes, two of them with other moments: each parameter to ten digits after 200
+    updates, where in float32 they would have parted as chaos does."""
+    create = states.create
+
+    def create_in_float64(*arguments):
+        state = create(*arguments)
+        return states.each(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+
+    monkeypatch.setattr(states, "create", create_in_float64)
+    shapes = ("linear", "cosine", "sqrt", "square", "mirror_cosine")
+    decays = {
+        shape: Branch(
+            parent="trunk",
+            steps=200,
+            schedule=Cooldown(shape),
+            optimizer=Overrides(b2=0.95 if shape in ("sqrt", "square") else None),
+        )
+        for shape in shapes
+    }
+    trunk = {"trunk": Branch(steps=20, schedule=Constant(4))}
+    small = {"model": CNN(widths=(3,)), "seeds": 1, "batch_size": 4, "checkpoint_every": 200}
+    with in_float64():
+        together = grow(tmp_path / "together", with_tree(trunk | decays, eval_every=500, **small))
+        assert together.siblings("linear") == list(shapes)
+        ends = {}
+        for shape in shapes:
+            config = with_tree(trunk | {shape: decays[shape]}, eval_every=500, **small)
+            alone = grow(tmp_path / shape, config)
+            ends[shape], expected = (s.restore(shape).params for s in (together, alone))
+            assert ends[shape]["fc1"]["kernel"].dtype == jnp.float64
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-10),
+                ends[shape],
+                expected,
+            )
+        spread = np.ptp([end["fc1"]["kernel"] for end in ends.values()], axis=0)
+        assert spread.max() > 1e-3
+
+
+@contextlib.contextmanager
+def in_float64():
+    """In all threads, those in which orbax writes included, unlike ``jax.enable_x64``."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+AVERAGED = Averages(ema=0.8, window=3, window_every=2)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A trunk with averages whose every node is kept, and a fork."""
+    branches = {
+        "trunk": Branch(steps=9, schedule=Constant(2)),
+        "decay": Branch(parent="trunk", steps=4, schedule=Cooldown()),
+        "other": Branch(parent="trunk", steps=4, schedule=Cooldown(), averages=Averages(window=2)),
+    }
+    config = with_tree(branches, averages=AVERAGED, checkpoint_every=1, eval_every=1, keep=20)
+    return grow(tmp_path_factory.mktemp("averaged"), config), config
+
+
+def iterates(store, name, steps):
+    return {n: store.restore(name, n).params for n in steps}
+
+
+def test_averages_are_their_formulas(averaged):
+    """sum d^(n-i) theta_i / sum d^(n-i), and the mean of the last three even iterates; a fork
+    goes on with both."""
+    store, _ = averaged
+    theta = iterates(store, "trunk", range(1, 10)) | iterates(store, "decay", range(10, 14))
+    for name, n in (("trunk", 1), ("trunk", 3), ("trunk", 9), ("decay", 13)):
+        found = jax.vmap(lambda a, p: averages.values(AVERAGED, a, p))(
+            store.restore(name, n).averages, store.restore(name, n).params
+        )
+        weights = {i: 0.8 ** (n - i) for i in range(1, n + 1)}
+        latest = [i for i in range(2, n + 1, 2)][-3:] or [n]
+        for leaf in (("conv1", "kernel"), ("fc1", "bias")):
+
+            def of(params, leaf=leaf):
+                return np.asarray(params[leaf[0]][leaf[1]], np.float64)
+
+            ema = sum(w * of(theta[i]) for i, w in weights.items()) / sum(weights.values())
+            np.testing.assert_allclose(of(found["ema"]), ema, rtol=1e-5, atol=1e-7)
+            window = np.mean([of(theta[i]) for i in latest], axis=0)
+            np.testing.assert_allclose(of(found["window"]), window, rtol=1e-5, atol=1e-7)
+
+
+def test_averages_leave_the_weights_alone(averaged, tmp_path):
+    store, config = averaged
+    plain = grow(tmp_path, dataclasses.replace(config, averages=Averages()))
+    assert same(store.restore("decay").params, plain.restore("decay").params)
+    assert not plain.restore("decay").averages
+
+
+def test_averages_are_evaluated_beside_the_weights(averaged):
+    store, _ = averaged
+    edge = store.edges()["decay"]
+    model = models.build(edge.model)
+    state = store.restore("decay")
+    found = jax.vmap(lambda a, p: averages.values(AVERAGED, a, p))(state.averages, state.params)
+    evaluations = store.metrics("decay").evaluations
+    evaluate = make_evaluate(model)
+    test = data.in_order(data.load(edge.data).test)
+    for name, params in ({"": state.params} | found).items():
+        row = evaluations[f"eval_{name}_loss" if name else "eval_loss"][-1]
+        np.testing.assert_allclose(row, evaluate(params, test)["loss"], rtol=1e-5)
+
+
+def test_averages_are_resumed_to_the_bit(averaged, tmp_path):
+    """Stopped at update 3 of the decay, whose newest node is of update 11, and gone on."""
+    store, config = averaged
+    config = dataclasses.replace(config, checkpoint_every=2)
+    stopped = BranchStore(tmp_path, keep=20)
+    with stopped.lock():
+        stopped.register(tree.resolve(config))
+        trainer = Trainer(stopped, Silent(12), 1, 2)
+        with pytest.raises(Stop):
+            trainer.grow(["decay"])
+    assert stopped.steps("decay") == [10]
+    resumed = grow(tmp_path, config)
+    assert same(resumed.restore("decay"), store.restore("decay"))
+    assert rows_of(resumed, "decay") == rows_of(store, "decay")
+
+
+def test_other_averages_than_the_parents_begin_at_the_fork(averaged):
+    store, _ = averaged
+    state = store.restore("other")
+    assert set(state.averages) == {"window"}
+    assert state.averages["window"]["count"].tolist() == [4, 4]
+    theta = iterates(store, "other", (12, 13))
+    ring = state.averages["window"]["ring"]["fc1"]["bias"].mean(1)
+    expected = (theta[12]["fc1"]["bias"] + theta[13]["fc1"]["bias"]) / 2
+    np.testing.assert_allclose(ring, expected, rtol=1e-6)
+
+
+@pytest.fixture
+def first_format(tmp_path):
+    """A workdir written by the commit before this format: a trunk of 4 updates and a decay."""
+    with tarfile.open(ROOT / "tests" / "data" / "workdir_format_1.tar.gz") as archive:
+        archive.extractall(tmp_path / "old", filter="data")
+    return tmp_path / "old"
+
+
+def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(first_format, tmp_path):
+    store = BranchStore(first_format)
+    assert store.record("trunk")["format"] == 1
+    edges = store.edges()
+    assert edges["decay"].data_seed == 0
+    assert edges["decay"].averages == Averages()
+    state = store.restore("trunk")
+    assert (int(state.step), state.averages) == (4, {})
+    before = files(first_format / "branches")
+    # The same tree is not refused, and its new branch goes on from the old node.
+    config = with_tree(
+        plans.wsd(8, 2, 4)
+        | {"sqrt": Branch(parent="trunk", steps=3, schedule=Cooldown("sqrt"), data_seed=3)},
+        model=CNN(widths=(2,)),
+    )
+    grown = grow(first_format, config)
+    assert grown.is_done("sqrt")
+    after = files(first_format / "branches")
+    assert {path: after[path] for path in before} == before
+    model = models.build(edges["trunk"].model)
+    batch = data.Stream(data.load(edges["trunk"].data).train, 8, (3, 4))[0]
+    np.testing.assert_allclose(
+        first_losses(grown, "sqrt"), jax.vmap(model.loss)(state.params, batch), rtol=1e-5
+    )
+
+
+def test_a_workdir_of_a_newer_format_is_refused(first_format):
+    from wsdjax.config import ConfigError
+
+    path = first_format / "branches/trunk/branch.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ConfigError, match="has format 99: written by a newer wsdjax"):
+        BranchStore(first_format).edges()
+
+
+def test_a_lineage_is_one_table(forked):
+    """`on` is trunk to 20, fresh to 23, and its own two updates."""
+    assert forked.lineage("on") == [("trunk", 0, 20), ("fresh", 20, 23), ("on", 23, 25)]
+    updates = forked.metrics("on").updates
+    assert updates["step"].tolist() == [*range(1, 26)]
+    assert updates["loss"].shape == (25, 2)
+    np.testing.assert_array_equal(
+        updates["loss"][20:23], forked.metrics("fresh").updates["loss"][20:23]
+    )
+
+
+def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
+    """A new child of a child of the trunk: every other branch's files stay as they were."""
+    workdir = shutil.copytree(forked.workdir, tmp_path / "w")
+    before = files(workdir / "branches")
+    config = load_config()
+    store = BranchStore(workdir)
+    edges = store.edges()
+    branch = Branch(parent="on", steps=3, schedule=Cooldown())
+    edge = tree.grow("leaf", branch, edges["on"], edges)
+    with store.lock():
+        store.register({"leaf": edge})
+        Trainer(store, Silent(), config.eval_every, config.checkpoint_every).grow(["leaf"])
+    after = files(workdir / "branches")
+    assert {path: after[path] for path in before} == before
+    assert store.is_done("leaf")

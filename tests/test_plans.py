@@ -1,0 +1,162 @@
+"""Along the lineages of every plan the rates are the single formulas of `wsdjax.schedules`."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import load_config
+
+from wsdjax import plans, schedules, tree
+from wsdjax.config import Branch, ConfigError, Cooldown, Hold, Photos, Rewarm
+
+PEAK = 3e-3
+BUDGETS = (40, 80, 160)
+PLANS = {
+    "wsd": (plans.wsd(50, 7, 20, "sqrt", 1e-4), schedules.wsd(PEAK, 7, 50, 20, "sqrt", 1e-4)),
+    "wsd by a family": (
+        plans.wsd(50, 7, 20, "power(2)"),
+        schedules.wsd(PEAK, 7, 50, 20, schedules.power(2)),
+    ),
+    "cosine": (plans.cosine(50, 7, 1e-4), schedules.warmup_cosine(PEAK, 7, 50, 1e-4)),
+    "wsd_s": (plans.wsd_s(BUDGETS, 5), schedules.wsd_s(PEAK, 5, BUDGETS)),
+    "wsd_s, earlier decays excluded": (
+        plans.wsd_s(BUDGETS, 5, 0.25, "linear", 1e-4, False),
+        schedules.wsd_s(PEAK, 5, BUDGETS, 0.25, "linear", 1e-4, False),
+    ),
+    "cyclic_cosine": (
+        plans.cyclic_cosine(BUDGETS, 5, 1e-4),
+        schedules.cyclic_cosine(PEAK, 5, BUDGETS, 1e-4),
+    ),
+    "inverse_sqrt": (
+        plans.inverse_sqrt(100, 5, 30, 20.0),
+        schedules.inverse_sqrt(PEAK, 5, 100, 30, 20.0),
+    ),
+    "infinite": (
+        plans.infinite(5, 20, 30, 15, 1e-3, 1e-4),
+        schedules.infinite(PEAK, 5, 20, 70, 15, 1e-3, "exponential", 1e-4),
+    ),
+}
+
+
+def resolved(branches, **changes):
+    return tree.resolve(dataclasses.replace(load_config(), tree=branches, **changes))
+
+
+def rates_to(name, edges):
+    """The rates of a lineage, root to leaf."""
+    edge = edges[name]
+    own = tree.rates(edge, edges)
+    return np.concatenate([rates_to(edge.parent, edges)[: edge.start], own]) if edge.parent else own
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_is_its_single_formula(name):
+    branches, schedule = PLANS[name]
+    edges = resolved(branches)
+    rates = rates_to(list(branches)[-1], edges)
+    np.testing.assert_array_equal(rates, schedule(np.arange(1, len(rates) + 1)).astype(np.float32))
+
+
+def test_each_of_several_budgets_is_wsd_of_that_length():
+    """One trunk serves them all."""
+    edges = resolved(plans.cooldown_lengths(BUDGETS, 5, 0.25, "sqrt"))
+    assert edges["wsd_trunk"].end == 120
+    for i, budget in enumerate(BUDGETS, start=1):
+        formula = schedules.wsd(PEAK, 5, budget, budget // 4, "sqrt")(np.arange(1, budget + 1))
+        np.testing.assert_array_equal(rates_to(f"wsd_{i}", edges), formula.astype(np.float32))
+
+
+def test_each_oracle_is_a_cosine_of_its_budget():
+    edges = resolved(plans.oracle_cosines(BUDGETS, 5))
+    for i, budget in enumerate(BUDGETS, start=1):
+        formula = schedules.warmup_cosine(PEAK, 5, budget)(np.arange(1, budget + 1))
+        np.testing.assert_array_equal(
+            tree.rates(edges[f"cosine_{i}"], edges), formula.astype(np.float32)
+        )
+
+
+def test_lengths_of_every_unit_give_the_tree_of_their_numbers():
+    """2,000 examples in batches of 8 are epochs of 250 updates; here the run is two of them."""
+    texts = plans.wsd("100%", "2%", "0.7 epochs") | plans.wsd_s(("0.4 epochs", "40%"), 5)
+    numbers = plans.wsd(500, 10, 175) | plans.wsd_s((100, 200), 5)
+    assert resolved(texts, length="2 epochs") == resolved(numbers)
+
+
+def test_a_fork_may_be_told_as_a_length():
+    edges = resolved(
+        plans.wsd(500, 10, 175)
+        | {"early": Branch(parent="trunk@0.5 epochs", steps="10%", schedule=Cooldown())},
+        length=400,
+    )
+    assert (edges["early"].start, edges["early"].end) == (125, 165)
+
+
+def test_what_jumps_and_what_does_not():
+    """Cooldowns go on from the rate they find, however steep; a return to the peak jumps."""
+    wsd_s = resolved(plans.wsd_s(BUDGETS, 5))
+    assert tree.jump(wsd_s["wsd_s_stable_2"], wsd_s) == pytest.approx((3e-4, PEAK))
+    assert tree.jump(wsd_s["wsd_s_2"], wsd_s) is None
+    assert tree.jump(wsd_s["wsd_s_stable_1"], wsd_s) is None
+    shapes = [*schedules.COOLDOWNS, "power(3)", "one_minus_power(0.3)"]
+    decays = {
+        name.replace("(", "_").replace(")", "").replace(".", "_"): Branch(
+            parent="trunk", steps=6, schedule=Cooldown(name, 1e-5)
+        )
+        for name in shapes
+    }
+    others = {
+        "held": Branch(parent="decay@41", steps=4, schedule=Hold()),
+        "rewarmed": Branch(parent="decay", steps=4, schedule=Rewarm(2)),
+        "at_once": Branch(parent="decay", steps=4, schedule=Rewarm()),
+    }
+    edges = resolved(plans.wsd(50, 5, 20) | decays | others)
+    jumps = {name for name, edge in edges.items() if tree.jump(edge, edges)}
+    assert jumps == {"lowered_linear", "at_once"}
+    assert tree.jump(edges["lowered_linear"], edges) == pytest.approx((PEAK, PEAK / 2))
+
+
+def test_streams_go_on_or_begin_anew():
+    """`continue` keeps seed and start; a seed or another data set begins at the fork."""
+    branches = {
+        "fresh": Branch(parent="trunk", steps=4, schedule=Cooldown(), data_seed=7),
+        "other": Branch(parent="trunk", steps=4, schedule=Cooldown(), data=Photos(noise=0.1)),
+        "on": Branch(parent="fresh@32", steps=4, schedule=Hold()),
+    }
+    edges = resolved(plans.wsd(50, 5, 20) | branches)
+    found = {name: (edge.data_seed, edge.data_start) for name, edge in edges.items()}
+    assert found == {
+        "trunk": (0, 0),
+        "decay": (0, 0),
+        "fresh": (7, 30),
+        "other": (0, 30),
+        "on": (7, 30),
+    }
+    said = {name: tree.at_the_fork(edges[name], edges)["data"] for name in edges if name != "trunk"}
+    assert said["decay"] == said["on"] == "continue: the batches that the parent would have seen"
+    assert said["fresh"] == "fresh: a new stream, seed 7"
+    assert said["other"].startswith("another data set, seed 0: Photos(noise=0.1")
+
+
+@pytest.mark.parametrize(
+    ("branch", "said"),
+    [
+        (Branch("5 tokens", Cooldown(), "trunk"), "tree.x.steps = '5 tokens': the data have no"),
+        (Branch("5%", Cooldown(), "trunk"), "Set the experiment's length"),
+        (Branch("5 - 5", Cooldown(), "trunk"), "tree.x.steps = '5 - 5': comes to 0"),
+        (Branch(5, Rewarm("6"), "trunk"), "tree.x.schedule: warmup_steps=6 is longer than the 5"),
+        (Branch(5, Hold(), "decay"), "tree.x.schedule: the rate of 'decay' is 0 at 50"),
+        (Branch(5, Hold()), "tree.x.schedule: Hold keeps its parent's rate, and x has no parent"),
+        (Branch(5, Cooldown("power(0)"), "trunk"), "k must be > 0"),
+    ],
+)
+def test_a_branch_that_cannot_be_is_refused(branch, said):
+    with pytest.raises(ConfigError) as error:
+        resolved(plans.wsd(50, 5, 20) | {"x": branch})
+    assert said in str(error.value)
+
+
+def test_a_model_of_other_classes_than_the_data_is_refused():
+    config = load_config()
+    config.model.classes = 9
+    with pytest.raises(ConfigError, match="the model has 9 classes, Photos has 10"):
+        tree.resolve(config)
