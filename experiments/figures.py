@@ -78,8 +78,8 @@ def loss_curves(store: BranchStore) -> Figure:
         axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
         window = smoothing_window(store)
         for axis, column, title in (
-            (axes[0, 0], "loss", f"training loss, mean of {window} updates"),
-            (axes[0, 1], "eval_loss", f"held-out loss, {_set_of(store)}"),
+            (axes[0, 0], "loss", f"training loss, mean of {_count(window, 'update')}"),
+            (axes[0, 1], "eval_loss", "held-out loss"),
         ):
             drawn = list(curves(store, column, window))
             for curve in drawn:
@@ -87,13 +87,16 @@ def loss_curves(store: BranchStore) -> Figure:
             _zoom(axis, drawn)
             if column == "eval_loss":
                 averaged = _draw_averages(axis, store)
-            axis.set_title(title, loc="left", fontsize=10)
-            axis.set_ylabel("cross-entropy (nats)")
+            axis.set_title(f"{title}, {_set_of(store)}", loc="left", fontsize=10)
+        axes[0, 0].set_ylabel("cross-entropy (nats)")
+        rates = list(curves(store, "rate", 1))
+        exponent = _exponent(max((curve.values.max() for curve in rates), default=1.0))
         for axis in axes[1]:
-            for curve in curves(store, "rate", 1):
-                axis.plot(curve.steps, curve.values[:, 0], color=curve.colour, lw=1.5)
-            axis.set(xlabel="updates", ylabel="learning rate", ylim=(0, None))
-            axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+            for curve in rates:
+                scaled = curve.values[:, 0] / 10.0**exponent
+                axis.plot(curve.steps, scaled, color=curve.colour, lw=1.5)
+            axis.set(xlabel="updates", ylim=(0, None))
+        axes[1, 0].set_ylabel(f"learning rate ($10^{{{exponent}}}$)")
         for axis in axes[0]:
             _mark_cooldowns(axis, store)
         handles = _once_each(axes[0, 0]) | averaged
@@ -110,6 +113,7 @@ def parameter_norm(store: BranchStore) -> Figure:
             _draw(axis, curve)
         _mark_cooldowns(axis, store)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
+        axis.set_title(_set_of(store), loc="left", fontsize=10)
         handles = _once_each(axis)
         axis.legend(handles.values(), handles, loc="best", fontsize=9)
         return figure
@@ -136,6 +140,7 @@ def convex_bound(store: BranchStore) -> Figure:
         axes[0, 0].set_ylabel("cross-entropy (nats)")
         for axis in axes[-1]:
             axis.set_xlabel("updates")
+        figure.suptitle(_set_of(store), fontsize=10, x=0.01, ha="left")
         if found:
             axes[0, 0].legend(fontsize=9)
         return figure
@@ -200,9 +205,10 @@ def _styles(store: BranchStore) -> dict[str, tuple[str, str]]:
         for name in [n for n in names if n in edges]:
             styles |= {s.branch: (colour, method) for s in store.lineage(name)}
     ends = {edge.name for edge in leaves(edges)}
-    for name, edge in edges.items():
+    for name in edges:
         if name not in styles:
-            styles[name] = (next(colours) if name in ends else TRUNK, _label(edge))
+            label = f"{name} ({schedule_name(store, name)})"
+            styles[name] = (next(colours) if name in ends else TRUNK, label)
     return styles
 
 
@@ -212,8 +218,8 @@ def curves(store: BranchStore, column: str, window: int) -> Iterator[Curve]:
     for name, edge in store.edges().items():
         table = store.metrics(name)
         rows = table.evaluations if column.startswith("eval") else table.updates
-        if column not in rows:
-            continue
+        if column not in rows or rows["step"][-1] <= edge.start:
+            continue  # nothing of its own yet
         steps, values = rows["step"], rows[column]
         values = values[:, None] if values.ndim == 1 else values
         if not column.startswith("eval"):
@@ -231,7 +237,9 @@ def _running_mean(steps: np.ndarray, values: np.ndarray, window: int):
 
 
 def _draw(axis: Axes, curve: Curve) -> None:
-    axis.plot(curve.steps, curve.values.mean(1), color=curve.colour, lw=1.5, label=curve.label)
+    mark = "." if len(curve.steps) < 50 else ""  # so that evaluations are seen to be points
+    mean = curve.values.mean(1)
+    axis.plot(curve.steps, mean, color=curve.colour, lw=1.5, label=curve.label, marker=mark)
     if curve.values.shape[1] > 1:
         low, high = curve.values.min(1), curve.values.max(1)
         axis.fill_between(curve.steps, low, high, color=curve.colour, alpha=0.2, lw=0)
@@ -279,23 +287,40 @@ def _mark_cooldowns(axis: Axes, store: BranchStore) -> None:
         )
 
 
-def _label(edge: Edge) -> str:
-    match edge.schedule:
-        case Constant():
-            kind = "constant rate"
-        case Cooldown(shape=shape):
-            kind = f"{shape} cooldown"
-        case Hold():
-            kind = "held rate"
-        case InverseSqrt():
-            kind = "inverse square root"
-        case Rewarm(shape=shape):
-            kind = f"rewarmed, {shape} cooldown"
-        case WarmupCosine():
-            kind = "warmup-cosine"
-        case other:
-            kind = type(other).__name__
-    return f"{edge.name} ({kind})"
+def schedule_name(store: BranchStore, name: str) -> str:
+    """What the field calls the schedule of a lineage, and the shape of its last decay."""
+    edges = store.edges()
+    lineage = [edges[segment.branch].schedule for segment in store.lineage(name)]
+    kinds = [kind for kind, _ in itertools.groupby(_KINDS[type(each)] for each in lineage)]
+    joined = " > ".join(kinds)
+    cycles = " > ".join(["constant", "cooldown"] * (len(kinds) // 2))
+    known = _NAMES.get(joined, "WSD-S" if joined == cycles else joined)
+    last = lineage[-1]
+    return f"{known}, {last.shape} cooldown" if isinstance(last, Cooldown) else known
+
+
+_KINDS = {
+    Constant: "constant",
+    Hold: "held",
+    InverseSqrt: "inverse square root",
+    WarmupCosine: "warmup-cosine",
+    Cooldown: "cooldown",
+    Rewarm: "rewarmed",
+}
+_NAMES = {
+    "constant": "constant rate",
+    "constant > cooldown": "WSD",
+    "warmup-cosine > held > cooldown": "infinite",
+    "warmup-cosine > rewarmed": "re-warmed cosine",
+}
+
+
+def _exponent(value: float) -> int:
+    return int(np.floor(np.log10(value))) if value > 0 else 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _set_of(store: BranchStore) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from experiments import cli, report
+from experiments import report
 from experiments.progress import progress
 from wsdjax import tree
 from wsdjax.branches import BranchStore
@@ -57,11 +57,11 @@ def grow(
         except Stopped as error:
             _write_status(store, f"stopped: {error}")
             print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
-            cli.end(130)
+            sys.exit(130)
         except Diverged as error:
             _write_status(store, f"diverged: {error}")
             print(f"error: {error}", file=sys.stderr)
-            cli.end(1)
+            sys.exit(1)
         except BaseException:
             _write_status(store, "incomplete")
             raise

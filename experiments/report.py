@@ -10,7 +10,7 @@ import html
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -26,6 +26,7 @@ STAND_IN = (
     "its numbers are not those of CIFAR-10."
 )
 HEADER = (
+    "schedule",
     "lineage",
     "updates",
     "last rate",
@@ -34,8 +35,8 @@ HEADER = (
     "held-out accuracy",
 )
 _CAPTIONS = {
-    "loss": "Loss against updates, over the learning rate. The dashed line is T_c, where a "
-    "cooldown forks from its trunk.",
+    "loss": "Loss against updates, over the learning rate. The dashed lines are at T<sub>c</sub>, "
+    "where cooldowns fork. The fall in the first tenth of the updates is cut off above.",
     "parameter_norm": "Euclidean norm of all parameters against updates.",
     "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
     "rates and gradient norms alone and scaled to the loss by least squares (Schaipp et al.).",
@@ -50,6 +51,7 @@ figcaption, .note { color: #555; font-size: 0.9rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: 0.3rem 0.8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
+.table { overflow-x: auto; } ul.note { padding-left: 1.2rem; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
 """
 
@@ -62,48 +64,84 @@ def main() -> None:
 
 
 def write(workdir: str | Path) -> str:
-    """Writes the figures as PNG and SVG and `report.html`; returns the final table as text."""
+    """Writes the figures as PNG and SVG, `results.json` and `report.html`; returns the final
+    table as text."""
     store = BranchStore(workdir)
     directory = store.workdir / "figures"
     directory.mkdir(exist_ok=True)
     images = {
         name: figures.save(draw(store), directory / name) for name, draw in figures.FIGURES.items()
     }
-    rows, notes = table(store), _notes(store)
-    budgets = budget_table(store)
-    write_atomically(store.workdir / "results.json", _results(store, rows, budgets, notes))
+    ends = final_values(store)
+    rows, budgets, notes = table(ends), budget_table(store), _notes(store, ends)
+    write_atomically(store.workdir / "results.json", _results(store, ends, rows, budgets, notes))
     page = store.workdir / "report.html"
     write_atomically(page, _page(store, rows, budgets, notes, images))
     where = f"Figures: {directory}\nReport:  {page}"
-    tables = [text for each in ([HEADER, *rows], budgets) if each for text in ("", _text(each))]
+    tables = ["", _text(rows, words=2)]
+    if budgets:
+        tables += ["", _text(budgets, words=1)]
     return "\n".join([*tables, "", *notes, "", where])
 
 
-def table(store: BranchStore) -> list[tuple[str, ...]]:
-    """A row for each leaf of the tree, and for each average of its weights: the numbers at the
-    end of its lineage."""
-    rows: list[tuple[str, ...]] = []
+class Final(NamedTuple):
+    """The end of one lineage, or of an average of its weights: [R] where seeds differ."""
+
+    schedule: str
+    lineage: list[str]
+    updates: int
+    rate: float
+    training_loss: np.ndarray | None
+    held_out_loss: np.ndarray
+    held_out_accuracy: np.ndarray
+    held_out_loss_at_fork: np.ndarray | None
+
+
+def final_values(store: BranchStore) -> list[Final]:
+    """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
+    found = []
     for edge in figures.leaves(store.edges()):
         updates, evaluations = store.metrics(edge.name)
         if not evaluations or evaluations["step"][-1] <= edge.start:
             continue  # nothing of its own yet
-        last = updates["loss"][-figures.smoothing_window(store) :].mean(0)
-        lineage = " > ".join(segment.branch for segment in store.lineage(edge.name))
-        step, rate = str(updates["step"][-1]), f"{updates['rate'][-1]:.2e}"
-        for name in ("", *figures.AVERAGES):
-            column = f"eval_{name}_" if name else "eval_"
+        training = updates["loss"][-figures.smoothing_window(store) :].mean(0)
+        forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
+        for average in ("", *figures.AVERAGES):
+            column = f"eval_{average}_" if average else "eval_"
             if f"{column}loss" not in evaluations:
                 continue
-            rows.append(
-                (
-                    f"{lineage}, {figures.AVERAGES[name]}" if name else lineage,
-                    step,
-                    rate,
-                    "" if name else _mean_and_spread(last, 4),
-                    _mean_and_spread(evaluations[f"{column}loss"][-1], 4),
-                    _mean_and_spread(evaluations[f"{column}accuracy"][-1], 3),
+            name = figures.schedule_name(store, edge.name)
+            found.append(
+                Final(
+                    schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
+                    lineage=[segment.branch for segment in store.lineage(edge.name)],
+                    updates=int(updates["step"][-1]),
+                    rate=float(updates["rate"][-1]),
+                    training_loss=None if average else training,
+                    held_out_loss=evaluations[f"{column}loss"][-1],
+                    held_out_accuracy=evaluations[f"{column}accuracy"][-1],
+                    held_out_loss_at_fork=forked[0] if len(forked) else None,
                 )
             )
+    return found
+
+
+def table(ends: list[Final]) -> Rows:
+    """The final table, its header first."""
+    rows: Rows = [HEADER]
+    for end in ends:
+        training = "" if end.training_loss is None else _mean_and_spread(end.training_loss, 4)
+        rows.append(
+            (
+                end.schedule,
+                " > ".join(end.lineage),
+                str(end.updates),
+                f"{end.rate:.2e}",
+                training,
+                _mean_and_spread(end.held_out_loss, 4),
+                _mean_and_spread(end.held_out_accuracy, 3),
+            )
+        )
     return rows
 
 
@@ -138,15 +176,20 @@ def _mean_and_spread(values: np.ndarray, digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
-def _notes(store: BranchStore) -> list[str]:
-    edges = list(store.edges().values())
-    seeds = edges[0].seeds
+def _notes(store: BranchStore, ends: list[Final]) -> list[str]:
+    edges = store.edges()
+    seeds = next(iter(edges.values())).seeds
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    notes = [
-        f"Losses in nats, {over}; the training loss is the mean of the last "
-        f"{figures.smoothing_window(store)} updates."
-    ]
-    if any(isinstance(edge.data, Photos) for edge in edges):
+    window = figures.smoothing_window(store)
+    last = f"the mean of the last {window} updates" if window > 1 else "that of the last update"
+    notes = []
+    if len(ends) > 1:
+        best = min(ends, key=lambda end: end.held_out_loss.mean())
+        notes.append(
+            f"Lowest held-out loss: {best.schedule}, {_mean_and_spread(best.held_out_loss, 4)}."
+        )
+    notes.append(f"Losses in nats, {over}; the training loss is {last}.")
+    if any(isinstance(edge.data, Photos) for edge in edges.values()):
         notes.append(STAND_IN)
     found = [f"{o.leaf} {o.correlation:.3f}" for o in figures.overlays(store)]
     if found:
@@ -154,34 +197,55 @@ def _notes(store: BranchStore) -> list[str]:
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
+    reached = {name: store.metrics(name).updates.get("step", [0])[-1] for name in edges}
+    unfinished = [
+        f"{name} (at {max(reached[name], edge.start)} of {edge.end})"
+        for name, edge in edges.items()
+        if reached[name] < edge.end
+    ]
+    if unfinished:
+        notes.append(f"Not finished: {', '.join(unfinished)}.")
     return notes
 
 
-def _results(store: BranchStore, rows: Rows, budgets: Rows, notes: list[str]) -> str:
-    """The final tables as JSON, with what is needed to quote it: machine, versions and date."""
+def _results(
+    store: BranchStore, ends: list[Final], rows: Rows, budgets: Rows, notes: list[str]
+) -> str:
+    """All of it as JSON, with what is needed to quote it: machine, versions and date."""
     first = _first_record(store)
-    files = store.workdir.glob("branches/*/metrics.jsonl")
-    trained = max((path.stat().st_mtime for path in files), default=time.time())
+
+    def plain(value):
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
     content = {
-        "rows": [dict(zip(HEADER, row, strict=True)) for row in rows],
+        "values": [{name: plain(v) for name, v in end._asdict().items()} for end in ends],
+        "rows": [dict(zip(HEADER, row, strict=True)) for row in rows[1:]],
         "compared": [dict(zip(budgets[0], row, strict=True)) for row in budgets[1:]],
         "notes": notes,
         "machine": first.get("machine", "not recorded"),
         "versions": first["versions"],
-        "date": time.strftime("%Y-%m-%d", time.gmtime(trained)),
+        "date": _date(store),
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _date(store: BranchStore) -> str:
+    """When the last row was written."""
+    files = store.workdir.glob("branches/*/metrics.jsonl")
+    trained = max((path.stat().st_mtime for path in files), default=time.time())
+    return time.strftime("%Y-%m-%d", time.gmtime(trained))
 
 
 def _first_record(store: BranchStore) -> dict[str, Any]:
     return json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
 
 
-def _text(lines: Rows) -> str:
+def _text(lines: Rows, words: int) -> str:
+    """Aligned columns: the first `words` to the left, numbers to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
@@ -191,11 +255,12 @@ def _text(lines: Rows) -> str:
 def _page(
     store: BranchStore, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]
 ) -> str:
-    tables = "".join(_html(lines) for lines in ([HEADER, *rows], budgets) if lines)
+    tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
+    caption = " ".join([_BANDS, *(note for note in notes if note == STAND_IN)])
     drawings = "".join(
-        f'<figure id="{name}"><img alt="{html.escape(_CAPTIONS[name])}" '
+        f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{html.escape(' '.join([_CAPTIONS[name], _BANDS, *notes[1:]]))}</figcaption>"
+        f"<figcaption>{_CAPTIONS[name]} {caption}</figcaption>"
         "</figure>"
         for name, svg in images.items()
     )
@@ -203,16 +268,20 @@ def _page(
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
     first = _first_record(store)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    machine = html.escape(f"{first.get('machine', 'machine not recorded')}; {versions}")
+    machine = html.escape(
+        f"{first.get('machine', 'machine not recorded')}; {versions}; {_date(store)}"
+    )
     title = html.escape(store.workdir.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
 <body><h1>{title}</h1>
 {tables}
-<p class="note">{html.escape(" ".join(notes))}</p>
+<ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>
 {drawings}
 <details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
-<h2>Machine and versions</h2><p>{machine}</p>
+<h2>Machine, versions and date</h2><p>{machine}</p>
+<p class="note">Drawn from the files of the run; again by
+<code>python -m experiments.report --workdir=RUN</code>.</p>
 </body></html>
 """
 
@@ -222,7 +291,8 @@ def _html(lines: Rows) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in lines[1:])
-    return f"<table><thead>{row(lines[0], 'th')}</thead><tbody>{body}</tbody></table>"
+    head = f"<thead>{row(lines[0], 'th')}</thead>"
+    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 from conftest import load_config, rows_of, same
 from test_resume import Silent
 
-from wsdjax import data, models, schedules, tree
+from wsdjax import data, models, optim, schedules, tree
 from wsdjax import state as states
 from wsdjax.branches import (
     BranchStore,
@@ -23,7 +23,7 @@ from wsdjax.branches import (
     WorkdirBusy,
 )
 from wsdjax.config import Branch, ConfigError, Constant, Cooldown, Overrides
-from wsdjax.step import make_evaluate
+from wsdjax.step import make_evaluate, make_step
 from wsdjax.train import Diverged, Trainer
 
 
@@ -117,6 +117,52 @@ def test_row_n_is_the_loss_before_update_n_on_batch_n_minus_1(finished):
     batches = data.in_order(dataset.test)
     final = make_evaluate(model)(store.restore("decay").params, batches)
     np.testing.assert_allclose(evaluated, final["loss"], rtol=1e-5)
+
+
+def test_update_n_uses_the_rate_eta_of_n(finished):
+    """The decay again from the trunk's node, by the step itself and the paper's formula; and
+    its last update, of rate zero, moves nothing."""
+    store = BranchStore(finished)
+    edge = store.edges()["decay"]
+    model = models.build(edge.model)
+    step = make_step(model)
+    stream = data.Stream(data.load(edge.data).train, edge.batch_size, edge.replicate_seeds)
+    state = store.restore("trunk")
+    for t in range(25, 36):
+        eta = 3e-3 * (1 - (t - 24) / 12)
+        hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(edge.optimizer, eta))
+        state, _ = step(state, stream[t - 1], hyper)
+    before, after = store.restore("decay", 35).params, store.restore("decay", 36).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state.params, before)
+    assert same(before, after)
+
+
+def test_siblings_log_their_own_rates_and_seeds_are_the_configs(tmp_path):
+    """Replicate 0 of seed 1 is replicate 1 of seed 0, in its initialisation and its batches."""
+    branches = {
+        "linear": Branch(steps=5, schedule=Cooldown("linear")),
+        "square": Branch(steps=5, schedule=Cooldown("square")),
+    }
+    two = grow(tmp_path / "two", with_tree(branches))
+    one = grow(tmp_path / "one", with_tree(branches, seed=1, seeds=1))
+    for name in branches:
+        formula = schedules.wsd(3e-3, 0, 5, 5, name)(np.arange(1, 6)).astype(np.float32)
+        rates = two.metrics(name).updates["rate"].astype(np.float32)
+        np.testing.assert_array_equal(rates, formula)
+        of_two = two.metrics(name).updates["loss"][:, 1]
+        np.testing.assert_allclose(one.metrics(name).updates["loss"][:, 0], of_two, rtol=1e-5)
+        assert not np.allclose(two.metrics(name).updates["loss"][:, 0], of_two, rtol=1e-5)
+
+
+def test_augmented_data_are_trained_on(tmp_path):
+    config = with_tree({"trunk": Branch(steps=1, schedule=Constant())})
+    config.data.augment = True
+    store = grow(tmp_path, config)
+    model = models.build(config.model)
+    state = states.create(model, [0, 1])
+    stream = data.Stream(data.load(config.data).train, 8, [0, 1], augment=True)
+    losses = jax.vmap(model.loss)(state.params, stream[0])
+    np.testing.assert_allclose(store.metrics("trunk").updates["loss"][0], losses, rtol=1e-5)
 
 
 def test_evaluations_stand_at_their_steps(finished):
@@ -280,6 +326,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     for step in store.steps("trunk"):
         leaves = jax.tree.leaves(store.restore("trunk", step).params)
         assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_an_update_that_is_not_finite_is_not_saved(tmp_path):
+    """The first loss is finite; the update that follows from it is not."""
+    config = with_tree({"trunk": Branch(steps=4, schedule=Constant())}, checkpoint_every=1)
+    config.optimizer.peak_value = 1e38
+    with pytest.raises(Diverged, match="not finite at update 1: trunk seed 0, trunk seed 1"):
+        grow(tmp_path, config)
+    store = BranchStore(tmp_path)
+    assert store.steps("trunk") == []
+    row = json.loads(
+        (tmp_path / "branches/trunk/metrics.jsonl").read_text(), parse_constant=pytest.fail
+    )
+    assert np.isfinite(row["loss"]).all()
+    assert row["update_norm"] == [None, None]
+    assert np.isnan(store.metrics("trunk").updates["update_norm"]).all()
+
+
+def test_what_diverges_does_not_stop_the_others(tmp_path):
+    """Its children are left out; its siblings cannot go on, and the error says what to do."""
+    high = Overrides(peak_value=1e30)
+    branches = {
+        "bad": Branch(steps=6, schedule=Constant(), optimizer=high),
+        "good": Branch(steps=6, schedule=Constant()),
+        "child": Branch(parent="bad", steps=3, schedule=Cooldown()),
+        "other": Branch(steps=5, schedule=Constant()),
+        "leaf": Branch(parent="other", steps=3, schedule=Cooldown()),
+    }
+    with pytest.raises(Diverged) as error:
+        grow(tmp_path, with_tree(branches))
+    assert "bad seed 0, bad seed 1. The last good" in str(error.value)
+    assert "bad, good train together: to go on without it give the others new" in str(error.value)
+    store = BranchStore(tmp_path)
+    assert [name for name in branches if store.is_done(name)] == ["other", "leaf"]
 
 
 def test_a_save_that_fails_is_not_passed_over(tmp_path):

@@ -72,7 +72,7 @@ def test_both_decays_are_in_the_figure_and_the_table(grown):
     assert re.search(r"trunk > other +26 ", said[1][0])
     store = BranchStore(workdir)
     curves = {curve.label: curve for curve in figures.curves(store, "loss", 1)}
-    trunk, sqrt = curves["trunk (constant rate)"], curves["sqrt (sqrt cooldown)"]
+    trunk, sqrt = curves["trunk (constant rate)"], curves["sqrt (WSD, sqrt cooldown)"]
     assert sqrt.steps[0] == trunk.steps[-1] == 24
     np.testing.assert_array_equal(sqrt.values[0], trunk.values[-1])
     assert 'id="convex_bound"' in (workdir / "report.html").read_text()

@@ -1,17 +1,23 @@
 """A run that is killed and started again ends as one that was never stopped, to the bit."""
 
+import dataclasses
+import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import NO_CACHE, TINY, finish, load_config, rows_of, same, start
+from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore
-from wsdjax.train import Trainer
+from wsdjax.config import Branch, Constant, Overrides, UserError
+from wsdjax.train import Stopped, Trainer
 
 BRANCHES = ("trunk", "decay", "cosine")
 
@@ -24,25 +30,120 @@ def assert_same_run(workdir, reference):
 
 
 def test_ten_kills_leave_no_trace(finished, tmp_path):
-    """SIGKILL at ten random moments of start-up, training, saving and drawing."""
+    """SIGKILL ten times on the way: at start-up, after random updates of every branch, and while
+    random checkpoints are being written."""
     workdir, random_ = tmp_path / "killed", random.Random(0)
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
-    kills = 0
-    while kills < 10:
+    for seconds in (random_.uniform(0, 2), random_.uniform(2, 6)):
         process = start(*arguments, **NO_CACHE)
-        # Most moments are within training, which begins when the first branch exists.
-        while not (workdir / "branches").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(random_.uniform(0, 6))
-        if process.poll() is not None:  # it finished: the later kills find a part of it missing
-            shutil.rmtree(workdir / "branches" / random_.choice(("cosine", "decay")))
-            continue
+        time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         finish(process)
-        kills += 1
+    begun, unsaved = 0, 0
+    for branch, first, last in (("trunk", 1, 24), ("decay", 25, 36), ("cosine", 1, 36)):
+        updates = sorted(random_.sample(range(first, last + 1), 2))
+        saves = [s for s in range(first, last + 1) if s % 5 == 0 or s == last]
+        points = [("update", n) for n in updates]
+        if branch != "cosine":
+            points.append(("save", random_.choice([s for s in saves if s > updates[0]])))
+        for what, step in sorted(points, key=lambda point: point[1]):
+            assert kill(what, branch, step, *arguments) == -signal.SIGKILL
+            store = BranchStore(workdir)
+            begun += len(list((workdir / f"branches/{branch}").rglob("*.orbax-checkpoint-tmp")))
+            unsaved += what == "update" and step not in store.steps(branch)
+    # The points were what they should be: saves cut short, and updates that no node holds.
+    assert begun >= 1
+    assert unsaved >= 4
     code, _, err = finish(start(*arguments))
     assert code == 0, err
     assert_same_run(workdir, finished)
+
+
+def kill(what, branch, step, *arguments) -> int:
+    """Runs an entry point until it dies there; how it ended."""
+    script = [sys.executable, str(ROOT / "tests" / "killed.py"), what, branch, str(step)]
+    process = subprocess.run(
+        [*script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    return process.returncode
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds):
+    """Three stops; once the newest checkpoint of one is lost, and the group goes back to the
+    newest that all have."""
+    branches = {
+        "a": Branch(steps=16, schedule=Constant(2)),
+        "b": Branch(steps=16, schedule=Constant(), optimizer=Overrides(b2=0.9)),
+    }
+    config = dataclasses.replace(load_config(), tree=branches, seeds=seeds)
+    edges = tree.resolve(config)
+    stores = [BranchStore(tmp_path / name) for name in ("stopped", "whole")]
+    for store in stores:
+        store.register(edges)
+    stopped, whole = stores
+    assert stopped.siblings("b") == ["a", "b"]
+    for until in (7, 12, 13):
+        with stopped.lock(), pytest.raises(Stop):
+            Trainer(stopped, Silent(until), 4, 5).grow(["a", "b"])
+        if until == 12:
+            assert stopped.steps("b") == stopped.steps("a") == [5, 10]
+            stopped.discard_after("b", 5)
+    for store in stores:
+        with store.lock():
+            Trainer(store, Silent(), 4, 5).grow(["a", "b"])
+    for name in branches:
+        assert rows_of(stopped, name) == rows_of(whole, name)
+        assert same(stopped.restore(name), whole.restore(name))
+        assert stopped.steps(name) == [15, 16]
+
+
+def test_a_stop_that_is_asked_for_saves_first(finished, tmp_path):
+    """Asked at update 9 of the trunk, between two checkpoints; then the run goes on from there."""
+    store = BranchStore(tmp_path / "w")
+    store.register(tree.resolve(load_config()))
+    progress = Silent()
+    seen = []
+    progress.update = lambda step, loss, rate: seen.append(step)
+    with store.lock(), pytest.raises(Stopped, match="trunk is saved at update 9 of 24"):
+        Trainer(store, progress, 7, 5, asked_to_stop=lambda: len(seen) >= 8).grow(["trunk"])
+    assert store.steps("trunk") == [5, 9]
+    code, _, err = finish(
+        start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}")
+    )
+    assert code == 0, err
+    assert "trunk: going on from update 9 of 24" in err
+    assert_same_run(tmp_path / "w", finished)
+
+
+def test_rows_that_are_gone_are_missed(finished, tmp_path, trainer):
+    """Training does not go on behind a gap in its rows."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    store = BranchStore(workdir)
+    store.discard_after("cosine", 35)
+    path = workdir / "branches/cosine/metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+    with pytest.raises(UserError, match=r"metrics.jsonl should have a row for each update from 1"):
+        trainer(store).grow(["cosine"])
+
+
+def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):
+    """What is trained under another jax may differ in the last bits; a new branch may not."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    store = BranchStore(workdir)
+    store.discard_after("cosine", 35)
+    path = workdir / "branches/cosine/branch.json"
+    record = json.loads(path.read_text())
+    record["versions"]["jax"] = "0.4.1"
+    path.write_text(json.dumps(record))
+    with caplog.at_level("WARNING", logger="wsdjax"):
+        trainer(store).grow(["cosine"])
+    assert "cosine was begun with jax 0.4.1 (here " in caplog.text
 
 
 def test_rows_beyond_the_checkpoint_are_made_again_once(finished, tmp_path, trainer):

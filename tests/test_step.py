@@ -144,3 +144,11 @@ def test_an_evaluation_weighs_a_batch_by_its_examples():
     np.testing.assert_allclose(whole["loss"][1], MODEL.loss(params, batch), rtol=1e-6)
     right = MODEL.apply(params, batch["inputs"]).argmax(-1) == batch["targets"]
     assert whole["accuracy"][1] == pytest.approx(float(right.mean()))
+
+
+def test_the_state_is_donated():
+    """Its memory becomes the new state's."""
+    state = states.create(MODEL, [0])
+    new, _ = make_step(MODEL)(state, next(batches(1, 1)), next(hypers([1e-3], 1)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))

@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -114,7 +115,7 @@ class BranchStore:
                 if parent and path not in ("name", "parent", "start", "end")
             },
             "at_the_fork": tree.at_the_fork(edge, edges),
-            "versions": {package: _version(package) for package in _PACKAGES},
+            "versions": _versions(),
             "machine": _machine(),
         }
         path = self.directory(edge.name) / "branch.json"
@@ -219,6 +220,15 @@ class BranchStore:
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another --checkpoint_dir"
             )
+
+    def changed_software(self, name: str) -> list[str]:
+        """What of the packages and the machine that began a branch is another here."""
+        record = self.record(name)
+        was = {**record["versions"], "machine": record.get("machine", _machine())}
+        now = {**_versions(), "machine": _machine()}
+        return [
+            f"{what} {was[what]} (here {now[what]})" for what in was if was[what] != now.get(what)
+        ]
 
     def lineage(self, name: str) -> list[Segment]:
         """What leads from the initialisation to the end of a branch, root first.
@@ -507,6 +517,10 @@ def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 def _machine() -> str:
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores"
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from wsdjax.config import UserError
 
 
 class Table(NamedTuple):
@@ -31,15 +34,24 @@ class JsonLines:
 
     The rows of a run that was killed may be ahead of its newest checkpoint; training makes
     them again. The file is replaced at once or not at all.
+
+    Raises:
+      UserError: if a row of the updates `start` + 1, ..., `step` is not there.
     """
 
-    def __init__(self, path: Path, step: int):
-        kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step)
-        write_atomically(path, kept)
+    def __init__(self, path: Path, start: int, step: int):
+        kept = [row for row in read_rows(path) if row["step"] <= step]
+        there = [row["step"] for row in kept if "loss" in row]
+        if there != list(range(start + 1, step + 1)):
+            raise UserError(
+                f"{path} should have a row for each update from {start + 1} to {step}, and has "
+                f"{len(there)}: bring it back, or delete {path.parent} to train the branch again"
+            )
+        write_atomically(path, "".join(_line(row) for row in kept))
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row))
 
     def flush(self) -> None:
         self._file.flush()
@@ -73,6 +85,17 @@ class TensorBoard:
         self._writer.close()
 
 
+def _line(row: dict[str, Any]) -> str:
+    """A row as JSON, which has no infinity and no NaN: null stands for both."""
+    return json.dumps({name: _finite(value) for name, value in row.items()}) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file, without a last line that a kill cut short; [] if there is none."""
     if not path.exists():
@@ -89,7 +112,13 @@ def table(rows: Iterable[dict[str, Any]]) -> Table:
         (updates if "loss" in row else evaluations).append(row)
 
     def columns(rows):
-        return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        names = rows[0] if rows else ()
+        found = {name: [row[name] for row in rows] for name in names}
+        # null, of a loss that was not finite, reads as NaN
+        return {
+            name: np.array(values, None if name == "step" else float)
+            for name, values in found.items()
+        }
 
     return Table(columns(updates), columns(evaluations))
 

@@ -26,7 +26,11 @@ log = logging.getLogger("wsdjax")
 
 
 class Diverged(RuntimeError):
-    """A loss or an update is not finite."""
+    """A loss or an update is not finite; `branches` cannot go on."""
+
+    def __init__(self, message: str, branches: Sequence[str]):
+        super().__init__(message)
+        self.branches = branches
 
 
 class Stopped(Exception):
@@ -83,15 +87,36 @@ class Trainer:
     def grow(self, names: Sequence[str]) -> list[str]:
         """Trains those of the named branches that are not done; returns which they were.
 
+        A branch that diverges is left at its last good checkpoint, and the others are trained.
+
         Raises:
-          Diverged: at a loss or an update that is not finite.
+          Diverged: in the end, if a loss or an update was not finite.
           Stopped: once `asked_to_stop` says so, after a checkpoint.
         """
         missing = self.missing(names)
+        diverged: dict[str, str] = {}
         for name in missing:
-            if not self.store.is_done(name):
+            lineage = {segment.branch for segment in self.store.lineage(name)}
+            if self.store.is_done(name) or lineage & set(diverged):
+                continue
+            self._warn_of_other_software(name)
+            try:
                 self._train_group(self.store.siblings(name))
+            except Diverged as error:
+                diverged |= dict.fromkeys(error.branches, str(error))
+        if diverged:
+            raise Diverged("; ".join(dict.fromkeys(diverged.values())), list(diverged))
         return missing
+
+    def _warn_of_other_software(self, name: str) -> None:
+        changed = self.store.changed_software(name) if self.store.steps(name) else []
+        if changed:
+            log.warning(
+                "%s was begun with %s: what is trained from here on may differ in the last bits "
+                "from what would have been trained there",
+                name,
+                ", ".join(changed),
+            )
 
     def _train_group(self, names: Sequence[str]) -> None:
         edges = self.store.edges()
@@ -221,7 +246,7 @@ class Trainer:
 
     def _writers(self, edge: tree.Edge, step: int) -> list[Writer]:
         directory = self.store.directory(edge.name)
-        writers: list[Writer] = [JsonLines(directory / "metrics.jsonl", step)]
+        writers: list[Writer] = [JsonLines(directory / "metrics.jsonl", edge.start, step)]
         if self.tensorboard:
             writers.append(TensorBoard(directory / "tensorboard", step))
         return writers
@@ -287,7 +312,14 @@ def _place(state: State, placed: mesh.Shardings) -> State:
 def _raise_diverged(group: list[tree.Edge], n: int, bad: np.ndarray) -> None:
     owners = [(edge, seed) for edge in group for seed in edge.replicate_seeds]
     which = [f"{edge.name} seed {seed}" for (edge, seed), b in zip(owners, bad, strict=True) if b]
+    names = [edge.name for edge in group]
+    others = ""
+    if len(group) > 1:
+        others = (
+            f"; {', '.join(names)} train together: to go on without it give the others new names"
+        )
     raise Diverged(
         f"not finite at update {n}: {', '.join(which)}. The last good checkpoint is kept; "
-        "lower optimizer.peak_value or set optimizer.clip_norm"
+        f"lower optimizer.peak_value or set optimizer.clip_norm{others}",
+        names,
     )
