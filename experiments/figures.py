@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from wsdjax import theory
 from wsdjax.branches import BranchStore
@@ -96,10 +97,12 @@ def loss_curves(store: BranchStore) -> Figure:
                 scaled = curve.values[:, 0] / 10.0**exponent
                 axis.plot(curve.steps, scaled, color=curve.colour, lw=1.5)
             axis.set(xlabel="updates", ylim=(0, None))
-        axes[1, 0].set_ylabel(f"learning rate ($10^{{{exponent}}}$)")
+        axes[1, 0].set_ylabel(f"rate ($10^{{{exponent}}}$)")
         for axis in axes[0]:
             _mark_cooldowns(axis, store)
         handles = _once_each(axes[0, 0]) | averaged
+        if any(curve.values.shape[1] > 1 for curve in drawn):
+            handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=4)
         return figure
 
@@ -133,8 +136,10 @@ def convex_bound(store: BranchStore) -> Figure:
             colour = styles[overlay.leaf][0]
             axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
             axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
-            title = f"{overlay.leaf}: correlation {overlay.correlation:.3f}"
-            axis.set_title(title, loc="left", fontsize=10)
+            title = f"{overlay.leaf} ({schedule_name(store, overlay.leaf)})"
+            axis.set_title(
+                f"{title}\ncorrelation {overlay.correlation:.3f}", loc="left", fontsize=9
+            )
         for axis in axes.flat[len(found) :]:
             axis.set_axis_off()
         axes[0, 0].set_ylabel("cross-entropy (nats)")
