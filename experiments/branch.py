@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from wsdjax import config
+from wsdjax import config, serial
 from wsdjax.config import Branch, ConfigError, Experiment, Overrides
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -140,7 +140,7 @@ def _diff(store, one: str, two: str) -> None:
         store.record(name)  # or an error that tells which there are
     rows: list[tuple[str, ...]] = [("", one, two)]
     a, b = (edges[name].to_json() for name in (one, two))
-    rows += [(path, str(x), str(y)) for path, x, y in config.differences(a, b) if path != "name"]
+    rows += [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
     rows.append(("held-out loss", *(_state(store, edges[name])[1] or "-" for name in (one, two))))
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -187,7 +187,7 @@ def _grow(store, name: str, node: str, schedule: Any) -> None:
     parent, edges = node.partition("@")[0], store.edges()
     store.record(parent)
     file = store.workdir / "config.json"
-    experiment: Experiment = config.from_json(json.loads(file.read_text()))
+    experiment: Experiment = serial.from_json(json.loads(file.read_text()))
     edge = tree.grow(name, branch, edges[parent], edges, experiment.length)
     grow(experiment, store, {name: edge})
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments import report
 from experiments.progress import progress
-from wsdjax import tree
+from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
 from wsdjax.metrics import write_atomically
@@ -72,7 +72,7 @@ def grow(
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
     edges = store.edges()
     for name in names:
-        if jump := tree.jump(edges[name], edges):
+        if jump := lineage.jump(edges[name], edges):
             before, after = jump
             print(
                 f"{name}: the rate jumps from {before:.3e} to {after:.3e} at "

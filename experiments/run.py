@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from wsdjax.config import ConfigError, Experiment, to_json, validate
+from wsdjax.config import ConfigError, Experiment, validate
+from wsdjax.serial import to_json
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from wsdjax import plans, schedules, tree
+from wsdjax import lineage, plans, schedules, tree
 from wsdjax.config import Branch, ConfigError, Cooldown, Hold, Photos, Rewarm
 
 PEAK = 3e-3
@@ -45,7 +45,7 @@ def resolved(branches, **changes):
 def rates_to(name, edges):
     """The rates of a lineage, root to leaf."""
     edge = edges[name]
-    own = tree.rates(edge, edges)
+    own = lineage.rates(edge, edges)
     return np.concatenate([rates_to(edge.parent, edges)[: edge.start], own]) if edge.parent else own
 
 
@@ -71,7 +71,7 @@ def test_each_oracle_is_a_cosine_of_its_budget():
     for i, budget in enumerate(BUDGETS, start=1):
         formula = schedules.warmup_cosine(PEAK, 5, budget)(np.arange(1, budget + 1))
         np.testing.assert_array_equal(
-            tree.rates(edges[f"cosine_{i}"], edges), formula.astype(np.float32)
+            lineage.rates(edges[f"cosine_{i}"], edges), formula.astype(np.float32)
         )
 
 
@@ -94,9 +94,9 @@ def test_a_fork_may_be_told_as_a_length():
 def test_what_jumps_and_what_does_not():
     """Cooldowns go on from the rate they find, however steep; a return to the peak jumps."""
     wsd_s = resolved(plans.wsd_s(BUDGETS, 5))
-    assert tree.jump(wsd_s["wsd_s_stable_2"], wsd_s) == pytest.approx((3e-4, PEAK))
-    assert tree.jump(wsd_s["wsd_s_2"], wsd_s) is None
-    assert tree.jump(wsd_s["wsd_s_stable_1"], wsd_s) is None
+    assert lineage.jump(wsd_s["wsd_s_stable_2"], wsd_s) == pytest.approx((3e-4, PEAK))
+    assert lineage.jump(wsd_s["wsd_s_2"], wsd_s) is None
+    assert lineage.jump(wsd_s["wsd_s_stable_1"], wsd_s) is None
     shapes = [*schedules.COOLDOWNS, "power(3)", "one_minus_power(0.3)"]
     decays = {
         name.replace("(", "_").replace(")", "").replace(".", "_"): Branch(
@@ -110,9 +110,9 @@ def test_what_jumps_and_what_does_not():
         "at_once": Branch(parent="decay", steps=4, schedule=Rewarm()),
     }
     edges = resolved(plans.wsd(50, 5, 20) | decays | others)
-    jumps = {name for name, edge in edges.items() if tree.jump(edge, edges)}
+    jumps = {name for name, edge in edges.items() if lineage.jump(edge, edges)}
     assert jumps == {"lowered_linear", "at_once"}
-    assert tree.jump(edges["lowered_linear"], edges) == pytest.approx((PEAK, PEAK / 2))
+    assert lineage.jump(edges["lowered_linear"], edges) == pytest.approx((PEAK, PEAK / 2))
 
 
 def test_streams_go_on_or_begin_anew():
@@ -131,7 +131,9 @@ def test_streams_go_on_or_begin_anew():
         "other": (0, 30),
         "on": (7, 30),
     }
-    said = {name: tree.at_the_fork(edges[name], edges)["data"] for name in edges if name != "trunk"}
+    said = {
+        name: lineage.at_the_fork(edges[name], edges)["data"] for name in edges if name != "trunk"
+    }
     assert said["decay"] == said["on"] == "continue: the batches that the parent would have seen"
     assert said["fresh"] == "fresh: a new stream, seed 7"
     assert said["other"].startswith("another data set, seed 0: Photos(noise=0.1")

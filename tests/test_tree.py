@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from wsdjax import plans, schedules, tree
+from wsdjax import lineage, plans, schedules, tree
 from wsdjax.config import (
     Branch,
     ConfigError,
@@ -16,11 +16,9 @@ from wsdjax.config import (
     Overrides,
     Photos,
     WarmupCosine,
-    differences,
-    from_json,
-    to_json,
     validate,
 )
+from wsdjax.serial import differences, from_json, to_json
 
 
 def resolved(branches):
@@ -30,7 +28,7 @@ def resolved(branches):
 @pytest.mark.parametrize("shape", schedules.COOLDOWNS)
 def test_along_wsd_the_rates_are_the_single_formula(shape):
     edges = resolved(plans.wsd(50, 7, 20, shape, 1e-4))
-    rates = np.concatenate([tree.rates(edges[name], edges) for name in ("trunk", "decay")])
+    rates = np.concatenate([lineage.rates(edges[name], edges) for name in ("trunk", "decay")])
     formula = schedules.wsd(3e-3, 7, 50, 20, shape, 1e-4)(np.arange(1, 51))
     np.testing.assert_array_equal(rates, formula.astype(np.float32))
 
@@ -38,7 +36,7 @@ def test_along_wsd_the_rates_are_the_single_formula(shape):
 def test_a_cosine_is_warmup_cosine():
     edges = resolved(plans.cosine(50, 7, 1e-4))
     formula = schedules.warmup_cosine(3e-3, 7, 50, 1e-4)(np.arange(1, 51))
-    np.testing.assert_array_equal(tree.rates(edges["cosine"], edges), formula.astype(np.float32))
+    np.testing.assert_array_equal(lineage.rates(edges["cosine"], edges), formula.astype(np.float32))
 
 
 def test_a_cooldown_starts_from_the_rate_its_parent_had():
@@ -47,7 +45,7 @@ def test_a_cooldown_starts_from_the_rate_its_parent_had():
         plans.wsd(40, 4, 20)
         | {"again": Branch(parent="decay@30", steps=5, schedule=Cooldown("cosine"))}
     )
-    parent, child = (tree.rates(edges[name], edges) for name in ("decay", "again"))
+    parent, child = (lineage.rates(edges[name], edges) for name in ("decay", "again"))
     assert parent[9] == np.float32(1.5e-3)
     assert 0 <= parent[9] - child[0] < parent[0] - parent[2]
     assert child[-1] == 0

@@ -1,4 +1,4 @@
-"""The tree on disk: a directory for each branch, its checkpoints written by orbax.
+"""The tree on disk: a directory for each branch.
 
     WORKDIR/branches/NAME/branch.json      what the branch is: its `Edge`, and its siblings
     WORKDIR/branches/NAME/metrics.jsonl    a row for every update
@@ -11,42 +11,29 @@ nothing of a parent is written by its children. Reading takes no lock.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
+import functools
 import json
-import logging
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
-from wsdjax import metrics, tree
-from wsdjax import state as states
-from wsdjax.checksum import checksums
-from wsdjax.config import ConfigError, UserError, differences
+from wsdjax import lineage, metrics, provenance, tree
+from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
+from wsdjax.config import ConfigError, UserError
+from wsdjax.serial import differences
 from wsdjax.state import State
+
+__all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 
 FORMAT = 2
 """Format 1 had neither averages, nor streams of their own, nor a reset of the moments."""
-_PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class WorkdirBusy(UserError):
     """Another process is training in this workdir."""
-
-
-class MissingNode(UserError, LookupError):
-    """No such branch, or no checkpoint of it at that step."""
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint whose bytes are not those that were saved."""
 
 
 class Segment(NamedTuple):
@@ -71,8 +58,7 @@ class BranchStore:
         self.workdir = Path(workdir).expanduser().absolute()
         self._checkpoint_dir = checkpoint_dir
         self._keep = keep
-        self._writers: dict[str, ocp.training.Checkpointer] = {}
-        self._pending: dict[str, Any] = {}
+        self._opened: dict[str, Checkpoints] = {}
 
     # What branches there are.
 
@@ -114,9 +100,9 @@ class BranchStore:
                 for path, old, new in differences(parent, edge.to_json())
                 if parent and path not in ("name", "parent", "start", "end")
             },
-            "at_the_fork": tree.at_the_fork(edge, edges),
-            "versions": _versions(),
-            "machine": _machine(),
+            "at_the_fork": lineage.at_the_fork(edge, edges),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         path = self.directory(edge.name) / "branch.json"
         metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
@@ -221,15 +207,6 @@ class BranchStore:
                 f"{place} exists, and belongs to another run: choose another --checkpoint_dir"
             )
 
-    def changed_software(self, name: str) -> list[str]:
-        """What of the packages and the machine that began a branch is another here."""
-        record = self.record(name)
-        was = {**record["versions"], "machine": record.get("machine", _machine())}
-        now = {**_versions(), "machine": _machine()}
-        return [
-            f"{what} {was[what]} (here {now[what]})" for what in was if was[what] != now.get(what)
-        ]
-
     def lineage(self, name: str) -> list[Segment]:
         """What leads from the initialisation to the end of a branch, root first.
 
@@ -260,17 +237,7 @@ class BranchStore:
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
-        # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
-        # for all if those of one were damaged. An incomplete save has another name, or, where
-        # nothing can be renamed (a bucket), lacks its mark of success.
-        directory = self._checkpoints(name)
-        found = list(directory.iterdir()) if directory.exists() else []
-        bucket = "://" in str(directory)
-        return sorted(
-            int(path.name)
-            for path in found
-            if path.name.isdecimal() and (not bucket or (path / "commit_success.txt").exists())
-        )
+        return self._checkpoints(name).steps()
 
     def is_done(self, name: str) -> bool:
         """Whether the branch has the checkpoint of its end."""
@@ -282,17 +249,7 @@ class BranchStore:
         Raises:
           OSError: if the save before this one failed, or this one was skipped.
         """
-        self.wait(name)
-        step = int(state.step)
-        response = self._writer(name).save_async(
-            step,
-            _saved(state),
-            force=True,
-            custom_metadata={"checksums": checksums(state)},
-        )
-        if response is None:
-            raise OSError(f"orbax skipped the checkpoint {name}@{step}")
-        self._pending[name] = (step, response)
+        self._checkpoints(name).save(state)
 
     def wait(self, name: str) -> None:
         """Returns when the branch's last save is complete on disk.
@@ -300,15 +257,7 @@ class BranchStore:
         Raises:
           OSError: if it failed.
         """
-        if name in self._pending:
-            step, response = self._pending.pop(name)
-            reason = "orbax gives no reason"
-            try:
-                if response.result():
-                    return
-            except Exception as error:  # of orbax, TensorStore or the system, each with its own
-                reason = " ".join(str(error).split())
-            raise OSError(f"the checkpoint {name}@{step} was not saved: {reason}")
+        self._checkpoints(name).wait()
 
     def restore(self, name: str, step: int | None = None, sharding: Any = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
@@ -323,42 +272,21 @@ class BranchStore:
           MissingNode: if there is no such branch or checkpoint.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        record = self.record(name)["branch"]
+        edge = self.record(name)["branch"]
         steps = self.steps(name)
         if step is None and steps:
             step = steps[-1]
-        if record["parent"] and step in (None, record["start"]) and step not in steps:
-            return self.restore(record["parent"], record["start"], sharding)
-        if step is None or step not in steps:
-            there = ", ".join(map(str, steps)) or "none yet"
-            raise MissingNode(f"no checkpoint {name}@{step}; the steps saved are {there}")
-        path = self._checkpoints(name) / str(step)
-        try:
-            return self._load(path, sharding)
-        except (ConfigError, PermissionError, TimeoutError, ConnectionError, MemoryError):
-            raise
-        except jax.errors.JaxRuntimeError:  # no memory on the device, for one
-            raise
-        except Exception as error:  # whatever orbax makes of broken files
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
+        if edge["parent"] and step in (None, edge["start"]) and step not in steps:
+            return self.restore(edge["parent"], edge["start"], sharding)
+        return self._checkpoints(name).load(step, sharding)
 
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
-        self._close(name)
-        path = self._checkpoints(name) / str(step)
-        aside = path.parent / f"{step}.damaged"
-        if aside.exists():
-            aside.rmtree()
-        path.rename(aside)
+        self._checkpoints(name).set_aside(step)
 
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the checkpoints of later steps, which training is about to make again."""
-        later = [s for s in self.steps(name) if s > step]
-        if later:
-            self._close(name)
-        for each in later:
-            (self._checkpoints(name) / str(each)).rmtree()
+        self._checkpoints(name).discard_after(step)
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
@@ -389,62 +317,24 @@ class BranchStore:
                 ) from None
             try:
                 yield
-                for name in list(self._pending):
-                    self.wait(name)
+                for each in self._opened.values():
+                    each.wait()
             finally:
-                for name in list(self._writers):
-                    self._close(name)
+                for each in self._opened.values():
+                    each.close()
 
-    def _load(self, path: epath.Path, sharding: Any) -> State:
-        saved = ocp.metadata(path)
-        params = jax.tree.map(_abstract, saved.metadata["params"])
-        averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
-        wanted = states.abstract(params, averages)
-        kind = "checksums" if "checksums" in saved.custom_metadata else "fingerprint"
-        was = saved.custom_metadata[kind]
-        if len(was) != len(jax.tree.leaves(wanted)):
-            raise ConfigError(
-                f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
-                f"version has {len(jax.tree.leaves(wanted))}: it cannot be continued here"
-            )
-        # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
-        expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
-        found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata["opt_state"]))
-        if expected != found:
-            raise ValueError("its optimizer's state is not that of its parameters")
-        everywhere = None
-        if sharding is not None:
-            everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-        template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
-        template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
-        state = State(**ocp.load(path, _saved(template)))
-        if checksums(state, first_format=kind == "fingerprint") != was:
-            raise ValueError("its content is not what was saved (the checksums differ)")
-        return state
-
-    def _checkpoints(self, name: str) -> epath.Path:
-        # Where the record says, so that a later command need not repeat --checkpoint_dir.
-        elsewhere = self.record(name).get("checkpoints")
-        return epath.Path(elsewhere or self.directory(name) / "checkpoints")
+    def _checkpoints(self, name: str) -> Checkpoints:
+        if name not in self._opened:
+            # Where the record says, so that a later command need not repeat --checkpoint_dir.
+            elsewhere = self.record(name).get("checkpoints")
+            directory = epath.Path(elsewhere or self.directory(name) / "checkpoints")
+            protected = functools.partial(self.protected, name)
+            self._opened[name] = Checkpoints(name, directory, self._keep, protected)
+        return self._opened[name]
 
     def _place_for(self, name: str) -> epath.Path:
         place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
         return place if "://" in str(place) else place.absolute()
-
-    def _writer(self, name: str) -> ocp.training.Checkpointer:
-        if name not in self._writers:
-            self._writers[name] = ocp.training.Checkpointer(
-                self._checkpoints(name),
-                context=_plain_files(),
-                preservation_policy=_Preserve(self._keep, lambda: self.protected(name)),
-                cleanup_tmp_directories=True,
-            )
-        return self._writers[name]
-
-    def _close(self, name: str) -> None:
-        self._pending.pop(name, None)
-        if name in self._writers:
-            self._writers.pop(name).close()
 
     def _records(self) -> dict[str, dict[str, Any]]:
         paths = sorted(self.workdir.glob("branches/*/branch.json"))
@@ -466,65 +356,3 @@ class BranchStore:
         if record["format"] > FORMAT:
             raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
         return record
-
-
-def _plain_files() -> ocp.Context:
-    # A file for each leaf, as against one database for all: no byte of it is dead, so that
-    # whatever is damaged shows in the checksums.
-    context = ocp.Context()
-    context.array.saving.use_ocdbt = False
-    return context
-
-
-def _not_about_ocdbt(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
-
-
-# orbax warns, at every save and load, that the files above are not of its usual format.
-for _logger in (logging.getLogger("absl"), logging.getLogger()):
-    _logger.addFilter(_not_about_ocdbt)
-
-
-class _Preserve:
-    """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
-
-    def __init__(self, newest: int, protected: Callable[[], set[int]]):
-        self._newest, self._protected = newest, protected
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        newest = sorted(c.step for c in checkpoints)[-self._newest :]
-        protected = self._protected()
-        return [c.step in protected or c.step in newest for c in checkpoints]
-
-
-def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds; nothing for averages that there are not, as in format 1."""
-    items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {name: value for name, value in items.items() if name != "averages" or value}
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _machine() -> str:
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores"
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -1,4 +1,4 @@
-"""Cooldown shapes: how far a rate has fallen after a fraction p of its decay.
+"""Cooldowns: how far a rate has fallen after a fraction p of its decay, and the decay itself.
 
 A shape is a function ``factor(p, end)`` of the progress p in [0, 1] and the final factor
 `end`; it is 1 at p = 0 (`lowered_linear` drops at once) and `end` at p = 1.
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Factor = Callable[[Any, Any], Any]
 """A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
@@ -85,7 +86,7 @@ _FAMILIES: dict[str, Callable[[float], Factor]] = {
 }
 
 
-def factor_of(shape: str | Factor, end_value: float) -> Factor:
+def _factor_of(shape: str | Factor, end_value: float) -> Factor:
     """The factor of a shape: a name in `COOLDOWNS`, a family with its number such as
     ``"power(2)"``, ``"one_minus_power(0.3)"`` or ``"lowered_linear(0.7)"``, or a factor.
 
@@ -107,3 +108,48 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
     raise ValueError(
         f"unknown cooldown shape {shape!r}; the shapes are {', '.join(COOLDOWNS)}, {families}"
     )
+
+
+def cooldown(
+    start_value: float,
+    start_step: int,
+    decay_steps: int,
+    shape: str | Factor = "linear",
+    end_value: float = 0.0,
+) -> optax.Schedule:
+    """From `start_value` at `start_step` to `end_value` at ``start_step + decay_steps``.
+
+    Constant before and after; with ``decay_steps=0`` constant throughout.
+
+    Raises:
+      ValueError: for an unknown shape, a negative length, an end above the start, or an end
+        of 0 for a shape that never reaches it.
+    """
+    check(start_value, end_value, start_step=start_step, decay_steps=decay_steps)
+    if decay_steps == 0:
+        return held(start_value)
+    factor = _factor_of(shape, end_value)
+    end = end_value / start_value
+
+    def schedule(t):
+        xp = numpy_of(t)
+        p = xp.clip((t - start_step) / decay_steps, 0, 1)
+        # t = start_step still has the start's rate: it is the last update before the decay,
+        # which matters for a shape that jumps (lowered_linear).
+        return start_value * xp.where(p > 0, factor(p, end), 1.0)
+
+    return schedule
+
+
+def check(peak_value: float, end_value: float, **steps: int) -> None:
+    if not peak_value > 0:
+        raise ValueError(f"peak_value must be > 0, got {peak_value}")
+    if not 0 <= end_value <= peak_value:
+        raise ValueError(f"end_value must be in [0, peak_value={peak_value}], got {end_value}")
+    for name, value in steps.items():
+        if value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def held(value: float) -> optax.Schedule:
+    return lambda t: value * numpy_of(t).ones_like(t, dtype=float)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from wsdjax.config import UserError
+from wsdjax.tree import Edge
 
 
 class Table(NamedTuple):
@@ -83,6 +86,33 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class Rows:
+    """The rows of siblings that train together: each gets those of its own replicates."""
+
+    def __init__(self, group: Sequence[Edge], writers: Sequence[Sequence[Writer]]):
+        self._group, self._writers = group, writers
+
+    def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
+        """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
+        host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
+        first = 0
+        for edge, writers in zip(self._group, self._writers, strict=True):
+            mine = slice(first, first + edge.seeds)
+            columns = {name: value[mine].tolist() for name, value in host.items()}
+            rate = {} if rates is None else {"rate": float(rates[first])}
+            for writer in writers:
+                writer.write({**row, **rate, **columns})
+            first += edge.seeds
+
+    def flush(self) -> None:
+        for writer in itertools.chain(*self._writers):
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in itertools.chain(*self._writers):
+            writer.close()
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -19,7 +19,9 @@ import optax
 from wsdjax.cooldowns import (
     COOLDOWNS,
     Factor,
-    factor_of,
+    check,
+    cooldown,
+    held,
     lowered_linear,
     numpy_of,
     one_minus_power,
@@ -44,49 +46,8 @@ __all__ = [
 ]
 
 
-def _check(peak_value: float, end_value: float, **steps: int) -> None:
-    if not peak_value > 0:
-        raise ValueError(f"peak_value must be > 0, got {peak_value}")
-    if not 0 <= end_value <= peak_value:
-        raise ValueError(f"end_value must be in [0, peak_value={peak_value}], got {end_value}")
-    for name, value in steps.items():
-        if value < 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
-
-
 def _warmup(t, warmup_steps: int):
     return numpy_of(t).clip(t / warmup_steps, 0, 1) if warmup_steps else 1.0
-
-
-def cooldown(
-    start_value: float,
-    start_step: int,
-    decay_steps: int,
-    shape: str | Factor = "linear",
-    end_value: float = 0.0,
-) -> optax.Schedule:
-    """From `start_value` at `start_step` to `end_value` at ``start_step + decay_steps``.
-
-    Constant before and after; with ``decay_steps=0`` constant throughout.
-
-    Raises:
-      ValueError: for an unknown shape, a negative length, an end above the start, or an end
-        of 0 for a shape that never reaches it.
-    """
-    _check(start_value, end_value, start_step=start_step, decay_steps=decay_steps)
-    if decay_steps == 0:
-        return _held(start_value)
-    factor = factor_of(shape, end_value)
-    end = end_value / start_value
-
-    def schedule(t):
-        xp = numpy_of(t)
-        p = xp.clip((t - start_step) / decay_steps, 0, 1)
-        # t = start_step still has the start's rate: it is the last update before the decay,
-        # which matters for a shape that jumps (lowered_linear).
-        return start_value * xp.where(p > 0, factor(p, end), 1.0)
-
-    return schedule
 
 
 def wsd(
@@ -116,7 +77,7 @@ def wsd(
     Raises:
       ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
     """
-    _check(peak_value, end_value, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    check(peak_value, end_value, warmup_steps=warmup_steps, decay_steps=decay_steps)
     _check_fit(warmup_steps, decay_steps, total_steps)
     decay = cooldown(peak_value, total_steps - decay_steps, decay_steps, shape, end_value)
     return lambda t: _warmup(t, warmup_steps) * decay(t)
@@ -168,7 +129,7 @@ def inverse_sqrt(
       ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
     """
     _check_fit(warmup_steps, decay_steps, total_steps)
-    _check(peak_value, 0.0, warmup_steps=warmup_steps)
+    check(peak_value, 0.0, warmup_steps=warmup_steps)
     if not timescale > 0:
         raise ValueError(f"timescale must be > 0, got {timescale}")
 
@@ -210,7 +171,7 @@ def rewarm(
         )
     down = cooldown(peak_value, begin, total_steps - begin, shape, end_value)
     if warmup_steps == 0:
-        return _joined([(start_step, _held(start_value)), (total_steps, down)])
+        return _joined([(start_step, held(start_value)), (total_steps, down)])
 
     def up(t):
         p = numpy_of(t).clip((t - start_step) / warmup_steps, 0, 1)
@@ -334,10 +295,6 @@ def _check_fit(warmup: int, decay: int, total: int, name: str = "warmup_steps") 
         raise ValueError(
             f"{name}={warmup} and decay_steps={decay} do not fit in total_steps={total}"
         )
-
-
-def _held(value: float) -> optax.Schedule:
-    return lambda t: value * numpy_of(t).ones_like(t, dtype=float)
 
 
 def _joined(pieces: Sequence[tuple[int, optax.Schedule]]) -> optax.Schedule:

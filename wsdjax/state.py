@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax import averages, optim
+from wsdjax import averages, optim, tree
 from wsdjax.config import Averages
+from wsdjax.mesh import Shardings
 from wsdjax.models import Model
 
 
@@ -73,3 +74,16 @@ def each(change: Callable, *states: State) -> State:
     first = states[0]
     stepless = [dataclasses.replace(state, step=None) for state in states]
     return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)
+
+
+def forked(node: State, edge: tree.Edge, before: Averages) -> State:
+    """The state in which a branch begins, from its parent's node, whose averages are `before`."""
+    if edge.reset_optimizer:
+        node = with_new_moments(node)
+    return node if edge.averages == before else with_new_averages(node, edge.averages)
+
+
+def place(state: State, placed: Shardings) -> State:
+    """The state where its group is trained."""
+    moved = each(lambda leaf: jax.device_put(leaf, placed.replicates), state)
+    return dataclasses.replace(moved, step=jax.device_put(state.step, placed.everywhere))

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from wsdjax import data, mesh, models, optim, tree
+from wsdjax import data, mesh, models, provenance, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
-from wsdjax.config import Averages, ConfigError
-from wsdjax.metrics import JsonLines, TensorBoard, Writer
+from wsdjax.config import ConfigError
+from wsdjax.lineage import hyper_table
+from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
 from wsdjax.optim import Hyper
+from wsdjax.programs import Programs
 from wsdjax.state import State
-from wsdjax.step import make_average, make_evaluate, make_step
 
 log = logging.getLogger("wsdjax")
 
@@ -57,7 +57,9 @@ class Trainer:
     tensorboard: bool = False
     asked_to_stop: Callable[[], bool] = lambda: False
     """Asked after every update; training then saves and raises `Stopped`."""
-    _cache: dict[Any, Any] = field(default_factory=dict)
+    _read: set[str] = field(default_factory=set)
+    """Branches whose end has been read back once."""
+    _programs: Programs = field(default_factory=Programs)
 
     def check(self, edges: Mapping[str, tree.Edge]) -> None:
         """Finds what would stop these branches from training, before anything is written.
@@ -70,7 +72,7 @@ class Trainer:
         try:
             for edge in edges.values():
                 mesh.shardings(edge.seeds, edge.batch_size)
-                data.Stream(self._data(edge.data)[0].train, edge.batch_size, edge.seed)
+                data.Stream(self._programs.train_split(edge.data), edge.batch_size, edge.seed)
         except ValueError as error:
             raise ConfigError(error) from None
         if self.tensorboard and not find_spec("tensorboardX"):
@@ -78,10 +80,10 @@ class Trainer:
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of the branches that do not have a good checkpoint of their end."""
-        for name in names:
-            end = self.store.edges()[name].end
-            if self.store.is_done(name):
-                self._set_aside_if_damaged(name, end)
+        for name, edge in self.store.edges().items():
+            if name in names and name not in self._read and self.store.is_done(name):
+                self._set_aside_if_damaged(name, edge.end)
+                self._read.add(name)
         return [name for name in names if not self.store.is_done(name)]
 
     def grow(self, names: Sequence[str]) -> list[str]:
@@ -96,8 +98,8 @@ class Trainer:
         missing = self.missing(names)
         diverged: dict[str, str] = {}
         for name in missing:
-            lineage = {segment.branch for segment in self.store.lineage(name)}
-            if self.store.is_done(name) or lineage & set(diverged):
+            ancestors = {segment.branch for segment in self.store.lineage(name)}
+            if self.store.is_done(name) or ancestors & set(diverged):
                 continue
             self._warn_of_other_software(name)
             try:
@@ -109,7 +111,7 @@ class Trainer:
         return missing
 
     def _warn_of_other_software(self, name: str) -> None:
-        changed = self.store.changed_software(name) if self.store.steps(name) else []
+        changed = provenance.changes(self.store.record(name)) if self.store.steps(name) else []
         if changed:
             log.warning(
                 "%s was begun with %s: what is trained from here on may differ in the last bits "
@@ -124,29 +126,22 @@ class Trainer:
         first = group[0]
         seeds = [seed for edge in group for seed in edge.stream_seeds]
         placed = mesh.shardings(len(seeds), first.batch_size)
-        model, step, evaluate = self._model(first, placed)
-        dataset, test = self._data(first.data)
-        stream = data.Stream(dataset.train, first.batch_size, seeds, first.data.augment)
-        test = jax.device_put(test, placed.everywhere)
-        table = _hyper_table(group, edges)
+        model, step, evaluate = self._programs.of(first, placed)
+        train = self._programs.train_split(first.data)
+        stream = data.Stream(train, first.batch_size, seeds, first.data.augment)
+        test = self._programs.test_batches(first.data, placed)
+        table = hyper_table(group, edges)
 
         state = self._begin(group, model, placed)
         begin, end = int(state.step), first.end
-        writers = [self._writers(edge, begin) for edge in group]
+        rows = Rows(group, [self._writers(edge, begin) for edge in group])
         save_at = set().union(*(self.store.protected(name) for name in names))
-
-        def write(row: dict[str, Any], values: dict[str, jax.Array], rates=None) -> None:
-            host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
-            for i, (edge, files) in enumerate(zip(group, writers, strict=True)):
-                mine = slice(i * edge.seeds, (i + 1) * edge.seeds)
-                columns = {name: value[mine].tolist() for name, value in host.items()}
-                rate = {} if rates is None else {"rate": float(rates[mine.start])}
-                for file in files:
-                    file.write({**row, **rate, **columns})
 
         def read(n: int, metrics: dict[str, jax.Array], since: float) -> None:
             rates = table.rate[n - 1 - first.start]
-            write({"step": n, "seconds": round(time.perf_counter() - since, 4)}, metrics, rates)
+            rows.write(
+                {"step": n, "seconds": round(time.perf_counter() - since, 4)}, metrics, rates
+            )
             loss, update = (np.asarray(metrics[name]) for name in ("loss", "update_norm"))
             bad = ~(np.isfinite(loss) & np.isfinite(update))
             if bad.any():
@@ -175,9 +170,9 @@ class Trainer:
                     read(*unread)
                     unread = None
                 if n % self.eval_every == 0 or n == end:
-                    write({"step": n}, evaluate(state, test))
+                    rows.write({"step": n}, evaluate(state, test))
                 if save:
-                    self._save(group, state, writers)
+                    self._save(group, state, rows)
                 if stop:
                     for name in names:
                         self.store.wait(name)
@@ -186,8 +181,7 @@ class Trainer:
                 self.store.wait(name)
         finally:
             self.progress.stop()
-            for file in [file for files in writers for file in files]:
-                file.close()
+            rows.close()
 
     def _begin(self, group: list[tree.Edge], model: models.Model, placed: mesh.Shardings) -> State:
         """The newest checkpoint that all of the group have, else the node they fork from."""
@@ -203,7 +197,7 @@ class Trainer:
                 elif first.parent:
                     node = store.restore(first.parent, first.start, sharding)
                     before = store.edges()[first.parent].averages
-                    parts = [_forked(node, edge, before) for edge in group]
+                    parts = [states.forked(node, edge, before) for edge in group]
                 else:
                     seeds = [seed for edge in group for seed in edge.replicate_seeds]
                     parts = [states.create(model, seeds, first.averages)]
@@ -221,7 +215,7 @@ class Trainer:
                 self._train_group(store.siblings(first.parent))
         for edge in group:
             store.discard_after(edge.name, step)
-        return _place(states.join(parts) if len(parts) > 1 else parts[0], placed)
+        return states.place(states.join(parts) if len(parts) > 1 else parts[0], placed)
 
     def _set_aside_if_damaged(self, name: str, step: int) -> bool:
         try:
@@ -232,10 +226,8 @@ class Trainer:
             return True
         return False
 
-    def _save(self, group: list[tree.Edge], state: State, writers: list[list[Writer]]) -> None:
-        # Rows are on disk before the checkpoint that comes after them.
-        for file in [file for files in writers for file in files]:
-            file.flush()
+    def _save(self, group: list[tree.Edge], state: State, rows: Rows) -> None:
+        rows.flush()  # before the checkpoint that comes after them
         # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
         for edge in group:
             self.store.wait(edge.name)
@@ -250,63 +242,6 @@ class Trainer:
         if self.tensorboard:
             writers.append(TensorBoard(directory / "tensorboard", step))
         return writers
-
-    def _model(
-        self, edge: tree.Edge, placed: mesh.Shardings
-    ) -> tuple[models.Model, Callable, Callable]:
-        def build():
-            model = models.build(edge.model)
-            evaluate_params, average = make_evaluate(model), make_average(edge.averages)
-
-            def evaluate(state, batches):
-                values = {"eval": evaluate_params(state.params, batches)}
-                for name, params in average(state).items():
-                    values[f"eval_{name}"] = evaluate_params(params, batches)
-                return {f"{a}_{b}": v for a, found in values.items() for b, v in found.items()}
-
-            return model, make_step(model, placed, edge.averages), evaluate
-
-        return self._once(("model", repr(edge.model), repr(edge.averages), placed), build)
-
-    def _data(self, config: Any) -> tuple[data.Dataset, list[data.Batch]]:
-        def load():
-            dataset = data.load(config)
-            return dataset, data.in_order(dataset.test)
-
-        return self._once(("data", repr(config)), load)
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
-
-
-def _hyper_table(group: list[tree.Edge], edges: dict[str, tree.Edge]) -> Hyper:
-    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate."""
-    columns = []
-    for edge in group:
-        fixed = optim.hyper(edge.optimizer)
-        table = fixed._replace(rate=tree.rates(edge, edges))
-        columns += [table] * edge.seeds
-    length = len(columns[0].rate)
-    return Hyper(
-        *[
-            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
-            for values in zip(*columns, strict=True)
-        ]
-    )
-
-
-def _forked(node: State, edge: tree.Edge, averages: Averages) -> State:
-    """The state in which a branch begins, from its parent's node, which has these averages."""
-    if edge.reset_optimizer:
-        node = states.with_new_moments(node)
-    return node if edge.averages == averages else states.with_new_averages(node, edge.averages)
-
-
-def _place(state: State, placed: mesh.Shardings) -> State:
-    placed_state = states.each(lambda leaf: jax.device_put(leaf, placed.replicates), state)
-    return dataclasses.replace(placed_state, step=jax.device_put(state.step, placed.everywhere))
 
 
 def _raise_diverged(group: list[tree.Edge], n: int, bad: np.ndarray) -> None:

@@ -1,0 +1,214 @@
+"""The checkpoints of one branch, written by orbax: complete or not there, and checked when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from wsdjax import state as states
+from wsdjax.checksum import checksums
+from wsdjax.config import ConfigError, UserError
+from wsdjax.state import State
+
+
+class MissingNode(UserError, LookupError):
+    """No such branch, or no checkpoint of it at that step."""
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose bytes are not those that were saved."""
+
+
+class Checkpoints:
+    """Those of one branch.
+
+    Args:
+      name: the branch's, for messages.
+      directory: any path that orbax writes, a bucket too; made when the first is saved.
+      keep: how many of the newest stay.
+      protected: tells which others stay.
+    """
+
+    def __init__(
+        self, name: str, directory: epath.Path, keep: int, protected: Callable[[], set[int]]
+    ):
+        self._name, self._directory, self._keep, self._protected = name, directory, keep, protected
+        self._writer: ocp.training.Checkpointer | None = None
+        self._pending: Any = None
+
+    def steps(self) -> list[int]:
+        """The steps of the complete ones, ascending."""
+        # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
+        # for all if those of one were damaged. An incomplete save has another name, or, where
+        # nothing can be renamed (a bucket), lacks its mark of success.
+        found = list(self._directory.iterdir()) if self._directory.exists() else []
+        bucket = "://" in str(self._directory)
+        return sorted(
+            int(path.name)
+            for path in found
+            if path.name.isdecimal() and (not bucket or (path / "commit_success.txt").exists())
+        )
+
+    def save(self, state: State) -> None:
+        """Begins to save a state; returns once the state may be donated.
+
+        Raises:
+          OSError: if the save before this one failed, or this one was skipped.
+        """
+        self.wait()
+        step = int(state.step)
+        response = self._open().save_async(
+            step,
+            _saved(state),
+            force=True,
+            custom_metadata={"checksums": checksums(state)},
+        )
+        if response is None:
+            raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
+        self._pending = (step, response)
+
+    def wait(self) -> None:
+        """Returns when the last save is complete on disk.
+
+        Raises:
+          OSError: if it failed.
+        """
+        if self._pending:
+            (step, response), self._pending = self._pending, None
+            reason = "orbax gives no reason"
+            try:
+                if response.result():
+                    return
+            except Exception as error:  # of orbax, TensorStore or the system, each with its own
+                reason = " ".join(str(error).split())
+            raise OSError(f"the checkpoint {self._name}@{step} was not saved: {reason}")
+
+    def load(self, step: int | None, sharding: Any = None) -> State:
+        """The state at a step, as `BranchStore.restore` gives it."""
+        steps = self.steps()
+        if step is None or step not in steps:
+            there = ", ".join(map(str, steps)) or "none yet"
+            raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
+        path = self._directory / str(step)
+        try:
+            return _load(path, sharding)
+        except (ConfigError, PermissionError, TimeoutError, ConnectionError, MemoryError):
+            raise
+        except jax.errors.JaxRuntimeError:  # no memory on the device, for one
+            raise
+        except Exception as error:  # whatever orbax makes of broken files
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
+
+    def set_aside(self, step: int) -> None:
+        """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
+        self.close()
+        path = self._directory / str(step)
+        aside = path.parent / f"{step}.damaged"
+        if aside.exists():
+            aside.rmtree()
+        path.rename(aside)
+
+    def discard_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, which training is about to make again."""
+        later = [s for s in self.steps() if s > step]
+        if later:
+            self.close()
+        for each in later:
+            (self._directory / str(each)).rmtree()
+
+    def close(self) -> None:
+        self._pending = None
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+
+    def _open(self) -> ocp.training.Checkpointer:
+        if self._writer is None:
+            self._writer = ocp.training.Checkpointer(
+                self._directory,
+                context=_plain_files(),
+                preservation_policy=_Preserve(self._keep, self._protected),
+                cleanup_tmp_directories=True,
+            )
+        return self._writer
+
+
+def _load(path: epath.Path, sharding: Any) -> State:
+    saved = ocp.metadata(path)
+    params = jax.tree.map(_abstract, saved.metadata["params"])
+    averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
+    wanted = states.abstract(params, averages)
+    kind = "checksums" if "checksums" in saved.custom_metadata else "fingerprint"
+    was = saved.custom_metadata[kind]
+    if len(was) != len(jax.tree.leaves(wanted)):
+        raise ConfigError(
+            f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
+            f"version has {len(jax.tree.leaves(wanted))}: it cannot be continued here"
+        )
+    # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
+    expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
+    found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata["opt_state"]))
+    if expected != found:
+        raise ValueError("its optimizer's state is not that of its parameters")
+    everywhere = None
+    if sharding is not None:
+        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
+    template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
+    state = State(**ocp.load(path, _saved(template)))
+    if checksums(state, first_format=kind == "fingerprint") != was:
+        raise ValueError("its content is not what was saved (the checksums differ)")
+    return state
+
+
+def _plain_files() -> ocp.Context:
+    # A file for each leaf, as against one database for all: no byte of it is dead, so that
+    # whatever is damaged shows in the checksums.
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False
+    return context
+
+
+def _not_about_ocdbt(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
+
+
+# orbax warns, at every save and load, that the files above are not of its usual format.
+for _logger in (logging.getLogger("absl"), logging.getLogger()):
+    _logger.addFilter(_not_about_ocdbt)
+
+
+class _Preserve:
+    """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
+
+    def __init__(self, newest: int, protected: Callable[[], set[int]]):
+        self._newest, self._protected = newest, protected
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        newest = sorted(c.step for c in checkpoints)[-self._newest :]
+        protected = self._protected()
+        return [c.step in protected or c.step in newest for c in checkpoints]
+
+
+def _saved(state: State) -> dict[str, Any]:
+    """What a checkpoint holds; nothing for averages that there are not, as in format 1."""
+    items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: value for name, value in items.items() if name != "averages" or value}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,120 @@
+"""Along a lineage: the rate of every update, and what a fork does to rate, data and moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optax
+
+from wsdjax import optim, schedules
+from wsdjax.config import Constant, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
+from wsdjax.optim import Hyper
+
+if TYPE_CHECKING:
+    from wsdjax import tree
+
+
+def schedule_of(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> optax.Schedule:
+    """eta(t), t the absolute number of the update; `edges` holds the ancestors.
+
+    Raises:
+      ValueError: if the schedule does not fit the branch.
+    """
+    peak = edge.optimizer.peak_value
+    steps = edge.end - edge.start
+    match edge.schedule:
+        case Constant(warmup_steps=int(warmup)):
+            if warmup > edge.end:
+                raise ValueError(
+                    f"warmup_steps={warmup} is longer than the branch, which ends at {edge.end}"
+                )
+            return schedules.wsd(peak, warmup, edge.end, 0)
+        case InverseSqrt(warmup_steps=int(warmup), timescale=timescale):
+            return schedules.inverse_sqrt(peak, warmup, edge.end, 0, timescale)
+        case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
+            return schedules.warmup_cosine(peak, warmup, edge.end, end_value)
+        case Hold():
+            if not edge.parent:
+                raise ValueError(f"Hold keeps its parent's rate, and {edge.name} has no parent")
+            return schedules.constant(_rate_left(edge, edges))
+        case Cooldown(shape=shape, end_value=end_value):
+            begin = _rate_left(edge, edges) if edge.parent else peak
+            return schedules.cooldown(begin, edge.start, steps, shape, end_value)
+        case Rewarm(warmup_steps=int(warmup), shape=shape, end_value=end_value):
+            begin = rate_at_fork(edge, edges)
+            return schedules.rewarm(begin, peak, edge.start, warmup, edge.end, shape, end_value)
+    raise TypeError(f"no schedule: {edge.schedule!r}")
+
+
+def rate_at_fork(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> float:
+    """The rate of the parent's update number `edge.start`; 0 for a root."""
+    return float(schedule_of(edges[edge.parent], edges)(edge.start)) if edge.parent else 0.0
+
+
+def _rate_left(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> float:
+    rate = rate_at_fork(edge, edges)
+    if rate == 0:
+        raise ValueError(f"the rate of {edge.parent!r} is 0 at {edge.start}: none is left")
+    return rate
+
+
+def jump(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> tuple[float, float] | None:
+    """(the parent's rate at the fork, the rate that the branch begins with) where the two are
+    not one: by design, as when WSD-S goes back to the peak. None if nothing jumps.
+
+    The schedule is a function of a real t; it is asked just after the fork, so that a cooldown
+    whose first step is steep is none.
+    """
+    if not edge.parent:
+        return None
+    before = rate_at_fork(edge, edges)
+    after = float(schedule_of(edge, edges)(edge.start + 4 * np.spacing(float(edge.start))))
+    peak = max(edge.optimizer.peak_value, before)
+    return None if abs(after - before) <= 1e-3 * peak else (before, after)
+
+
+def at_the_fork(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> dict[str, str]:
+    """In words: what becomes of the data, of the optimizer's state and of the rate; {} for a
+    root."""
+    if not edge.parent:
+        return {}
+    parent = edges[edge.parent]
+    if edge.data != parent.data:
+        data = f"another data set, seed {edge.data_seed}: {edge.data}"
+    elif (edge.data_seed, edge.data_start) != (parent.data_seed, parent.data_start):
+        data = f"fresh: a new stream, seed {edge.data_seed}"
+    else:
+        data = "continue: the batches that the parent would have seen"
+    rate = rate_at_fork(edge, edges)
+    jumped = jump(edge, edges)
+    return {
+        "data": data,
+        "optimizer": "reset" if edge.reset_optimizer else "kept",
+        "rate": f"jumps from {jumped[0]:.3e} to {jumped[1]:.3e}"
+        if jumped
+        else f"goes on from {rate:.3e}",
+    }
+
+
+def rates(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> np.ndarray:
+    """float32 [end - start]: the rates of the updates start + 1, ..., end."""
+    updates = np.arange(edge.start + 1, edge.end + 1)
+    return np.asarray(schedule_of(edge, edges)(updates), np.float32)
+
+
+def hyper_table(group: Sequence[tree.Edge], edges: Mapping[str, tree.Edge]) -> Hyper:
+    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
+    columns = []
+    for edge in group:
+        fixed = optim.hyper(edge.optimizer)
+        table = fixed._replace(rate=rates(edge, edges))
+        columns += [table] * edge.seeds
+    length = len(columns[0].rate)
+    return Hyper(
+        *[
+            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
+            for values in zip(*columns, strict=True)
+        ]
+    )
