@@ -3,12 +3,12 @@
 import re
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
-from conftest import NO_CACHE, finish, rows_of, same, start
+from conftest import finish, rows_of, same, start
 from test_branch import files
+from test_resume import kill
 
 from wsdjax import schedules
 from wsdjax.branches import BranchStore
@@ -131,17 +131,15 @@ def test_the_same_fork_again_does_nothing_and_another_is_refused(grown):
 
 
 def test_a_fork_that_is_killed_goes_on_to_the_same_bits(grown, tmp_path):
-    """SIGKILL at three moments of it; the command typed again ends as if it had not been."""
+    """SIGKILL after an update, and while a checkpoint is written; the command typed again ends
+    as if it had not been."""
     workdir = shutil.copytree(grown[0], tmp_path / "w")
     shutil.rmtree(workdir / "branches" / "sqrt")
     command = fork(workdir, "trunk", "sqrt", "--schedule=Cooldown('sqrt')")
-    for seconds in (0, 1, 4):
-        process = start("experiments.branch", *command, **NO_CACHE)
-        while not (workdir / "branches/sqrt/branch.json").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        finish(process)
+    for what, step in (("update", 24 + 3), ("save", 25), ("update", 28)):
+        if what == "save":
+            BranchStore(workdir).discard_after("sqrt", 24)
+        assert kill(what, "sqrt", step, "experiments.branch", *command) == -signal.SIGKILL
     code, _, err = branch(*command)
     assert code == 0, err
     store, expected = BranchStore(workdir), BranchStore(grown[0])

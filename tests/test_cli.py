@@ -102,15 +102,41 @@ def test_a_config_file_that_fails(text, said, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path):
-    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", **NO_CACHE)
-    while not (tmp_path / "w/branches/trunk").exists():
-        time.sleep(0.05)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path):
+    """And ends without a crash of what is torn down."""
+    process = interrupted(tmp_path, number)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "Stopping after this update; once more stops at once." in err
+    stopped = re.search(r"Stopped: trunk is saved at update (\d+) of 24. The same command", err)
+    assert BranchStore(tmp_path / "w").steps("trunk")[-1] == int(stopped[1])
+    assert "Traceback" not in err
+    assert "stopped" in json.loads((tmp_path / "w/status.json").read_text())["status"]
+
+
+def test_two_interrupts_stop_at_once(tmp_path):
+    process = interrupted(tmp_path, signal.SIGINT)
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130
-    assert err.strip().endswith("Stopped. The same command goes on from here.")
+    assert err.strip().endswith("The same command goes on from the newest checkpoint.") or (
+        "is saved at update" in err  # the first was already being answered
+    )
     assert "Traceback" not in err
+
+
+def interrupted(tmp_path, number):
+    """A run that has been sent a signal as soon as it listens."""
+    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", **NO_CACHE)
+    status = tmp_path / "w/status.json"
+    while not (status.exists() and "running" in status.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    return process
 
 
 def test_a_second_process_on_the_same_workdir_is_refused(finished):
@@ -150,11 +176,13 @@ def test_what_a_run_leaves(finished):
         "figures/loss.svg",
         "figures/parameter_norm.png",
         "figures/parameter_norm.svg",
+        "figures/convex_bound.svg",
+        "results.json",
         "branches/decay/branch.json",
         "branches/decay/metrics.jsonl",
     } <= names
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 2
+    assert page.count("data:image/svg+xml;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert json.loads((finished / "status.json").read_text())["status"] == "done"
 
@@ -179,7 +207,8 @@ def test_a_half_trained_run_has_a_report(finished, tmp_path):
     (workdir / "branches/decay/metrics.jsonl").write_text("")
     code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
     assert code == 0, err
-    assert "cosine" not in out
+    assert "warmup-cosine" not in out
+    assert "Not finished: decay (at 24 of 36), cosine (at 0 of 36)." in out
     (workdir / "branches/trunk/metrics.jsonl").unlink()
     code, _, err = finish(start("experiments.report", f"--workdir={workdir}"))
     assert code == 0, err
