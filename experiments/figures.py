@@ -34,8 +34,10 @@ from wsdjax.config import (
 )
 from wsdjax.tree import Edge
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; trunks are dark grey.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours, told apart by colour-blind readers too, then four of Paul Tol's; trunks
+# are dark grey.
+OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288", "#44AA99")
 TRUNK = "#444444"
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
 STYLE: Any = {
@@ -103,7 +105,9 @@ def loss_curves(store: BranchStore) -> Figure:
         handles = _once_each(axes[0, 0]) | averaged
         if any(curve.values.shape[1] > 1 for curve in drawn):
             handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4)
+        columns = max(1, min(4, 130 // (10 + max(map(len, handles), default=0))))
+        place = {"loc": "outside upper center", "fontsize": 9, "ncols": columns}
+        figure.legend(handles.values(), handles, **place)
         return figure
 
 
