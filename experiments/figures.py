@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from wsdjax import theory
@@ -105,9 +106,11 @@ def loss_curves(store: BranchStore) -> Figure:
         handles = _once_each(axes[0, 0]) | averaged
         if any(curve.values.shape[1] > 1 for curve in drawn):
             handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
-        columns = max(1, min(4, 130 // (10 + max(map(len, handles), default=0))))
-        place = {"loc": "outside upper center", "fontsize": 9, "ncols": columns}
-        figure.legend(handles.values(), handles, **place)
+        columns = max(1, min(4, 150 // (10 + max(map(len, handles), default=0))))
+        figure.set_figheight(5 + 0.2 * (-(-len(handles) // columns) - 1))
+        figure.legend(
+            handles.values(), handles, loc="outside upper center", fontsize=9, ncols=columns
+        )
         return figure
 
 
@@ -259,10 +262,9 @@ def _draw_averages(axis: Axes, store: BranchStore) -> dict[str, Artist]:
     legend: dict[str, Artist] = {}
     for name, style in (("ema", ":"), ("window", "--")):
         for curve in curves(store, f"eval_{name}_loss", 1):
-            (line,) = axis.plot(
-                curve.steps, curve.values.mean(1), color=curve.colour, lw=1.2, ls=style
-            )
-            legend[f"{AVERAGES[name]} of the weights"] = line
+            axis.plot(curve.steps, curve.values.mean(1), color=curve.colour, lw=1.2, ls=style)
+            label = f"{AVERAGES[name]} of the weights"
+            legend[label] = Line2D([], [], color=TRUNK, lw=1.2, ls=style)
     return legend
 
 
