@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from experiments import overrides
 from wsdjax.config import UserError
 from wsdjax.length import Length
+from wsdjax.memory import keep_freed_memory
 
 
 def fail(message: object) -> None:
@@ -88,6 +89,7 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         except SystemExit as asked:
             end(int(asked.code or 0))
 
+    keep_freed_memory()
     try:
         app.run(guarded, flags_parser=parse)
     except KeyboardInterrupt:

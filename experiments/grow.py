@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments import report
 from experiments.progress import progress
-from wsdjax import lineage, mesh, tree
+from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
 from wsdjax.metrics import write_atomically
@@ -36,7 +36,6 @@ def grow(
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,
     )
-    mesh.keep_freed_memory()
     store.check(edges)
     trainer.check(edges)
     with store.lock():
