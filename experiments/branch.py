@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from absl import flags
 
 from experiments import cli
 from wsdjax import config, serial
-from wsdjax.config import Branch, ConfigError, Experiment, Overrides
+from wsdjax.config import Branch, ConfigError, Overrides
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _NAME = flags.DEFINE_string("name", None, "fork, extend: the new branch's name.")
@@ -61,9 +60,23 @@ def main(arguments: list[str]) -> None:
     if not (workdir / "branches").is_dir():
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
 
+    from experiments.reading import experiment_of
     from wsdjax.branches import BranchStore
 
-    command(BranchStore(workdir, _CHECKPOINT_DIR.value), *rest)
+    experiment = experiment_of(workdir)
+    keep = {} if experiment is None else {"keep": experiment.keep}
+    _refuse_unused(name)
+    command(BranchStore(workdir, _CHECKPOINT_DIR.value, **keep), *rest)
+
+
+def _refuse_unused(command: str) -> None:
+    """A flag that a command takes no notice of is a mistake."""
+    growing = [_NAME, _STEPS, _SCHEDULE, _DATA, _DATA_SEED, _RESET, _AVERAGES, _CHECKPOINT_DIR]
+    names = [flag.name for flag in growing] + [f.name for f in dataclasses.fields(Overrides)]
+    used = {"fork": names, "extend": [name for name in names if name != _SCHEDULE.name]}
+    for name in names:
+        if flags.FLAGS[name].present and name not in used.get(command, []):
+            raise ConfigError(f"{command} takes no --{name}")
 
 
 # Looking.
@@ -149,25 +162,26 @@ def _diff(store, one: str, two: str) -> None:
     print(f"They share {', '.join(n for n in edges if n in shared) or 'no ancestor'}.")
 
 
-# Growing.
+# Adding.
 
 
 def _fork(store, node: str) -> None:
     if not _NAME.value:
         raise ConfigError("fork: give the new branch a name with --name")
-    _grow(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule"))
+    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule"))
 
 
 def _extend(store, name: str) -> None:
     store.record(name)
     edge = store.edges()[name]
     new = _NAME.value or f"{name}-from-{edge.end}"
-    _grow(store, new, f"{name}@{edge.end}", edge.schedule)
+    _add(store, new, f"{name}@{edge.end}", edge.schedule)
 
 
-def _grow(store, name: str, node: str, schedule: Any) -> None:
+def _add(store, name: str, node: str, schedule: Any) -> None:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
-    from experiments.grow import grow
+    from experiments.launch import launch
+    from experiments.reading import experiment_of
     from wsdjax import tree
 
     if _STEPS.value is None:
@@ -186,10 +200,12 @@ def _grow(store, name: str, node: str, schedule: Any) -> None:
     config.validate_branch(name, branch)
     parent, edges = node.partition("@")[0], store.edges()
     store.record(parent)
-    file = store.workdir / "config.json"
-    experiment: Experiment = serial.from_json(json.loads(file.read_text()))
-    edge = tree.grow(name, branch, edges[parent], edges, experiment.length)
-    grow(experiment, store, {name: edge})
+    experiment = experiment_of(store.workdir)
+    if experiment is None:
+        raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
+    length = tree.run_length(experiment)
+    edge = tree.resolve_branch(name, branch, edges[parent], edges, length)
+    launch(experiment, store, {name: edge}, declared=False)
 
 
 def parse(text: str | None, flag: str) -> Any:

@@ -19,7 +19,7 @@ from wsdjax.length import Length
 from wsdjax.memory import keep_freed_memory
 
 
-def fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
     """Ends the program with a message on standard error."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
@@ -71,7 +71,6 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
             if isinstance(error, flags.Error) and "config file:" not in str(error):
                 fail(f"{error}\nFor the flags: --help")
             fail(f"{given}: {_one_line(error)}")
-        raise AssertionError("unreachable")
 
     def guarded(arguments: Sequence[str]) -> None:
         absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save

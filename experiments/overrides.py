@@ -23,7 +23,7 @@ def explain(argv: Sequence[str]) -> str | None:
     except Exception:
         return None
     for flag in flags:
-        if flag.startswith("config."):
+        if flag.startswith("config.") and "=" in flag:
             name, _, value = flag.partition("=")
             if wrong := _wrong(config, name.split(".")[1:], value):
                 return f"--{flag}: {wrong}"
@@ -46,10 +46,11 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
     hint: Any = typing.get_type_hints(type(parent)).get(path[-1])
     allowed = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
     if dataclasses.is_dataclass(value) or isinstance(value, dict):
-        choices = ", ".join(each.__name__ for each in allowed if isinstance(each, type))
+        kinds = [each.__name__ for each in allowed if isinstance(each, type)]
+        choices = f", one of {', '.join(kinds)}" if len(kinds) > 1 else ""
         return (
-            f"{at} is chosen in the config file ({choices}; there it is a {type(value).__name__}); "
-            f"here only its fields are set, as {at}.FIELD"
+            f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
+            f"and here only its fields are set, as {at}.FIELD"
         )
     for each, of in ((int, "a whole number"), (float, "a number"), (bool, "True or False")):
         if allowed == [each] and not _reads(each, text):

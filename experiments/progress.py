@@ -19,7 +19,7 @@ def progress() -> Progress:
 class Bar:
     """Step of how many, time left, images a second, loss and rate."""
 
-    def start(self, title: str, step: int, end: int, images_per_step: int) -> None:
+    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
         self._bar = tqdm(
             total=end,
             initial=step,
@@ -28,11 +28,11 @@ class Bar:
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}{postfix}]",
         )
-        self._rate = _Speed(images_per_step)
+        self._speed = _Speed(examples_per_step)
         self._bar.set_postfix_str("compiling")
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        self._bar.set_postfix_str(_line(loss, rate, self._rate.images_per_second()), refresh=False)
+        self._bar.set_postfix_str(_line(loss, rate, self._speed.images_per_second()), refresh=False)
         self._bar.update()
 
     def stop(self) -> None:
@@ -40,14 +40,14 @@ class Bar:
 
 
 class Lines:
-    def start(self, title: str, step: int, end: int, images_per_step: int) -> None:
-        self._title, self._end, self._images = title, end, images_per_step
-        self._rate = _Speed(images_per_step)
+    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
+        self._title, self._end, self._images = title, end, examples_per_step
+        self._speed = _Speed(examples_per_step)
         self._last = time.monotonic()
         print(f"{title}: updates {step + 1} to {end}, compiling", file=sys.stderr, flush=True)
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        speed = self._rate.images_per_second()
+        speed = self._speed.images_per_second()
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and step < self._end:
             return
@@ -65,8 +65,8 @@ class Lines:
 class _Speed:
     """Images a second, averaged over some 20 updates; the first, which compiles, left out."""
 
-    def __init__(self, images_per_step: int):
-        self._images, self._seconds, self._last = images_per_step, 0.0, 0.0
+    def __init__(self, examples_per_step: int):
+        self._images, self._seconds, self._last = examples_per_step, 0.0, 0.0
 
     def images_per_second(self) -> float:
         now, last = time.monotonic(), self._last

@@ -10,13 +10,15 @@ import html
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from experiments import cli, figures
-from wsdjax.branches import BranchStore
+from experiments.bound import overlays
+from experiments.naming import schedule_name
+from experiments.reading import Run
 from wsdjax.config import ConfigError, Photos
 from wsdjax.metrics import write_atomically
 
@@ -66,17 +68,17 @@ def main() -> None:
 def write(workdir: str | Path) -> str:
     """Writes the figures as PNG and SVG, `results.json` and `report.html`; returns the final
     table as text."""
-    store = BranchStore(workdir)
-    directory = store.workdir / "figures"
+    run = Run(workdir)
+    directory = run.workdir / "figures"
     directory.mkdir(exist_ok=True)
     images = {
-        name: figures.save(draw(store), directory / name) for name, draw in figures.FIGURES.items()
+        name: figures.save(draw(run), directory / name) for name, draw in figures.FIGURES.items()
     }
-    ends = final_values(store)
-    rows, budgets, notes = table(ends), budget_table(store), _notes(store, ends)
-    write_atomically(store.workdir / "results.json", _results(store, ends, rows, budgets, notes))
-    page = store.workdir / "report.html"
-    write_atomically(page, _page(store, rows, budgets, notes, images))
+    ends = final_values(run)
+    rows, budgets, notes = table(ends), budget_table(run), _notes(run, ends)
+    write_atomically(run.workdir / "results.json", _results(run, ends, rows, budgets, notes))
+    page = run.workdir / "report.html"
+    write_atomically(page, _page(run, rows, budgets, notes, images))
     where = f"Figures: {directory}\nReport:  {page}"
     tables = ["", _text(rows, words=2)]
     if budgets:
@@ -97,24 +99,26 @@ class Final(NamedTuple):
     held_out_loss_at_fork: np.ndarray | None
 
 
-def final_values(store: BranchStore) -> list[Final]:
+def final_values(run: Run) -> list[Final]:
     """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
     found = []
-    for edge in figures.leaves(store.edges()):
-        updates, evaluations = store.metrics(edge.name)
+    for edge in run.leaves():
+        updates, evaluations = run.table(edge.name)
         if not evaluations or evaluations["step"][-1] <= edge.start:
             continue  # nothing of its own yet
-        training = updates["loss"][-figures.smoothing_window(store) :].mean(0)
+        training = updates["loss"][-run.smoothing_window() :].mean(0)
         forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
+        if not edge.parent or edge.data != run.edges[edge.parent].data:
+            forked = []  # of the parent's own held-out set, if at all
         for average in ("", *figures.AVERAGES):
             column = f"eval_{average}_" if average else "eval_"
-            if f"{column}loss" not in evaluations:
+            if np.isnan(evaluations.get(f"{column}loss", [[np.nan]])[-1]).all():
                 continue
-            name = figures.schedule_name(store, edge.name)
+            name = schedule_name(run, edge.name)
             found.append(
                 Final(
                     schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
-                    lineage=[segment.branch for segment in store.lineage(edge.name)],
+                    lineage=[segment.branch for segment in run.lineage(edge.name)],
                     updates=int(updates["step"][-1]),
                     rate=float(updates["rate"][-1]),
                     training_loss=None if average else training,
@@ -145,10 +149,10 @@ def table(ends: list[Final]) -> Rows:
     return rows
 
 
-def budget_table(store: BranchStore) -> list[tuple[str, ...]]:
+def budget_table(run: Run) -> list[tuple[str, ...]]:
     """What the config compares: for each method the held-out loss at its budgets, and the
     updates spent in all, those that its branches share counted once (Wen et al.)."""
-    edges, compared = store.edges(), figures.compared(store)
+    edges, compared = run.edges, run.compared
     if not compared:
         return []
     columns = max(len(names) for names in compared.values())
@@ -158,13 +162,13 @@ def budget_table(store: BranchStore) -> list[tuple[str, ...]]:
         cells: list[str] = []
         spent: dict[str, int] = {}
         for name in names:
-            evaluations = store.metrics(name).evaluations if name in edges else {}
+            evaluations = run.table(name).evaluations if name in edges else {}
             if not evaluations or evaluations["step"][-1] != edges[name].end:
                 cells.append("not trained")
                 continue
             loss = _mean_and_spread(evaluations["eval_loss"][-1], 4)
             cells.append(f"{loss} ({edges[name].end:,})")
-            for branch, start, stop in store.lineage(name):
+            for branch, start, stop in run.lineage(name):
                 spent[branch] = max(spent.get(branch, 0), stop - start)
         cells += [""] * (columns - len(cells))
         rows.append((method, *cells, f"{sum(spent.values()):,}"))
@@ -176,11 +180,11 @@ def _mean_and_spread(values: np.ndarray, digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
-def _notes(store: BranchStore, ends: list[Final]) -> list[str]:
-    edges = store.edges()
+def _notes(run: Run, ends: list[Final]) -> list[str]:
+    edges = run.edges
     seeds = next(iter(edges.values())).seeds
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    window = figures.smoothing_window(store)
+    window = run.smoothing_window()
     last = f"the mean of the last {window} updates" if window > 1 else "that of the last update"
     notes = []
     if len(ends) > 1:
@@ -191,13 +195,13 @@ def _notes(store: BranchStore, ends: list[Final]) -> list[str]:
     notes.append(f"Losses in nats, {over}; the training loss is {last}.")
     if any(isinstance(edge.data, Photos) for edge in edges.values()):
         notes.append(STAND_IN)
-    found = [f"{o.leaf} {o.correlation:.3f}" for o in figures.overlays(store)]
+    found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
     if found:
         notes.append(
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
-    reached = {name: store.metrics(name).updates.get("step", [0])[-1] for name in edges}
+    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in edges}
     unfinished = [
         f"{name} (at {max(reached[name], edge.start)} of {edge.end})"
         for name, edge in edges.items()
@@ -208,11 +212,9 @@ def _notes(store: BranchStore, ends: list[Final]) -> list[str]:
     return notes
 
 
-def _results(
-    store: BranchStore, ends: list[Final], rows: Rows, budgets: Rows, notes: list[str]
-) -> str:
+def _results(run: Run, ends: list[Final], rows: Rows, budgets: Rows, notes: list[str]) -> str:
     """All of it as JSON, with what is needed to quote it: machine, versions and date."""
-    first = _first_record(store)
+    first = run.record()
 
     def plain(value):
         return value.tolist() if isinstance(value, np.ndarray) else value
@@ -224,20 +226,16 @@ def _results(
         "notes": notes,
         "machine": first.get("machine", "not recorded"),
         "versions": first["versions"],
-        "date": _date(store),
+        "date": _date(run),
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _date(store: BranchStore) -> str:
+def _date(run: Run) -> str:
     """When the last row was written."""
-    files = store.workdir.glob("branches/*/metrics.jsonl")
+    files = run.workdir.glob("branches/*/metrics.jsonl")
     trained = max((path.stat().st_mtime for path in files), default=time.time())
     return time.strftime("%Y-%m-%d", time.gmtime(trained))
-
-
-def _first_record(store: BranchStore) -> dict[str, Any]:
-    return json.loads((store.directory(store.names()[0]) / "branch.json").read_text())
 
 
 def _text(lines: Rows, words: int) -> str:
@@ -252,9 +250,7 @@ def _text(lines: Rows, words: int) -> str:
     )
 
 
-def _page(
-    store: BranchStore, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]
-) -> str:
+def _page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
     caption = " ".join([_BANDS, *(note for note in notes if note == STAND_IN)])
     drawings = "".join(
@@ -264,14 +260,14 @@ def _page(
         "</figure>"
         for name, svg in images.items()
     )
-    config_file = store.workdir / "config.json"
+    config_file = run.workdir / "config.json"
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
-    first = _first_record(store)
+    first = run.record()
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     machine = html.escape(
-        f"{first.get('machine', 'machine not recorded')}; {versions}; {_date(store)}"
+        f"{first.get('machine', 'machine not recorded')}; {versions}; {_date(run)}"
     )
-    title = html.escape(store.workdir.name)
+    title = html.escape(run.workdir.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
 <body><h1>{title}</h1>

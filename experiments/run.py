@@ -6,7 +6,6 @@ python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/N
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from ml_collections import config_flags
 
 from experiments import cli
 from wsdjax.config import ConfigError, Experiment, validate
-from wsdjax.serial import to_json
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."
@@ -40,13 +38,11 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
 
     edges = tree.resolve(experiment)
     _check_writable(workdir)
-    _check_compare(experiment)
 
-    from experiments.grow import grow
+    from experiments.launch import launch
     from wsdjax.branches import BranchStore
 
-    content = json.dumps(to_json(experiment), indent=2) + "\n"
-    grow(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges, content)
+    launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges)
 
 
 def _check_writable(workdir: Path) -> None:
@@ -58,16 +54,6 @@ def _check_writable(workdir: Path) -> None:
         raise ConfigError(
             f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
         ) from None
-
-
-def _check_compare(experiment: Experiment) -> None:
-    for row, names in experiment.compare.items():
-        for name in names:
-            if name not in experiment.tree:
-                raise ConfigError(
-                    f"compare.{row}: there is no branch {name!r}; "
-                    f"the branches are {', '.join(experiment.tree)}"
-                )
 
 
 def _config_file() -> str:

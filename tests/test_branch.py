@@ -33,7 +33,7 @@ def grow(workdir, config, names=None):
         edges = tree.resolve(config)
         store.register(edges)
         trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.grow(names or list(edges))
+        trainer.train(names or list(edges))
     return store
 
 

@@ -66,12 +66,12 @@ def test_forks_are_what_was_asked_for(grown):
 def test_both_decays_are_in_the_figure_and_the_table(grown):
     """They go on from the trunk's curve: their first point is its last."""
     from experiments import figures
+    from experiments.reading import Run
 
     workdir, said = grown
     assert re.search(r"trunk > sqrt +30 ", said[0][0])
     assert re.search(r"trunk > other +26 ", said[1][0])
-    store = BranchStore(workdir)
-    curves = {curve.label: curve for curve in figures.curves(store, "loss", 1)}
+    curves = {curve.label: curve for curve in figures.curves(Run(workdir), "loss", 1)}
     trunk, sqrt = curves["trunk (constant rate)"], curves["sqrt (WSD, sqrt cooldown)"]
     assert sqrt.steps[0] == trunk.steps[-1] == 24
     np.testing.assert_array_equal(sqrt.values[0], trunk.values[-1])
@@ -175,6 +175,15 @@ MISTAKES = {
     "nothing left to decay": (
         ("fork", "decay", "--name=x", "--steps=3"),
         "the rate of 'decay' is 0 at 36",
+    ),
+    "a flag without a use": (("list", "--steps=3"), "list takes no --steps"),
+    "a schedule for an extension": (
+        ("extend", "trunk", "--steps=3", "--schedule=Hold"),
+        "extend takes no --schedule",
+    ),
+    "a length beyond numbers": (
+        ("fork", "trunk", "--name=x", "--steps=1e400"),
+        "tree.x.steps = cannot convert",
     ),
     "a bad name": (("fork", "trunk", "--name=../x", "--steps=3"), "'../x' is no branch name"),
 }

@@ -162,6 +162,40 @@ def test_divergence_ends_the_command_with_an_error(tmp_path):
     assert "diverged" in json.loads((tmp_path / "w/status.json").read_text())["status"]
 
 
+def test_a_report_of_what_diverged(finished, tmp_path):
+    """Rows that are not finite are drawn around."""
+    workdir = shutil.copytree(finished, tmp_path / "tiny")
+    for branch in ("decay", "cosine"):
+        path = workdir / "branches" / branch / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        row = next(row for row in reversed(rows) if "loss" in row)
+        row |= {"loss": [None, 2.0], "grad_norm": [None, None]}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    assert (code, err) == (0, "")
+    assert "Correlation" not in out
+
+
+def test_a_comparison_that_is_added_is_drawn(finished, tmp_path):
+    """A finished run is not trained again, and its report has the new table."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    config = tmp_path / "c.py"
+    both = 'compare={"WSD": ("decay",), "cosine": ("cosine",)},'
+    config.write_text(TINY.read_text().replace("eval_every=7,", f"eval_every=99, {both}"))
+    arguments = ("experiments.run", f"--config={config}", f"--workdir={workdir}")
+    code, out, _ = finish(start(*arguments))
+    assert code == 0
+    assert re.search(r"WSD +\d\.\d{4} ± \d\.\d{4} \(36\) +36\n", out)
+    written = json.loads((workdir / "config.json").read_text())
+    assert written["eval_every"] == 7  # as it was watched
+    assert set(written["compare"]) == {"WSD", "cosine"}
+    assert "Nothing is missing" in finish(start(*arguments))[1]
+    config.write_text(config.read_text().replace('("cosine",)', '("sine",)'))
+    code, _, err = finish(start(*arguments))
+    assert code == 2
+    assert "compare.cosine: there is no branch 'sine'" in err
+
+
 def test_what_a_run_leaves(finished):
     """The final table on the screen; figures, a page and plain files in the workdir."""
     out = (finished.parent / "out").read_text()

@@ -13,6 +13,8 @@ from conftest import ROOT, load_config, rows_of, same
 from test_branch import files, grow, with_tree
 from test_resume import Silent, Stop
 
+from experiments import figures, report
+from experiments.reading import Run
 from wsdjax import averages, data, models, optim, plans, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore
@@ -232,7 +234,7 @@ def test_averages_are_resumed_to_the_bit(averaged, tmp_path):
         stopped.register(tree.resolve(config))
         trainer = Trainer(stopped, Silent(12), 1, 2)
         with pytest.raises(Stop):
-            trainer.grow(["decay"])
+            trainer.train(["decay"])
     assert stopped.steps("decay") == [10]
     resumed = grow(tmp_path, config)
     assert same(resumed.restore("decay"), store.restore("decay"))
@@ -250,11 +252,43 @@ def test_other_averages_than_the_parents_begin_at_the_fork(averaged):
     np.testing.assert_allclose(ring, expected, rtol=1e-6)
 
 
+def test_a_lineage_that_changes_its_averages_is_one_table(averaged):
+    """Where an average is not kept its column is NaN; where one is new, before it as well."""
+    store, _ = averaged
+    evaluations = store.metrics("other").evaluations
+    ema, window = evaluations["eval_ema_loss"], evaluations["eval_window_loss"]
+    assert ema.shape == window.shape == evaluations["eval_loss"].shape == (13, 2)
+    assert np.isfinite(ema[:9]).all()
+    assert np.isnan(ema[9:]).all()
+    assert np.isfinite(window).all()
+    report.write(store.workdir)
+    rows = [end.schedule for end in report.final_values(Run(store.workdir))]
+    assert rows == [
+        "WSD, linear cooldown",
+        "WSD, linear cooldown, exponential average",
+        "WSD, linear cooldown, latest-window average",
+        "WSD, linear cooldown",
+        "WSD, linear cooldown, latest-window average",
+    ]
+
+
+def test_a_held_out_curve_is_broken_where_the_data_change(forked):
+    """And the loss at the fork, of another held-out set, is not that of the branch."""
+    run = Run(forked.workdir)
+    curves = {curve.label.split()[0]: curve for curve in figures.curves(run, "eval_loss", 1)}
+    assert curves["fresh"].steps[0] <= 20
+    assert curves["other"].steps[0] > 20
+    ends = {end.lineage[-1]: end for end in report.final_values(run)}
+    assert ends["other"].held_out_loss_at_fork is None
+    assert ends["decay"].held_out_loss_at_fork.shape == (2,)
+
+
 @pytest.fixture
 def first_format(tmp_path):
     """A workdir written by the commit before this format: a trunk of 4 updates and a decay."""
     with tarfile.open(ROOT / "tests" / "data" / "workdir_format_1.tar.gz") as archive:
-        archive.extractall(tmp_path / "old", filter="data")
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(tmp_path / "old", **safe)
     return tmp_path / "old"
 
 
@@ -312,10 +346,10 @@ def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
     store = BranchStore(workdir)
     edges = store.edges()
     branch = Branch(parent="on", steps=3, schedule=Cooldown())
-    edge = tree.grow("leaf", branch, edges["on"], edges)
+    edge = tree.resolve_branch("leaf", branch, edges["on"], edges)
     with store.lock():
         store.register({"leaf": edge})
-        Trainer(store, Silent(), config.eval_every, config.checkpoint_every).grow(["leaf"])
+        Trainer(store, Silent(), config.eval_every, config.checkpoint_every).train(["leaf"])
     after = files(workdir / "branches")
     assert {path: after[path] for path in before} == before
     assert store.is_done("leaf")

@@ -18,9 +18,9 @@ PLANS = {
         schedules.wsd(PEAK, 7, 50, 20, schedules.power(2)),
     ),
     "cosine": (plans.cosine(50, 7, 1e-4), schedules.warmup_cosine(PEAK, 7, 50, 1e-4)),
-    "wsd_s": (plans.wsd_s(BUDGETS, 5), schedules.wsd_s(PEAK, 5, BUDGETS)),
+    "wsd_s": (plans.wsd_s(BUDGETS, 5, PEAK / 10), schedules.wsd_s(PEAK, 5, BUDGETS)),
     "wsd_s, earlier decays excluded": (
-        plans.wsd_s(BUDGETS, 5, 0.25, "linear", 1e-4, False),
+        plans.wsd_s(BUDGETS, 5, 1e-4, 0.25, "linear", False),
         schedules.wsd_s(PEAK, 5, BUDGETS, 0.25, "linear", 1e-4, False),
     ),
     "cyclic_cosine": (
@@ -77,8 +77,8 @@ def test_each_oracle_is_a_cosine_of_its_budget():
 
 def test_lengths_of_every_unit_give_the_tree_of_their_numbers():
     """2,000 examples in batches of 8 are epochs of 250 updates; here the run is two of them."""
-    texts = plans.wsd("100%", "2%", "0.7 epochs") | plans.wsd_s(("0.4 epochs", "40%"), 5)
-    numbers = plans.wsd(500, 10, 175) | plans.wsd_s((100, 200), 5)
+    texts = plans.wsd("100%", "2%", "0.7 epochs") | plans.wsd_s(("0.4 epochs", "40%"), 5, 3e-4)
+    numbers = plans.wsd(500, 10, 175) | plans.wsd_s((100, 200), 5, 3e-4)
     assert resolved(texts, length="2 epochs") == resolved(numbers)
 
 
@@ -91,9 +91,27 @@ def test_a_fork_may_be_told_as_a_length():
     assert (edges["early"].start, edges["early"].end) == (125, 165)
 
 
+def test_lengths_are_those_of_the_data_they_are_about():
+    """A fork's step is measured in the parent's epochs, its length in its own, and a percentage
+    in the run's."""
+    small = Photos(size=800, eval_size=50)
+    edges = resolved(
+        plans.wsd("2 epochs", 10, "0.5 epochs")
+        | {
+            "epochs": Branch(
+                parent="trunk@1 epoch", steps="1 epoch", schedule=Cooldown(), data=small
+            ),
+            "percent": Branch(parent="trunk@250", steps="10%", schedule=Cooldown(), data=small),
+        },
+        length="4 epochs",
+    )
+    assert (edges["epochs"].start, edges["epochs"].end) == (250, 250 + 100)
+    assert edges["percent"].end == 250 + 100
+
+
 def test_what_jumps_and_what_does_not():
     """Cooldowns go on from the rate they find, however steep; a return to the peak jumps."""
-    wsd_s = resolved(plans.wsd_s(BUDGETS, 5))
+    wsd_s = resolved(plans.wsd_s(BUDGETS, 5, 3e-4))
     assert lineage.jump(wsd_s["wsd_s_stable_2"], wsd_s) == pytest.approx((3e-4, PEAK))
     assert lineage.jump(wsd_s["wsd_s_2"], wsd_s) is None
     assert lineage.jump(wsd_s["wsd_s_stable_1"], wsd_s) is None

@@ -16,7 +16,7 @@ from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, s
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Branch, Constant, Overrides, UserError
+from wsdjax.config import Branch, Constant, Cooldown, Overrides, UserError
 from wsdjax.train import Stopped, Trainer
 
 BRANCHES = ("trunk", "decay", "cosine")
@@ -90,13 +90,13 @@ def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds)
     assert stopped.siblings("b") == ["a", "b"]
     for until in (7, 12, 13):
         with stopped.lock(), pytest.raises(Stop):
-            Trainer(stopped, Silent(until), 4, 5).grow(["a", "b"])
+            Trainer(stopped, Silent(until), 4, 5).train(["a", "b"])
         if until == 12:
             assert stopped.steps("b") == stopped.steps("a") == [5, 10]
             stopped.discard_after("b", 5)
     for store in stores:
         with store.lock():
-            Trainer(store, Silent(), 4, 5).grow(["a", "b"])
+            Trainer(store, Silent(), 4, 5).train(["a", "b"])
     for name in branches:
         assert rows_of(stopped, name) == rows_of(whole, name)
         assert same(stopped.restore(name), whole.restore(name))
@@ -111,7 +111,7 @@ def test_a_stop_that_is_asked_for_saves_first(finished, tmp_path):
     seen = []
     progress.update = lambda step, loss, rate: seen.append(step)
     with store.lock(), pytest.raises(Stopped, match="trunk is saved at update 9 of 24"):
-        Trainer(store, progress, 7, 5, asked_to_stop=lambda: len(seen) >= 8).grow(["trunk"])
+        Trainer(store, progress, 7, 5, asked_to_stop=lambda: len(seen) >= 8).train(["trunk"])
     assert store.steps("trunk") == [5, 9]
     code, _, err = finish(
         start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}")
@@ -129,7 +129,7 @@ def test_rows_that_are_gone_are_missed(finished, tmp_path, trainer):
     path = workdir / "branches/cosine/metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
     with pytest.raises(UserError, match=r"metrics.jsonl should have a row for each update from 1"):
-        trainer(store).grow(["cosine"])
+        trainer(store).train(["cosine"])
 
 
 def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):
@@ -142,7 +142,7 @@ def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):
     record["versions"]["jax"] = "0.4.1"
     path.write_text(json.dumps(record))
     with caplog.at_level("WARNING", logger="wsdjax"):
-        trainer(store).grow(["cosine"])
+        trainer(store).train(["cosine"])
     assert "cosine was begun with jax 0.4.1 (here " in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_rows_beyond_the_checkpoint_are_made_again_once(finished, tmp_path, trai
     store = BranchStore(workdir)
     store.discard_after("cosine", 35)
     assert store.steps("cosine") == [35]
-    trainer(store).grow(["cosine"])
+    trainer(store).train(["cosine"])
     assert_same_run(workdir, finished)
     assert [row["step"] for row in rows_of(store, "cosine") if "loss" in row] == [*range(1, 37)]
 
@@ -162,7 +162,7 @@ def test_a_flipped_byte_is_noticed_named_and_the_one_before_it_used(finished, tm
     workdir = shutil.copytree(finished, tmp_path / "w")
     store = BranchStore(workdir, keep=3)
     store.discard_after("cosine", 0)
-    trainer(store, keep_until=21).grow(["cosine"])
+    trainer(store, keep_until=21).train(["cosine"])
     flip_a_byte(workdir / "branches/cosine/checkpoints/20")
     err = run_again(workdir)
     assert "cosine/checkpoints/20 is damaged" in err
@@ -177,6 +177,47 @@ def test_a_damaged_fork_point_is_made_again(finished, tmp_path):
     shutil.rmtree(workdir / "branches/decay/checkpoints")
     assert "trunk/checkpoints/24 is damaged" in run_again(workdir)
     assert_same_run(workdir, finished)
+
+
+def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
+    """The trunk, which is past it, goes back to the checkpoint before and trains to its end
+    again; all ends as it was."""
+    branches = {
+        "trunk": Branch(steps=20, schedule=Constant(2)),
+        "early": Branch(parent="trunk@8", steps=3, schedule=Cooldown()),
+    }
+    config = dataclasses.replace(load_config(), tree=branches)
+    stores = [BranchStore(tmp_path / name) for name in ("damaged", "whole")]
+    for store in stores:
+        store.register(tree.resolve(config))
+        with store.lock():
+            Trainer(store, Silent(), 7, 5).train(["trunk", "early"])
+    damaged, whole = stores
+    flip_a_byte(tmp_path / "damaged/branches/trunk/checkpoints/8")
+    shutil.rmtree(tmp_path / "damaged/branches/early")
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_resume import *\n"
+        "from wsdjax.config import Cooldown\n"
+        f"branches = {branches!r}\n"
+        "config = dataclasses.replace(load_config(), tree=branches)\n"
+        f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
+        "store.register(tree.resolve(config))\n"
+        "with store.lock(): Trainer(store, Silent(), 7, 5).train(['trunk', 'early'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trunk/checkpoints/8 is damaged" in done.stderr
+    for name in branches:
+        assert rows_of(damaged, name) == rows_of(whole, name)
+        assert same(damaged.restore(name), whole.restore(name))
 
 
 def run_again(workdir) -> str:
@@ -204,7 +245,7 @@ class Silent:
     def __init__(self, until=None):
         self.until = until
 
-    def start(self, title, step, end, images_per_step):
+    def start(self, title, step, end, examples_per_step):
         pass
 
     def update(self, step, loss, rate):
@@ -226,9 +267,9 @@ def trainer():
             return inner
 
         class Interrupted:
-            def grow(self, names):
+            def train(self, names):
                 with store.lock(), pytest.raises(Stop):
-                    inner.grow(names)
+                    inner.train(names)
 
         return Interrupted()
 

@@ -18,6 +18,7 @@ from wsdjax.config import (
     WarmupCosine,
     validate,
 )
+from wsdjax.edge import Edge
 from wsdjax.serial import differences, from_json, to_json
 
 
@@ -121,6 +122,10 @@ def test_a_tree_that_cannot_be_is_refused(branches, said):
         (lambda c: setattr(c, "batch_size", 8.0), "batch_size = 8.0: must be of type int"),
         (lambda c: setattr(c, "data", "photos"), "data = 'photos': must be one of Photos, Cifar10"),
         (lambda c: setattr(c, "model", None), "model = None: must be a CNN"),
+        (
+            lambda c: setattr(c.optimizer, "peak_value", float("inf")),
+            "optimizer.peak_value = inf: must be finite",
+        ),
         (lambda c: setattr(c, "tree", {}), "tree: is empty"),
         (lambda c: c.tree.update({"a b": c.tree["trunk"]}), "'a b' is no branch name"),
         (lambda c: c.tree.update({"..": c.tree["trunk"]}), "'..' is no branch name"),
@@ -162,7 +167,15 @@ def test_a_config_survives_json():
     config = load_config()
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     for edge in tree.resolve(config).values():
-        assert tree.Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+        assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+
+
+def test_a_branch_may_be_called_inf():
+    config = load_config()
+    config.tree["inf"] = Branch(3, Cooldown(), "trunk")
+    edge = tree.resolve(config)["inf"]
+    back = Edge.from_json(json.loads(json.dumps(edge.to_json())))
+    assert (back.name, back.optimizer.clip_norm) == ("inf", float("inf"))
 
 
 def test_differences_name_every_field():

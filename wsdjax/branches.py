@@ -23,6 +23,7 @@ from etils import epath
 from wsdjax import lineage, metrics, provenance, tree
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.config import ConfigError, UserError
+from wsdjax.edge import Edge
 from wsdjax.serial import differences
 from wsdjax.state import State
 
@@ -66,10 +67,10 @@ class BranchStore:
         """The branches, in the order in which they were made."""
         return list(self.edges())
 
-    def edges(self) -> dict[str, tree.Edge]:
+    def edges(self) -> dict[str, Edge]:
         """What each branch is, in the order in which they were made: parents come first."""
         records = sorted(self._records().values(), key=lambda record: record["order"])
-        found = [tree.Edge.from_json(record["branch"]) for record in records]
+        found = [Edge.from_json(record["branch"]) for record in records]
         return {edge.name: edge for edge in found}
 
     def directory(self, name: str) -> Path:
@@ -79,8 +80,8 @@ class BranchStore:
         """The branches that train together with this one, itself among them, in order."""
         return self.record(name)["trained_with"]
 
-    def create(self, edge: tree.Edge, trained_with: Sequence[str] = ()) -> None:
-        """Writes the record of a new root branch. It has no checkpoint until one is saved.
+    def create(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a new branch. It has no checkpoint until one is saved.
 
         Raises:
           ConfigError: if the branch exists.
@@ -107,7 +108,7 @@ class BranchStore:
         path = self.directory(edge.name) / "branch.json"
         metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
 
-    def fork(self, edge: tree.Edge, trained_with: Sequence[str] = ()) -> None:
+    def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (edge.parent, edge.start).
 
         Raises:
@@ -118,7 +119,7 @@ class BranchStore:
         self._check_fork(edge, self.edges())
         self.create(edge, trained_with)
 
-    def _check_fork(self, edge: tree.Edge, parents: Mapping[str, tree.Edge]) -> None:
+    def _check_fork(self, edge: Edge, parents: Mapping[str, Edge]) -> None:
         existing = self.edges()
         if edge.parent not in parents:
             raise MissingNode(
@@ -142,7 +143,7 @@ class BranchStore:
                     f"the parent's is {old!r}"
                 )
 
-    def check(self, edges: Mapping[str, tree.Edge]) -> None:
+    def check(self, edges: Mapping[str, Edge]) -> None:
         """Finds what would keep `register` from making the workdir hold these branches.
 
         Raises:
@@ -151,7 +152,7 @@ class BranchStore:
         """
         self._groups(edges)
 
-    def register(self, edges: Mapping[str, tree.Edge]) -> None:
+    def register(self, edges: Mapping[str, Edge]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
 
         Which branches train together is decided here, once, and is part of their records.
@@ -163,9 +164,9 @@ class BranchStore:
         existing = self.edges()
         for name, edge in edges.items():
             if name not in existing:
-                self.create(edge, trained_with[name])
+                (self.fork if edge.parent else self.create)(edge, trained_with[name])
 
-    def _groups(self, edges: Mapping[str, tree.Edge]) -> dict[str, list[str]]:
+    def _groups(self, edges: Mapping[str, Edge]) -> dict[str, list[str]]:
         """The names that train together with each of the branches, old and new."""
         existing = self.edges()
         changed: dict[str, list[str]] = {}
@@ -176,7 +177,7 @@ class BranchStore:
             rows = "; ".join(f"{what} ({', '.join(names)})" for what, names in changed.items())
             raise ConfigError(
                 f"branches in {self.workdir} mean something else: {rows}. "
-                "Give the new branches other names, or use another --workdir"
+                "Give the new branches other names, or use another workdir"
             )
         every = {**existing, **edges}
         for name, edge in edges.items():
@@ -191,7 +192,7 @@ class BranchStore:
             if len(members) < len(begun) or len(tree.groups(members)) > 1:
                 raise ConfigError(
                     f"{', '.join(begun)} were begun in {self.workdir} as branches that train "
-                    "together: declare all of them, as they were, or use another --workdir"
+                    "together: declare all of them, as they were, or use another workdir"
                 )
         new = {name: edge for name, edge in edges.items() if name not in trained_with}
         for group in tree.groups(new):
@@ -204,7 +205,7 @@ class BranchStore:
             raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
         if self._checkpoint_dir and (place := self._place_for(name)).exists():
             raise ConfigError(
-                f"{place} exists, and belongs to another run: choose another --checkpoint_dir"
+                f"{place} exists, and belongs to another run: choose another place for checkpoints"
             )
 
     def lineage(self, name: str) -> list[Segment]:
@@ -259,11 +260,11 @@ class BranchStore:
         """
         self._checkpoints(name).wait()
 
-    def restore(self, name: str, step: int | None = None, sharding: Any = None) -> State:
+    def restore(self, branch: str, step: int | None = None, sharding: Any = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
 
         Args:
-          name: the branch.
+          branch: its name.
           step: completed updates; None for the branch's newest checkpoint. A branch's first
             node is that of its parent.
           sharding: of the leaves with a replicate axis; the default device if None.
@@ -272,13 +273,13 @@ class BranchStore:
           MissingNode: if there is no such branch or checkpoint.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        edge = self.record(name)["branch"]
-        steps = self.steps(name)
+        edge = self.record(branch)["branch"]
+        steps = self.steps(branch)
         if step is None and steps:
             step = steps[-1]
         if edge["parent"] and step in (None, edge["start"]) and step not in steps:
             return self.restore(edge["parent"], edge["start"], sharding)
-        return self._checkpoints(name).load(step, sharding)
+        return self._checkpoints(branch).load(step, sharding)
 
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
@@ -305,7 +306,7 @@ class BranchStore:
             lock = (self.workdir / ".lock").open("w")
         except OSError as error:
             raise ConfigError(
-                f"{self.workdir} cannot be written ({error.strerror}): choose another --workdir"
+                f"{self.workdir} cannot be written ({error.strerror}): choose another workdir"
             ) from None
         with lock as file:
             try:
@@ -313,7 +314,7 @@ class BranchStore:
             except BlockingIOError:
                 raise WorkdirBusy(
                     f"another process is training in {self.workdir}: wait for it, stop it, or "
-                    "choose another --workdir"
+                    "choose another workdir"
                 ) from None
             try:
                 yield

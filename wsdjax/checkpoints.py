@@ -98,8 +98,12 @@ class Checkpoints:
         path = self._directory / str(step)
         try:
             return _load(path, sharding)
-        except (ConfigError, PermissionError, TimeoutError, ConnectionError, MemoryError):
+        except (ConfigError, MemoryError):
             raise
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise  # no damage: no permission, no connection, too many open files
+            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {error}") from error
         except jax.errors.JaxRuntimeError:  # no memory on the device, for one
             raise
         except Exception as error:  # whatever orbax makes of broken files
@@ -163,7 +167,13 @@ def _load(path: epath.Path, sharding: Any) -> State:
     template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
     template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
     state = State(**ocp.load(path, _saved(template)))
-    if checksums(state, first_format=kind == "fingerprint") != was:
+    found_sums = checksums(state, first_format=kind == "fingerprint")
+    if found_sums.keys() != was.keys():
+        raise ConfigError(
+            f"{path} names its arrays as {next(iter(was))}, this version as "
+            f"{next(iter(found_sums))}: it was saved by other versions of the packages"
+        )
+    if int(state.step) != int(path.name) or found_sums != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
 
@@ -182,8 +192,7 @@ def _not_about_ocdbt(record: logging.LogRecord) -> bool:
 
 
 # orbax warns, at every save and load, that the files above are not of its usual format.
-for _logger in (logging.getLogger("absl"), logging.getLogger()):
-    _logger.addFilter(_not_about_ocdbt)
+logging.getLogger("absl").addFilter(_not_about_ocdbt)
 
 
 class _Preserve:

@@ -86,7 +86,7 @@ class AdamW:
     b2: float = _number(0.999, ge=0, lt=1)
     eps: float = _number(1e-8, gt=0)
     weight_decay: float = _number(0.1, ge=0)
-    clip_norm: float = _number(math.inf, gt=0)
+    clip_norm: float = _number(math.inf, gt=0, le=math.inf)
     """Global norm to which gradients are clipped; inf for no clipping."""
 
 
@@ -99,7 +99,7 @@ class Overrides:
     b2: float | None = _number(None, ge=0, lt=1)
     eps: float | None = _number(None, gt=0)
     weight_decay: float | None = _number(None, ge=0)
-    clip_norm: float | None = _number(None, gt=0)
+    clip_norm: float | None = _number(None, gt=0, le=math.inf)
 
 
 @dataclass
@@ -295,6 +295,8 @@ def _check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
 
 
 def _check_bounds(path: str, value: Any, bounds: dict[str, float]) -> None:
+    if isinstance(value, float) and math.isinf(value) and bounds.get("le") != math.inf:
+        raise ConfigError(f"{path} = {value!r}: must be finite")
     tests = {
         "ge": (">=", lambda bound: value >= bound),
         "gt": (">", lambda bound: value > bound),

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import optax
 
 from wsdjax import optim, schedules
 from wsdjax.config import Constant, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
+from wsdjax.edge import Edge
 from wsdjax.optim import Hyper
 
-if TYPE_CHECKING:
-    from wsdjax import tree
 
-
-def schedule_of(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> optax.Schedule:
+def schedule_of(edge: Edge, edges: Mapping[str, Edge]) -> optax.Schedule:
     """eta(t), t the absolute number of the update; `edges` holds the ancestors.
 
     Raises:
@@ -30,7 +27,7 @@ def schedule_of(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> optax.Schedu
                 raise ValueError(
                     f"warmup_steps={warmup} is longer than the branch, which ends at {edge.end}"
                 )
-            return schedules.wsd(peak, warmup, edge.end, 0)
+            return schedules.constant(peak, warmup)
         case InverseSqrt(warmup_steps=int(warmup), timescale=timescale):
             return schedules.inverse_sqrt(peak, warmup, edge.end, 0, timescale)
         case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
@@ -48,19 +45,19 @@ def schedule_of(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> optax.Schedu
     raise TypeError(f"no schedule: {edge.schedule!r}")
 
 
-def rate_at_fork(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> float:
+def rate_at_fork(edge: Edge, edges: Mapping[str, Edge]) -> float:
     """The rate of the parent's update number `edge.start`; 0 for a root."""
     return float(schedule_of(edges[edge.parent], edges)(edge.start)) if edge.parent else 0.0
 
 
-def _rate_left(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> float:
+def _rate_left(edge: Edge, edges: Mapping[str, Edge]) -> float:
     rate = rate_at_fork(edge, edges)
     if rate == 0:
         raise ValueError(f"the rate of {edge.parent!r} is 0 at {edge.start}: none is left")
     return rate
 
 
-def jump(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> tuple[float, float] | None:
+def jump(edge: Edge, edges: Mapping[str, Edge]) -> tuple[float, float] | None:
     """(the parent's rate at the fork, the rate that the branch begins with) where the two are
     not one: by design, as when WSD-S goes back to the peak. None if nothing jumps.
 
@@ -75,7 +72,7 @@ def jump(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> tuple[float, float]
     return None if abs(after - before) <= 1e-3 * peak else (before, after)
 
 
-def at_the_fork(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> dict[str, str]:
+def at_the_fork(edge: Edge, edges: Mapping[str, Edge]) -> dict[str, str]:
     """In words: what becomes of the data, of the optimizer's state and of the rate; {} for a
     root."""
     if not edge.parent:
@@ -98,13 +95,13 @@ def at_the_fork(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> dict[str, st
     }
 
 
-def rates(edge: tree.Edge, edges: Mapping[str, tree.Edge]) -> np.ndarray:
+def rates(edge: Edge, edges: Mapping[str, Edge]) -> np.ndarray:
     """float32 [end - start]: the rates of the updates start + 1, ..., end."""
     updates = np.arange(edge.start + 1, edge.end + 1)
     return np.asarray(schedule_of(edge, edges)(updates), np.float32)
 
 
-def hyper_table(group: Sequence[tree.Edge], edges: Mapping[str, tree.Edge]) -> Hyper:
+def hyper_table(group: Sequence[Edge], edges: Mapping[str, Edge]) -> Hyper:
     """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
     columns = []
     for edge in group:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from wsdjax.config import UserError
-from wsdjax.tree import Edge
+from wsdjax.edge import Edge
 
 
 class Table(NamedTuple):
@@ -142,8 +142,13 @@ def table(rows: Iterable[dict[str, Any]]) -> Table:
         (updates if "loss" in row else evaluations).append(row)
 
     def columns(rows):
-        names = rows[0] if rows else ()
-        found = {name: [row[name] for row in rows] for name in names}
+        # A branch that averages its weights has columns that its ancestors lack: NaN there.
+        names = dict.fromkeys(itertools.chain(*rows))
+        replicates = max(
+            (len(v) for row in rows for v in row.values() if isinstance(v, list)), default=0
+        )
+        lacking = [math.nan] * replicates or math.nan
+        found = {name: [row.get(name, lacking) for row in rows] for name in names}
         # null, of a loss that was not finite, reads as NaN
         return {
             name: np.array(values, None if name == "step" else float)

@@ -57,9 +57,9 @@ def cooldown_lengths(
 def wsd_s(
     budgets: Sequence[Length],
     warmup_steps: Length,
+    end_value: float,
     decay_fraction: float = 0.1,
     shape: str = "inverse",
-    end_value: float = 3e-4,
     budgets_include_decays: bool = True,
 ) -> Tree:
     """WSD-S (Wen et al.): stable, decay, stable again from the decayed weights, decay, ...

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 
 from wsdjax import data, models
+from wsdjax.edge import Edge
 from wsdjax.mesh import Shardings
 from wsdjax.state import State
 from wsdjax.step import Metrics, make_average, make_evaluate, make_step
-from wsdjax.tree import Edge
 
 
 class Program(NamedTuple):

@@ -31,10 +31,14 @@ def from_json(value: Any) -> Any:
             return items
         if value["type"] not in TYPES:
             raise ConfigError(f"unknown type {value['type']!r}: written by a newer wsdjax?")
-        return TYPES[value["type"]](**items)
+        kind = TYPES[value["type"]]
+        for f in dataclasses.fields(kind):
+            if f.type is float and items.get(f.name) in ("inf", "-inf"):
+                items[f.name] = float(items[f.name])
+        return kind(**items)
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
-    return float(value) if value in ("inf", "-inf") else value
+    return value
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax import averages, optim, tree
+from wsdjax import averages, optim
 from wsdjax.config import Averages
+from wsdjax.edge import Edge
 from wsdjax.mesh import Shardings
 from wsdjax.models import Model
 
@@ -76,7 +77,7 @@ def each(change: Callable, *states: State) -> State:
     return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)
 
 
-def forked(node: State, edge: tree.Edge, before: Averages) -> State:
+def forked(node: State, edge: Edge, before: Averages) -> State:
     """The state in which a branch begins, from its parent's node, whose averages are `before`."""
     if edge.reset_optimizer:
         node = with_new_moments(node)

@@ -12,10 +12,11 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from wsdjax import data, mesh, models, provenance, tree
+from wsdjax import data, mesh, models, provenance
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import ConfigError
+from wsdjax.edge import Edge
 from wsdjax.lineage import hyper_table
 from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
 from wsdjax.optim import Hyper
@@ -40,7 +41,7 @@ class Stopped(Exception):
 class Progress(Protocol):
     """Told of every update whose row has been read."""
 
-    def start(self, title: str, step: int, end: int, images_per_step: int) -> None: ...
+    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None: ...
     def update(self, step: int, loss: float, rate: float) -> None: ...
     def stop(self) -> None: ...
 
@@ -57,11 +58,13 @@ class Trainer:
     tensorboard: bool = False
     asked_to_stop: Callable[[], bool] = lambda: False
     """Asked after every update; training then saves and raises `Stopped`."""
-    _read: set[str] = field(default_factory=set)
+    _verified: set[str] = field(default_factory=set)
     """Branches whose end has been read back once."""
+    _set_aside: set[tuple[str, int]] = field(default_factory=set)
+    """Nodes that were found damaged, and are to be made again."""
     _programs: Programs = field(default_factory=Programs)
 
-    def check(self, edges: Mapping[str, tree.Edge]) -> None:
+    def check(self, edges: Mapping[str, Edge]) -> None:
         """Finds what would stop these branches from training, before anything is written.
 
         Raises:
@@ -76,17 +79,17 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(error) from None
         if self.tensorboard and not find_spec("tensorboardX"):
-            raise ConfigError('tensorboard = True: install it with pip install -e ".[tensorboard]"')
+            raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of the branches that do not have a good checkpoint of their end."""
         for name, edge in self.store.edges().items():
-            if name in names and name not in self._read and self.store.is_done(name):
+            if name in names and name not in self._verified and self.store.is_done(name):
                 self._set_aside_if_damaged(name, edge.end)
-                self._read.add(name)
+                self._verified.add(name)
         return [name for name in names if not self.store.is_done(name)]
 
-    def grow(self, names: Sequence[str]) -> list[str]:
+    def train(self, names: Sequence[str]) -> list[str]:
         """Trains those of the named branches that are not done; returns which they were.
 
         A branch that diverges is left at its last good checkpoint, and the others are trained.
@@ -137,11 +140,9 @@ class Trainer:
         rows = Rows(group, [self._writers(edge, begin) for edge in group])
         save_at = set().union(*(self.store.protected(name) for name in names))
 
-        def read(n: int, metrics: dict[str, jax.Array], since: float) -> None:
+        def read(n: int, metrics: dict[str, jax.Array]) -> None:
             rates = table.rate[n - 1 - first.start]
-            rows.write(
-                {"step": n, "seconds": round(time.perf_counter() - since, 4)}, metrics, rates
-            )
+            rows.write({"step": n, "seconds": clock.lap()}, metrics, rates)
             loss, update = (np.asarray(metrics[name]) for name in ("loss", "update_norm"))
             bad = ~(np.isfinite(loss) & np.isfinite(update))
             if bad.any():
@@ -152,10 +153,9 @@ class Trainer:
         if begin > first.start:
             log.info("%s: going on from update %d of %d", title, begin, end)
         self.progress.start(title, begin, end, len(seeds) * first.batch_size)
-        unread = None
+        clock, unread = _Clock(), None
         try:
             for n in range(begin + 1, end + 1):
-                started = time.perf_counter()
                 batch = jax.device_put(stream[n - 1 - first.data_start], placed.batch)
                 hyper = Hyper(*(column[n - 1 - first.start] for column in table))
                 state, metrics = step(state, batch, jax.device_put(hyper, placed.replicates))
@@ -163,7 +163,7 @@ class Trainer:
                 # one's here would leave the device idle.
                 if unread:
                     read(*unread)
-                unread = (n, metrics, started)
+                unread = (n, metrics)
                 stop = n < end and self.asked_to_stop()
                 save = stop or n in save_at or n % self.checkpoint_every == 0
                 if save or n % self.eval_every == 0 or n == end:
@@ -183,7 +183,7 @@ class Trainer:
             self.progress.stop()
             rows.close()
 
-    def _begin(self, group: list[tree.Edge], model: models.Model, placed: mesh.Shardings) -> State:
+    def _begin(self, group: list[Edge], model: models.Model, placed: mesh.Shardings) -> State:
         """The newest checkpoint that all of the group have, else the node they fork from."""
         store, first = self.store, group[0]
         while True:
@@ -207,7 +207,10 @@ class Trainer:
                 if not any([self._set_aside_if_damaged(owner, step) for owner in owners]):
                     raise
             except MissingNode as error:
-                if max(store.steps(first.parent), default=0) > first.start:
+                if (first.parent, first.start) in self._set_aside:
+                    for sibling in store.siblings(first.parent):
+                        store.discard_after(sibling, first.start)
+                elif max(store.steps(first.parent), default=0) > first.start:
                     raise MissingNode(
                         f"{first.name!r} cannot start: {error}. Fork it from a step that is "
                         f"there, or delete the later ones of {first.parent!r} to train it again"
@@ -218,15 +221,17 @@ class Trainer:
         return states.place(states.join(parts) if len(parts) > 1 else parts[0], placed)
 
     def _set_aside_if_damaged(self, name: str, step: int) -> bool:
+        edge = self.store.edges()[name]
         try:
-            self.store.restore(name, step)
+            self.store.restore(name, step, mesh.shardings(edge.seeds, edge.batch_size).replicates)
         except DamagedCheckpoint as error:
             log.warning("%s; using the one before it", error)
             self.store.set_aside(name, step)
+            self._set_aside.add((name, step))
             return True
         return False
 
-    def _save(self, group: list[tree.Edge], state: State, rows: Rows) -> None:
+    def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
         rows.flush()  # before the checkpoint that comes after them
         # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
         for edge in group:
@@ -236,7 +241,7 @@ class Trainer:
             mine = state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
             self.store.save(edge.name, mine)
 
-    def _writers(self, edge: tree.Edge, step: int) -> list[Writer]:
+    def _writers(self, edge: Edge, step: int) -> list[Writer]:
         directory = self.store.directory(edge.name)
         writers: list[Writer] = [JsonLines(directory / "metrics.jsonl", edge.start, step)]
         if self.tensorboard:
@@ -244,7 +249,19 @@ class Trainer:
         return writers
 
 
-def _raise_diverged(group: list[tree.Edge], n: int, bad: np.ndarray) -> None:
+class _Clock:
+    """Seconds from one row that was read to the next; evaluations and saves fall in between."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now, last = time.perf_counter(), self._last
+        self._last = now
+        return round(now - last, 4)
+
+
+def _raise_diverged(group: list[Edge], n: int, bad: np.ndarray) -> None:
     owners = [(edge, seed) for edge in group for seed in edge.replicate_seeds]
     which = [f"{edge.name} seed {seed}" for (edge, seed), b in zip(owners, bad, strict=True) if b]
     names = [edge.name for edge in group]

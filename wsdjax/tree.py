@@ -1,73 +1,22 @@
-"""The tree of branches, resolved: each `Edge` says all that decides its numbers."""
+"""From a config's tree of branches to resolved edges: what each inherits and what it comes to."""
 
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from wsdjax import lineage
 from wsdjax.config import (
-    AdamW,
-    Averages,
     Branch,
     ConfigError,
     Cooldown,
     Experiment,
     Hold,
 )
+from wsdjax.edge import Edge
 from wsdjax.length import Length, updates
-from wsdjax.serial import from_json, to_json
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One branch with everything it inherits made explicit; `branch.json` holds it."""
-
-    name: str
-    parent: str
-    """Empty for a root."""
-    start: int
-    """Completed updates at the fork: the node it starts from is (parent, start)."""
-    end: int
-    schedule: Any
-    optimizer: AdamW
-    model: Any
-    data: Any
-    batch_size: int
-    seed: int
-    """Of the first replicate's initialisation; the next ones have seed + 1, ..."""
-    seeds: int
-    data_seed: int
-    """Of the first replicate's stream of batches."""
-    data_start: int
-    """Where that stream began: update n sees its batch n - 1 - data_start."""
-    reset_optimizer: bool
-    averages: Averages
-
-    def to_json(self) -> dict[str, Any]:
-        return {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Edge:
-        """Of a record of this format or of format 1, whose branches all went on with their
-        parent's batches and moments and averaged nothing."""
-        first_format = {
-            "data_seed": fields["seed"],
-            "data_start": 0,
-            "reset_optimizer": False,
-            "averages": to_json(Averages()),
-        }
-        return cls(**from_json(first_format | fields))
-
-    @property
-    def replicate_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.seed, self.seed + self.seeds))
-
-    @property
-    def stream_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.data_seed, self.data_seed + self.seeds))
 
 
 def resolve(experiment: Experiment) -> dict[str, Edge]:
@@ -94,6 +43,7 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
         reset_optimizer=False,
         averages=experiment.averages,
     )
+    length = run_length(experiment)
     edges: dict[str, Edge] = {}
     waiting = dict(experiment.tree)
     while waiting:
@@ -109,16 +59,16 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
             )
         branch = waiting.pop(ready)
         above = edges.get(_parent_of(branch)[0], origin)
-        edges[ready] = grow(ready, branch, above, edges, experiment.length)
+        edges[ready] = resolve_branch(ready, branch, above, edges, length)
     return edges
 
 
-def grow(
+def resolve_branch(
     name: str,
     branch: Branch,
     parent: Edge,
     edges: Mapping[str, Edge],
-    length: Length | None = None,
+    length: int | None = None,
 ) -> Edge:
     """The edge that `branch` makes, with what it inherits from `parent`.
 
@@ -127,7 +77,7 @@ def grow(
       branch: what it is and what it changes.
       parent: the edge that it forks from.
       edges: the tree so far; it holds the parent's ancestors.
-      length: the run's, for lengths in percent.
+      length: the run's in updates, for lengths in percent.
 
     Raises:
       ConfigError: for a fork outside the parent, a length that means nothing here, classes
@@ -140,15 +90,16 @@ def grow(
             f"{where}: the model has {parent.model.classes} classes, "
             f"{type(data).__name__} has {data.classes}"
         )
-    one = units(data, parent.batch_size, length)
     start = parent.end
     if at := _parent_of(branch)[1]:
-        start = _updates(f"{where}.parent = {branch.parent!r}: the step", at, one)
+        along_parent = units(parent.data, parent.batch_size, length)
+        start = _updates(f"{where}.parent = {branch.parent!r}: the step", at, along_parent)
         if not parent.start < start <= parent.end:
             raise ConfigError(
                 f"{where}.parent = {branch.parent!r}: {parent.name} has the steps "
                 f"{parent.start + 1} to {parent.end}"
             )
+    one = units(data, parent.batch_size, length)
     steps = _updates(f"{where}.steps", branch.steps, one)
     if steps < 1:
         raise ConfigError(f"{where}.steps = {branch.steps!r}: comes to {steps}, must be >= 1")
@@ -188,14 +139,25 @@ def _parent_of(branch: Branch) -> tuple[str, str]:
     return name, step
 
 
-def units(data: Any, batch_size: int, length: Length | None = None) -> dict[str, float]:
-    """What one epoch, one token and one percent of `length` are worth, in updates."""
+def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, float]:
+    """What one epoch and one token of `data`, and one percent of `length`, are in updates."""
     one: dict[str, float] = {"epochs": data.examples // batch_size}
     if tokens := getattr(data, "tokens_per_example", 0):
         one["tokens"] = 1 / (batch_size * tokens)
     if length is not None:
-        one["%"] = _updates("length", length, one) / 100
+        one["%"] = length / 100
     return one
+
+
+def run_length(experiment: Experiment) -> int | None:
+    """The experiment's `length` in updates, measured in its own data set.
+
+    Raises:
+      ConfigError: for a length that means nothing there.
+    """
+    if experiment.length is None:
+        return None
+    return _updates("length", experiment.length, units(experiment.data, experiment.batch_size))
 
 
 def every(experiment: Experiment, field: str) -> int:
@@ -204,7 +166,7 @@ def every(experiment: Experiment, field: str) -> int:
     Raises:
       ConfigError: for a length that means nothing here, or comes to nothing.
     """
-    one = units(experiment.data, experiment.batch_size, experiment.length)
+    one = units(experiment.data, experiment.batch_size, run_length(experiment))
     count = _updates(field, getattr(experiment, field), one)
     if count < 1:
         raise ConfigError(f"{field} = {getattr(experiment, field)!r}: comes to {count} updates")
@@ -214,13 +176,13 @@ def every(experiment: Experiment, field: str) -> int:
 def _updates(path: str, length: Length, one: Mapping[str, float]) -> int:
     try:
         return updates(length, one)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path} = {error}") from None
 
 
 def _with_updates(path: str, schedule: Any, one: Mapping[str, float]) -> Any:
     """The schedule with its lengths in updates."""
-    lengths = [f.name for f in dataclasses.fields(schedule) if f.type is Length]
+    lengths = [n for n, kind in typing.get_type_hints(type(schedule)).items() if kind is Length]
     counts = {n: _updates(f"{path}.{n}", getattr(schedule, n), one) for n in lengths}
     return dataclasses.replace(schedule, **counts)
 

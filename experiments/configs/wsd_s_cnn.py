@@ -20,7 +20,7 @@ def get_config() -> Experiment:
         model=CNN(widths=(16, 32, 32, 32)),
         data=Photos(noise=0.8, eval_size=1_000),
         optimizer=AdamW(peak_value=peak, weight_decay=0.1),
-        tree=plans.wsd_s(budgets, warmup, 0.2, "inverse", peak / 10)
+        tree=plans.wsd_s(budgets, warmup, peak / 10, 0.2)
         | plans.cooldown_lengths(budgets, warmup, 0.2, "inverse", peak / 10)
         | plans.cyclic_cosine(budgets, warmup, peak / 10)
         | plans.oracle_cosines(budgets, warmup, peak / 10),

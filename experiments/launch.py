@@ -6,20 +6,22 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments import report
 from experiments.progress import progress
+from experiments.reading import read_config
 from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Experiment
+from wsdjax.config import ConfigError, Experiment
+from wsdjax.edge import Edge
 from wsdjax.metrics import write_atomically
+from wsdjax.serial import to_json
 from wsdjax.train import Diverged, Stopped, Trainer
-from wsdjax.tree import Edge
 
 
-def grow(
-    experiment: Experiment, store: BranchStore, edges: dict[str, Edge], config: str | None = None
+def launch(
+    experiment: Experiment, store: BranchStore, edges: dict[str, Edge], declared: bool = True
 ) -> None:
     """Trains what is missing of `edges` in a workdir and draws its report.
 
@@ -27,7 +29,7 @@ def grow(
       experiment: how it is watched and kept.
       store: the workdir's.
       edges: what is to be trained, old and new.
-      config: the new content of `config.json`, if it changes.
+      declared: whether the experiment declares these edges, and is to be the workdir's config.
     """
     trainer = Trainer(
         store,
@@ -36,29 +38,37 @@ def grow(
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,
     )
+    there = store.edges()
     store.check(edges)
-    trainer.check(edges)
+    _check_compared(experiment, {**there, **edges})
+    trainer.check({n: edge for n, edge in edges.items() if n not in there or not store.is_done(n)})
     with store.lock():
         store.register(edges)
         page = store.workdir / "report.html"
         missing = trainer.missing(list(edges))
-        if not missing and page.exists():
+        old = read_config(store.workdir) or {}
+        config = to_json(experiment)
+        # How a finished run would be watched is no news; what its report compares is.
+        unchanged = not declared or old.get("compare") == config["compare"]
+        if not missing and page.exists() and unchanged:
             print(f"Nothing is missing in {store.workdir}: all of {', '.join(edges)} are trained.")
             return
-        if config is not None:
-            write_atomically(store.workdir / "config.json", config)
+        if declared:
+            content = config if missing or not old else {**old, "compare": config["compare"]}
+            write_atomically(store.workdir / "config.json", json.dumps(content, indent=2) + "\n")
         page.unlink(missing_ok=True)  # a page that is there is up to date
         _print_jumps(store, missing)
         _write_status(store, "running")
         try:
             with _signals() as asked:
                 trainer.asked_to_stop = lambda: bool(asked)
-                trainer.grow(list(edges))
+                trainer.train(list(edges))
         except Stopped as error:
             _write_status(store, f"stopped: {error}")
             print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
             sys.exit(130)
         except Diverged as error:
+            print(report.write(store.workdir))
             _write_status(store, f"diverged: {error}")
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -66,7 +76,18 @@ def grow(
             _write_status(store, "incomplete")
             raise
         print(report.write(store.workdir))
-        _write_status(store, "done")
+        done = all(map(store.is_done, store.names()))
+        _write_status(store, "done" if done else "incomplete")
+
+
+def _check_compared(experiment: Experiment, edges: Mapping[str, Edge]) -> None:
+    for row, names in experiment.compare.items():
+        for name in names:
+            if name not in edges:
+                raise ConfigError(
+                    f"compare.{row}: there is no branch {name!r}; the branches are "
+                    f"{', '.join(edges)}"
+                )
 
 
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:

@@ -1,0 +1,53 @@
+"""What the field calls the schedule of a lineage, and what its data are called."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from experiments.reading import Run
+from wsdjax.config import (
+    Cifar10,
+    Constant,
+    Cooldown,
+    Hold,
+    InverseSqrt,
+    Photos,
+    Rewarm,
+    WarmupCosine,
+)
+from wsdjax.edge import Edge
+
+
+def schedule_name(run: Run, name: str) -> str:
+    """What the field calls the schedule of a lineage, and the shape of its last decay."""
+    edges = run.edges
+    lineage = [edges[segment.branch].schedule for segment in run.lineage(name)]
+    kinds = [kind for kind, _ in itertools.groupby(_KINDS[type(each)] for each in lineage)]
+    joined = " > ".join(kinds)
+    cycles = " > ".join(["constant", "cooldown"] * (len(kinds) // 2))
+    known = _NAMES.get(joined, "WSD-S" if joined == cycles else joined)
+    last = lineage[-1]
+    return f"{known}, {last.shape} cooldown" if isinstance(last, Cooldown) else known
+
+
+_KINDS = {
+    Constant: "constant",
+    Hold: "held",
+    InverseSqrt: "inverse square root",
+    WarmupCosine: "warmup-cosine",
+    Cooldown: "cooldown",
+    Rewarm: "rewarmed",
+}
+_NAMES = {
+    "constant": "constant rate",
+    "constant > cooldown": "WSD",
+    "warmup-cosine > held > cooldown": "infinite",
+    "warmup-cosine > rewarmed": "re-warmed cosine",
+}
+
+
+def data_name(edges: Iterable[Edge]) -> str:
+    names = {Photos: "photos (not CIFAR-10)", Cifar10: "CIFAR-10"}
+    kinds = dict.fromkeys(type(edge.data) for edge in edges)
+    return ", ".join(names.get(kind, kind.__name__) for kind in kinds)

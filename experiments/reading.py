@@ -1,0 +1,72 @@
+"""A workdir as it stands, its files read once: what figures and reports are made from.
+
+No checkpoint is read: curves come from `metrics.jsonl`, the tree from `branch.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsdjax import serial
+from wsdjax.branches import BranchStore, Segment
+from wsdjax.config import Experiment
+from wsdjax.edge import Edge
+from wsdjax.metrics import Table
+
+
+class Run:
+    def __init__(self, workdir: str | Path):
+        self.store = BranchStore(workdir)
+        self.workdir = self.store.workdir
+        self.edges: dict[str, Edge] = self.store.edges()
+        self.compared: dict[str, tuple[str, ...]] = {
+            method: tuple(name for name in names if name in self.edges)
+            for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
+        }
+        self.table = functools.cache(self._table)
+
+    def _table(self, name: str) -> Table:
+        """The rows of a lineage, root to leaf."""
+        return self.store.metrics(name)
+
+    def lineage(self, name: str) -> list[Segment]:
+        return self.store.lineage(name)
+
+    def leaves(self) -> list[Edge]:
+        """The edges without children: each ends one lineage."""
+        parents = {edge.parent for edge in self.edges.values()}
+        return [edge for name, edge in self.edges.items() if name not in parents]
+
+    def smoothing_window(self) -> int:
+        """Updates in a running mean of the training loss: two in a hundred of the longest
+        branch."""
+        return max(1, round(0.02 * max(edge.end for edge in self.edges.values())))
+
+    def record(self) -> dict[str, Any]:
+        """What `branch.json` holds of the first branch: machine and versions too."""
+        return self.store.record(next(iter(self.edges)))
+
+
+def running_mean(steps: np.ndarray, values: np.ndarray, window: int):
+    """The mean of each `window` rows of values [T, R], at the last of them."""
+    if len(steps) < window:
+        return steps, values
+    sums = np.cumsum(np.concatenate([np.zeros((1, values.shape[1])), values]), axis=0)
+    return steps[window - 1 :], (sums[window:] - sums[:-window]) / window
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """`config.json`; None if there is none."""
+    file = workdir / "config.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def experiment_of(workdir: Path) -> Experiment | None:
+    """The experiment that a workdir's `config.json` holds; None if there is none."""
+    config = read_config(workdir)
+    return None if config is None else serial.from_json(config)
