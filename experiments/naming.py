@@ -28,6 +28,10 @@ def schedule_name(run: Run, name: str) -> str:
     cycles = " > ".join(["constant", "cooldown"] * (len(kinds) // 2))
     known = _NAMES.get(joined, "WSD-S" if joined == cycles else joined)
     last = lineage[-1]
+    if joined == "warmup-cosine > rewarmed" and all(
+        each.warmup_steps == 0 for each in lineage if isinstance(each, Rewarm)
+    ):
+        known = "cyclic cosine"
     return f"{known}, {last.shape} cooldown" if isinstance(last, Cooldown) else known
 
 

@@ -138,7 +138,7 @@ def table(ends: list[Final]) -> Rows:
         rows.append(
             (
                 end.schedule,
-                " > ".join(end.lineage),
+                " > ".join(_shortened(end.lineage)),
                 str(end.updates),
                 f"{end.rate:.2e}",
                 training,
@@ -173,6 +173,10 @@ def budget_table(run: Run) -> list[tuple[str, ...]]:
         cells += [""] * (columns - len(cells))
         rows.append((method, *cells, f"{sum(spent.values()):,}"))
     return rows
+
+
+def _shortened(lineage: list[str]) -> list[str]:
+    return lineage if len(lineage) <= 3 else [lineage[0], "...", lineage[-1]]
 
 
 def _mean_and_spread(values: np.ndarray, digits: int) -> str:
