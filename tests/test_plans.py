@@ -73,6 +73,8 @@ def test_each_oracle_is_a_cosine_of_its_budget():
         np.testing.assert_array_equal(
             lineage.rates(edges[f"cosine_{i}"], edges), formula.astype(np.float32)
         )
+    twice = resolved(plans.oracle_cosines(BUDGETS, 5, 0.0, 2 * PEAK, "twice"))
+    assert lineage.rates(twice["twice_2"], twice).max() == np.float32(2 * PEAK)
 
 
 def test_lengths_of_every_unit_give_the_tree_of_their_numbers():

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from wsdjax.config import Branch, Constant, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
+from wsdjax.config import (
+    Branch,
+    Constant,
+    Cooldown,
+    Hold,
+    InverseSqrt,
+    Overrides,
+    Rewarm,
+    WarmupCosine,
+)
 from wsdjax.length import Length, combined, share
 
 Tree = dict[str, Branch]
@@ -94,10 +103,20 @@ def cyclic_cosine(budgets: Sequence[Length], warmup_steps: Length, end_value: fl
     return branches
 
 
-def oracle_cosines(budgets: Sequence[Length], warmup_steps: Length, end_value: float = 0.0) -> Tree:
-    """cosine_1, cosine_2, ...: a cosine of its own for each budget, from the initialisation."""
+def oracle_cosines(
+    budgets: Sequence[Length],
+    warmup_steps: Length,
+    end_value: float = 0.0,
+    peak_value: float | None = None,
+    name: str = "cosine",
+) -> Tree:
+    """NAME_1, NAME_2, ...: a cosine of its own for each budget, from the initialisation; the
+    oracle that schedules without a fixed end are held against is the best of several peaks."""
+    peak = Overrides(peak_value=peak_value)
     return {
-        f"cosine_{i}": _branch(budget, WarmupCosine(warmup_steps, end_value))
+        f"{name}_{i}": Branch(
+            steps=budget, schedule=WarmupCosine(warmup_steps, end_value), optimizer=peak
+        )
         for i, budget in enumerate(budgets, start=1)
     }
 
