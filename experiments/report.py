@@ -191,7 +191,15 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
     window = run.smoothing_window()
     last = f"the mean of the last {window} updates" if window > 1 else "that of the last update"
     notes = []
-    if len(ends) > 1:
+    sets: dict[str, list[str]] = {}
+    for end in ends:
+        sets.setdefault(str(run.edges[end.lineage[-1]].data), []).append(end.lineage[-1])
+    if len(sets) > 1:
+        each = "; ".join(
+            f"{', '.join(dict.fromkeys(names))}: {data}" for data, names in sets.items()
+        )
+        notes.append(f"Held-out losses are of several data sets. {each}.")
+    elif len(ends) > 1:
         best = min(ends, key=lambda end: end.held_out_loss.mean())
         notes.append(
             f"Lowest held-out loss: {best.schedule}, {_mean_and_spread(best.held_out_loss, 4)}."

@@ -8,7 +8,8 @@ workdir, what comes a month later: the data have become noisier. WSD goes on fro
 whose rate never fell, and decays again; the cosine's rate is zero at its end, and it must rise
 again before it can learn (Ibrahim et al.). Photographs stand in for CIFAR-10; two seeds.
 
-Hardware: two CPU cores.
+Hardware: two CPU cores, two minutes and one and a half. Expect a held-out loss on the new data of
+1.25 nats from the trunk, and of 1.28 from the cosine.
 """
 
 from wsdjax import plans
