@@ -1,0 +1,59 @@
+"""Curvature and geometry of any loss: functions of (loss_fn, params, batches).
+
+`loss_fn(params, batch)` is the mean loss over the examples of a batch, a scalar in JAX; params
+are any pytree of arrays; `batches` is a sequence of pytrees whose leaves have examples as
+their leading axis. Nothing here knows a model, a config or a file.
+"""
+
+from wsdjax.probes.curvature import Sharpness, curvature_along, hvp, sharpness
+from wsdjax.probes.density import (
+    Moments,
+    SpectralDensity,
+    mass_by_leaf,
+    moments,
+    spectral_density,
+)
+from wsdjax.probes.objective import Hessian, gradient, loss
+from wsdjax.probes.paths import (
+    filter_normalised,
+    interpolate,
+    loss_plane,
+    orthonormal,
+    plane_coordinates,
+)
+from wsdjax.probes.trajectory import (
+    Distances,
+    PrincipalComponents,
+    distances,
+    principal_components,
+    update_alignment,
+    weak_quasi_convexity,
+)
+from wsdjax.probes.vectors import ProbeError
+
+__all__ = [
+    "Distances",
+    "Hessian",
+    "Moments",
+    "PrincipalComponents",
+    "ProbeError",
+    "Sharpness",
+    "SpectralDensity",
+    "curvature_along",
+    "distances",
+    "filter_normalised",
+    "gradient",
+    "hvp",
+    "interpolate",
+    "loss",
+    "loss_plane",
+    "mass_by_leaf",
+    "moments",
+    "orthonormal",
+    "plane_coordinates",
+    "principal_components",
+    "sharpness",
+    "spectral_density",
+    "update_alignment",
+    "weak_quasi_convexity",
+]

@@ -1,0 +1,148 @@
+"""The spectrum as a whole: density by stochastic Lanczos quadrature, trace, Frobenius norm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from wsdjax.probes.krylov import Krylov
+from wsdjax.probes.objective import Batches, Hessian, LossFn
+from wsdjax.probes.vectors import Tree, leaf_dot, normalized, random_like, size
+
+
+class SpectralDensity(NamedTuple):
+    """The density of the Hessian's eigenvalues, smoothed by a Gaussian kernel."""
+
+    grid: np.ndarray
+    """float64 [G]: eigenvalues."""
+    density: np.ndarray
+    """float64 [G]: its integral over all of the line is 1."""
+    nodes: np.ndarray
+    """float64 [probes, depth]: Ritz values; NaN where a probe broke down earlier."""
+    weights: np.ndarray
+    """float64 [probes, depth]: their quadrature weights, 1 in all for each probe."""
+    products: int
+
+    def smoothed(self, width: float, grid: np.ndarray | None = None) -> SpectralDensity:
+        """The density by another kernel width, or on another grid, without new products."""
+        grid = self.grid if grid is None else np.asarray(grid, np.float64)
+        return self._replace(grid=grid, density=_smooth(grid, self.nodes, self.weights, width))
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+class Moments(NamedTuple):
+    """Of the Hessian, by Hutchinson's estimator with Rademacher probes."""
+
+    trace: Estimate
+    frobenius_norm: Estimate
+    trace_by_leaf: Tree
+    """Like `params`: an `Estimate` of the trace of each leaf's diagonal block."""
+    products: int
+
+
+def spectral_density(
+    loss_fn: LossFn,
+    params: Tree,
+    batches: Batches,
+    probes: int = 4,
+    depth: int = 60,
+    width: float | None = None,
+    points: int = 1_000,
+    seed: int = 0,
+    finite_difference: bool = False,
+) -> SpectralDensity:
+    """Stochastic Lanczos quadrature (Ubaru, Chen, Saad; Ghorbani, Krishnan, Xiao).
+
+    Each Rademacher probe v gives the measure sum_i tau_i^2 delta(theta_i) of its Lanczos
+    matrix, exact for polynomials of degree 2 depth - 1; fully orthogonalised, so that no
+    eigenvalue is counted twice.
+
+    Args:
+      probes, depth: random vectors, and products for each.
+      width: of the kernel, its standard deviation; None for a hundredth of the spectrum's range.
+      points: of the grid, which reaches over the spectrum by six widths.
+
+    Raises:
+      ProbeError: as `sharpness`.
+    """
+    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    depth = min(depth, size(hessian.params))
+    nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
+    for i, key in enumerate(jax.random.split(jax.random.key(seed), probes)):
+        krylov = Krylov(hessian, hessian.params, depth, key)
+        krylov.add(random_like(key, hessian.params, "rademacher"))
+        while krylov.p < min(krylov.m, depth):  # it ends early where the space is invariant
+            krylov.step()
+        found = krylov.ritz()
+        nodes[i, : krylov.p] = found.values
+        weights[i, : krylov.p] = found.coefficients[0] ** 2
+    low, high = np.nanmin(nodes), np.nanmax(nodes)
+    if width is None:
+        width = max((high - low) / 100, 1e-6 * max(abs(low), abs(high)), 1e-12)
+    grid = np.linspace(low - 6 * width, high + 6 * width, points)
+    density = _smooth(grid, nodes, weights, width)
+    return SpectralDensity(grid, density, nodes, weights, hessian.products)
+
+
+def _smooth(grid, nodes, weights, width):
+    kept = ~np.isnan(nodes)
+    z = (grid[:, None] - nodes[kept][None]) / width
+    kernel = np.exp(-(z**2) / 2) / (width * np.sqrt(2 * np.pi))
+    return kernel @ weights[kept] / len(nodes)
+
+
+def moments(
+    loss_fn: LossFn,
+    params: Tree,
+    batches: Batches,
+    probes: int = 32,
+    seed: int = 0,
+    finite_difference: bool = False,
+) -> Moments:
+    """tr H = E v'Hv and ||H||_F^2 = E ||Hv||^2 over Rademacher v, with standard errors.
+
+    The trace of the block of one leaf is E v_l'(Hv)_l. The error of the norm is that of its
+    square, divided by twice the norm.
+
+    Raises:
+      ProbeError: as `sharpness`; for fewer than two probes there is no error.
+    """
+    if probes < 2:
+        raise ValueError(f"probes = {probes}: a standard error needs two or more")
+    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    by_leaf, squares = [], []
+    for key in jax.random.split(jax.random.key(seed), probes):
+        vector = random_like(key, hessian.params, "rademacher")
+        product = hessian(vector)
+        by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
+        squares.append(sum(float(leaf_dot(x, x)) for x in jax.tree.leaves(product)))
+    leaves = np.array(by_leaf)
+    square = _estimate(np.array(squares))
+    frobenius = np.sqrt(square.value)
+    error = square.standard_error / (2 * frobenius) if frobenius else 0.0
+    structure = jax.tree.structure(hessian.params)
+    return Moments(
+        trace=_estimate(leaves.sum(1)),
+        frobenius_norm=Estimate(float(frobenius), float(error)),
+        trace_by_leaf=jax.tree.unflatten(structure, [_estimate(column) for column in leaves.T]),
+        products=hessian.products,
+    )
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def mass_by_leaf(vector: Tree) -> Tree:
+    """Like the vector: each leaf's share of its squared norm, as in which layer a top
+    eigenvector lives."""
+    unit = normalized(vector, "the vector")
+    return jax.tree.map(lambda leaf: float(leaf_dot(leaf, leaf)), unit)

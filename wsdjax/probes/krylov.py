@@ -1,0 +1,186 @@
+"""A growing orthonormal basis, and a symmetric operator seen through it.
+
+The basis is a pytree with a leading axis, sharded as the parameters are. Every product H q_j is
+orthogonalised against all of it (classical Gram-Schmidt, twice), and its coefficients are
+column j of the projection Q H Q'. So a basis may begin with several vectors, take in new ones
+and be restarted: nothing relies on the three-term recurrence, which is what comes out when it
+begins with one (Lanczos).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wsdjax.probes.vectors import (
+    ProbeError,
+    Tree,
+    combine,
+    epsilon,
+    expand,
+    norm,
+    project,
+    random_like,
+    size,
+    take,
+)
+
+
+class Ritz(NamedTuple):
+    """The projected operator's eigenpairs, by descending eigenvalue."""
+
+    values: np.ndarray
+    """float64 [p]."""
+    coefficients: np.ndarray
+    """float64 [p, p]: column i is eigenvector i in terms of the multiplied vectors."""
+    bounds: np.ndarray
+    """float64 [p]: ||H y_i - theta_i y_i|| in exact arithmetic."""
+
+
+class Krylov:
+    """Of the m vectors the first p have been multiplied by the operator; the others wait.
+
+    Args:
+      operator: v -> H v, symmetric.
+      params: what a vector is like.
+      capacity: the most vectors the basis holds.
+      key: of the random vectors that are taken in when none waits.
+    """
+
+    def __init__(
+        self, operator: Callable[[Tree], Tree], params: Tree, capacity: int, key: jax.Array
+    ):
+        self._operator, self._params, self._key = operator, params, key
+        self.capacity = min(capacity, size(params))
+        self._eps = epsilon(params)
+        self.basis = jax.tree.map(partial(_zeros, self.capacity), params)
+        self.m, self.p = 0, 0
+        # Column j holds the coefficients of H q_j; what lay beyond a full basis, its norm alone.
+        self._columns = np.zeros((self.capacity, self.capacity))
+        self._lost = np.zeros(self.capacity)
+
+    def add(self, vector: Tree) -> bool:
+        """Takes in the part of a vector that is new to the basis; False if there is none."""
+        before = float(norm(vector))
+        if not np.isfinite(before):
+            raise ProbeError("a vector to begin with is not finite")
+        if self.m == self.capacity or before == 0:
+            return False
+        # Of unit length first: what is left of a vector that is nearly in the basis is noise.
+        vector, _, after = _orthogonalise(self.basis, combine((1 / before,), vector))
+        if float(after) <= 100 * self._eps:
+            return False
+        self._append(vector)
+        return True
+
+    def add_random(self) -> bool:
+        self._key, key = jax.random.split(self._key)
+        return self.add(random_like(key, self._params))
+
+    def step(self) -> bool:
+        """Multiplies the next vector, a random one if none waits; False if the space is spent.
+
+        Raises:
+          ProbeError: for a product that is not finite.
+        """
+        if self.p == self.m and not self.add_random():
+            return False
+        product = self._operator(take(self.basis, self.p))
+        rest, coefficients, after = _orthogonalise(self.basis, product)
+        coefficients, after = np.asarray(coefficients, np.float64), float(after)
+        if not (np.isfinite(coefficients).all() and np.isfinite(after)):
+            raise ProbeError(
+                "the Hessian times a vector is not finite: look for NaN in parameters or data, "
+                "or a loss without a second derivative there"
+            )
+        self._columns[:, self.p] = coefficients
+        if after > 10 * self._eps * self.scale:
+            if self.m < self.capacity:
+                self._columns[self.m, self.p] = after
+                self._append(rest)
+            else:
+                self._lost[self.p] = after
+        self.p += 1
+        return True
+
+    @property
+    def scale(self) -> float:
+        """A lower bound of the operator's norm."""
+        return float(np.abs(self._columns).max())
+
+    def ritz(self) -> Ritz:
+        p = self.p
+        projected = self._columns[:p, :p]
+        values, coefficients = np.linalg.eigh((projected + projected.T) / 2)
+        values, coefficients = values[::-1], coefficients[:, ::-1]
+        beyond = np.linalg.norm(self._columns[p : self.m, :p] @ coefficients, axis=0)
+        return Ritz(values, coefficients, beyond + self._lost[:p] @ np.abs(coefficients))
+
+    def vectors(self, coefficients: np.ndarray) -> Tree:
+        """The block of the vectors with these coefficients [p, k], of unit norm."""
+        padded = np.zeros((coefficients.shape[1], self.capacity))
+        padded[:, : self.p] = coefficients.T
+        return _normalised_rows(expand(self.basis, jnp.asarray(padded)))
+
+    def restart(self, keep: int) -> None:
+        """Keeps the Ritz vectors of the `keep` largest values and those that wait, which takes
+        nothing from the projection onto them (Wu and Simon's thick restart)."""
+        found = self.ritz()
+        kept, waiting = min(keep, self.p), self.m - self.p
+        mixing = np.zeros((self.capacity, self.capacity))
+        mixing[:kept, : self.p] = found.coefficients[:, :kept].T
+        for i in range(waiting):
+            mixing[kept + i, self.p + i] = 1
+        columns = np.zeros_like(self._columns)
+        columns[:kept, :kept] = np.diag(found.values[:kept])
+        coupling = self._columns[self.p : self.m, : self.p] @ found.coefficients[:, :kept]
+        columns[kept : kept + waiting, :kept] = coupling
+        self.basis = expand(self.basis, jnp.asarray(mixing))
+        self._columns, self._lost = columns, np.zeros_like(self._lost)
+        self.p, self.m = kept, kept + waiting
+
+    def _append(self, vector: Tree) -> None:
+        self.basis = _put(self.basis, self.m, vector)
+        self.m += 1
+
+
+@jax.jit
+def _orthogonalise(basis: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array]:
+    """(what of the vector is orthogonal to the basis, its coefficients, the rest's norm)."""
+    coefficients = project(basis, vector)
+    vector = jax.tree.map(jnp.subtract, vector, expand(basis, coefficients))
+    again = project(basis, vector)
+    vector = jax.tree.map(jnp.subtract, vector, expand(basis, again))
+    return vector, coefficients + again, norm(vector)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(basis: Tree, at: int, vector: Tree) -> Tree:
+    length = norm(vector)
+    return jax.tree.map(lambda rows, leaf: rows.at[at].set(leaf / length), basis, vector)
+
+
+@jax.jit
+def _normalised_rows(block: Tree) -> Tree:
+    squares = sum(
+        jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)))
+        for rows in jax.tree.leaves(block)
+    )
+
+    def scaled(rows):
+        return rows / jnp.sqrt(squares).reshape(-1, *(1,) * (rows.ndim - 1)).astype(rows.dtype)
+
+    return jax.tree.map(scaled, block)
+
+
+def _zeros(capacity: int, leaf: jax.Array) -> jax.Array:
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jnp.zeros((capacity, *leaf.shape), leaf.dtype, device=sharding)

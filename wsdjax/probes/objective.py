@@ -1,0 +1,163 @@
+"""The mean of a loss over batches, its gradient, and its curvature as a linear operator.
+
+`loss_fn(params, batch)` is the mean over the examples of a batch, a scalar; `batches` is a
+sequence of pytrees whose leaves have examples as their leading axis. A batch weighs as many
+as its examples. Parameters and data are arguments of the compiled functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, combine, like_parameters
+
+LossFn = Callable[[Tree, Any], jax.Array]
+Batches = Sequence[Any]
+
+# A linearization holds what the forward pass left behind; beyond this many bytes it is made
+# again for every product.
+LINEARIZED_BYTES = 2 * 2**30
+
+
+def weights(batches: Batches) -> np.ndarray:
+    """[B]: each batch's share of all examples.
+
+    Raises:
+      ProbeError: for no batch, or one without arrays.
+    """
+    if isinstance(batches, dict) or not isinstance(batches, Sequence):
+        raise ProbeError(f"batches must be a sequence of batches, not a {type(batches).__name__}")
+    if not batches:
+        raise ProbeError("batches is empty")
+    counts = []
+    for i, batch in enumerate(batches):
+        leaves = jax.tree.leaves(batch)
+        if not leaves or jnp.ndim(leaves[0]) == 0:
+            raise ProbeError(f"batches[{i}] has no array with a leading axis of examples")
+        counts.append(len(leaves[0]))
+    return np.array(counts, np.float64) / sum(counts)
+
+
+def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
+    """The mean loss, its sum over batches in float64."""
+    values = [_loss(loss_fn, params, batch) for batch in batches]
+    return float(np.dot(weights(batches), np.array(jax.device_get(values), np.float64)))
+
+
+def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
+    """The gradient of the mean loss."""
+    params = as_parameters(params)
+    shares = weights(batches)
+    return _total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss(loss_fn, params, batch):
+    with jax.default_matmul_precision("highest"):
+        value = loss_fn(params, batch)
+    if jnp.shape(value) != ():
+        raise ProbeError(f"loss_fn must return a scalar, and returns shape {jnp.shape(value)}")
+    return value
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient(loss_fn, params, batch):
+    return jax.grad(lambda p: _loss(loss_fn, p, batch))(params)
+
+
+def _total(shares, trees):
+    total = None
+    for share, tree in zip(shares, trees, strict=True):
+        total = combine((share,), tree) if total is None else combine((1.0, share), total, tree)
+    return total
+
+
+class Hessian:
+    """v -> H v for the Hessian H of the mean loss: forward over reverse.
+
+    Where what the forward passes leave behind fits in memory they are made once, and each
+    product costs the tangent pass alone (`jax.linearize`).
+
+    Args:
+      loss_fn, params, batches: see the module.
+      finite_difference: differences of gradients, for a loss that blocks forward mode.
+
+    Raises:
+      ProbeError: for parameters or batches that make no sense, a loss or gradient that is not
+        finite, or a loss whose `custom_vjp` blocks forward mode.
+    """
+
+    def __init__(
+        self, loss_fn: LossFn, params: Tree, batches: Batches, finite_difference: bool = False
+    ):
+        self.params = as_parameters(params)
+        self.products = 0
+        """How many products there have been."""
+        self._shares = weights(batches)
+        self._loss_fn, self._batches = loss_fn, batches
+        if finite_difference:
+            self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
+            return
+        with _forward_mode():
+            first = _linearize(loss_fn, self.params, batches[0])
+        held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first))
+        if held <= LINEARIZED_BYTES:
+            rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
+            self._products = [partial(_apply, linear) for linear in (first, *rest)]
+        else:
+            self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
+
+    def __call__(self, vector: Tree) -> Tree:
+        """H v, like `params`."""
+        self.products += 1
+        vector = like_parameters(vector, self.params, "the vector")
+        with _forward_mode():
+            return _total(self._shares, (product(vector) for product in self._products))
+
+
+@contextlib.contextmanager
+def _forward_mode() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise ProbeError(
+            "the loss has a custom_vjp, whose gradient has no forward mode: write it without, or "
+            "ask for differences of gradients with finite_difference=True"
+        ) from error
+
+
+@partial(jax.jit, static_argnums=0)
+def _linearize(loss_fn, params, batch):
+    return jax.linearize(jax.grad(lambda p: _loss(loss_fn, p, batch)), params)[1]
+
+
+@jax.jit
+def _apply(linear, vector):
+    return linear(vector)
+
+
+@partial(jax.jit, static_argnums=0)
+def _product(loss_fn, params, batch, vector):
+    return jax.jvp(jax.grad(lambda p: _loss(loss_fn, p, batch)), (params,), (vector,))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _difference(loss_fn, params, batch, vector):
+    """(g(p + h v) - g(p - h v)) / 2h, h scaled to the norms and the precision."""
+    sizes = [
+        jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree))) for tree in (params, vector)
+    ]
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
+    h = eps ** (1 / 3) * (1 + sizes[0]) / jnp.maximum(sizes[1], 1e-30)
+    moved = [jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector) for s in (1, -1)]
+    plus, minus = (_gradient(loss_fn, each, batch) for each in moved)
+    return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)

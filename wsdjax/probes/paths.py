@@ -1,0 +1,150 @@
+"""Losses along lines and over planes in parameter space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wsdjax.probes.objective import Batches, LossFn, _loss, loss, weights
+from wsdjax.probes.vectors import (
+    Tree,
+    as_parameters,
+    combine,
+    difference,
+    dot,
+    like_parameters,
+    norm,
+    normalized,
+)
+
+
+def interpolate(
+    loss_fn: LossFn, start: Tree, end: Tree, alphas: Any, batches: Batches, chunk: int = 4
+) -> np.ndarray:
+    """L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow et al.).
+
+    At alpha 0 and 1 it is the end points' own loss, exactly.
+
+    Args:
+      alphas: [A].
+      chunk: points evaluated in one `vmap`; as many copies of the parameters are in memory.
+
+    Returns:
+      float64 [A].
+
+    Raises:
+      ProbeError: for trees that do not match, or integer leaves.
+    """
+    start = as_parameters(start, "start")
+    end = like_parameters(end, start, "end")
+    alphas = np.asarray(alphas, np.float64)
+    points = np.stack([1 - alphas, alphas], -1)
+    losses = _over_points(loss_fn, (start, end), points, batches, chunk)
+    for alpha, point in ((0, start), (1, end)):
+        if (alphas == alpha).any():
+            losses[alphas == alpha] = loss(loss_fn, point, batches)
+    return losses
+
+
+def loss_plane(
+    loss_fn: LossFn,
+    origin: Tree,
+    axis_1: Tree,
+    axis_2: Tree,
+    coords_1: Any,
+    coords_2: Any,
+    batches: Batches,
+    chunk: int = 4,
+) -> np.ndarray:
+    """L(origin + a axis_1 + b axis_2) at every a of `coords_1` and b of `coords_2`.
+
+    The axes are taken as they are; `orthonormal` makes a pair of them that is, and
+    `filter_normalised` scales one to the filters of the parameters (Li et al.).
+
+    Returns:
+      float64 [n1, n2].
+
+    Raises:
+      ProbeError: for trees that do not match, or integer leaves.
+    """
+    origin = as_parameters(origin, "origin")
+    axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
+    first, second = np.asarray(coords_1, np.float64), np.asarray(coords_2, np.float64)
+    grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
+    points = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)
+    losses = _over_points(loss_fn, (origin, *axes), points, batches, chunk)
+    at_origin = (grid == 0).all(1)
+    if at_origin.any():
+        losses[at_origin] = loss(loss_fn, origin, batches)
+    return losses.reshape(len(first), len(second))
+
+
+def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
+    """Unit vectors of the same plane, the first along `axis_1` (Gram-Schmidt).
+
+    Raises:
+      ProbeError: for axes that are parallel, or of zero norm.
+    """
+    first = normalized(axis_1, "axis_1")
+    second = normalized(axis_2, "axis_2")
+    for _ in range(2):
+        second = combine((1.0, -float(dot(first, second))), second, first)
+    if float(norm(second)) < 1e-4:
+        raise ValueError("axis_2 is parallel to axis_1: they span no plane")
+    return first, normalized(second, "axis_2")
+
+
+def filter_normalised(direction: Tree, params: Tree) -> Tree:
+    """Each filter of the direction scaled to the norm of the parameters' (Li et al.): along all
+    axes of a leaf but its last, the output; biases and gains, of one axis, to zero."""
+
+    def scaled(leaf, param):
+        if leaf.ndim < 2:
+            return jnp.zeros_like(leaf)
+        axes = tuple(range(leaf.ndim - 1))
+        ours = jnp.sqrt(jnp.sum(leaf**2, axes, keepdims=True))
+        theirs = jnp.sqrt(jnp.sum(param**2, axes, keepdims=True))
+        return leaf * theirs / jnp.maximum(ours, jnp.finfo(leaf.dtype).tiny)
+
+    return jax.tree.map(scaled, direction, params)
+
+
+def plane_coordinates(
+    iterates: Sequence[Tree], origin: Tree, axis_1: Tree, axis_2: Tree
+) -> np.ndarray:
+    """float64 [T, 2]: the least-squares coordinates of iterates in a plane, whose axes need
+    not be orthonormal."""
+    axes = (axis_1, axis_2)
+    gram = np.array([[float(dot(a, b)) for b in axes] for a in axes])
+    inner = [[float(dot(difference(x, origin), axis)) for axis in axes] for x in iterates]
+    return np.linalg.solve(gram, np.array(inner).T).T
+
+
+def _over_points(loss_fn, vectors, points, batches, chunk):
+    """The loss at sum_i points[:, i] vectors[i], in chunks of points."""
+    shares = weights(batches)
+    losses = np.zeros(len(points))
+    for at in range(0, len(points), chunk):
+        some = points[at : at + chunk]
+        padded = np.concatenate([some, np.repeat(some[-1:], chunk - len(some), axis=0)])
+        for share, batch in zip(shares, batches, strict=True):
+            values = _losses(loss_fn, vectors, jnp.asarray(padded), batch)
+            losses[at : at + chunk] += share * np.asarray(values, np.float64)[: len(some)]
+    return losses
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(loss_fn, vectors, points, batch):
+    def at(point):
+        moved = jax.tree.map(
+            lambda *leaves: sum(p.astype(x.dtype) * x for p, x in zip(point, leaves, strict=True)),
+            *vectors,
+        )
+        return _loss(loss_fn, moved, batch)
+
+    return jax.vmap(at)(points)

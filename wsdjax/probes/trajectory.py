@@ -1,0 +1,156 @@
+"""The geometry of a trajectory: principal directions, norms, distances, alignment, convexity.
+
+`iterates` is a sequence of parameter trees; it may load each one when it is asked for, and is
+then never in memory as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from wsdjax.probes.objective import Batches, LossFn, gradient, loss
+from wsdjax.probes.vectors import (
+    ProbeError,
+    Tree,
+    combine,
+    difference,
+    dot,
+    norm,
+    normalized,
+    stack,
+)
+
+
+class PrincipalComponents(NamedTuple):
+    directions: Tree
+    """Leaves [k, ...]: unit vectors."""
+    explained_variance_ratio: np.ndarray
+    """float64 [k]: each component's share of the variance of the iterates."""
+    mean: Tree
+
+
+def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalComponents:
+    """PCA of T iterates through their T x T Gram matrix, in float64 (Belloni et al., figure 5).
+
+    The sign of a direction is that in which the last iterate lies.
+
+    Raises:
+      ProbeError: for fewer than two iterates, more components than they span, or iterates
+        that do not move.
+    """
+    count = len(iterates)
+    if count < 2:
+        raise ProbeError(f"principal components need two iterates or more, got {count}")
+    if not 1 <= k < count:
+        raise ProbeError(f"k = {k}: {count} iterates have 1 to {count - 1} components")
+    origin = iterates[0]
+    # Of differences from the first: of the iterates themselves, alike as they are, the Gram
+    # matrix would lose the digits that matter.
+    gram = np.zeros((count, count))
+    for i in range(count):
+        moved = _moved(iterates[i], origin)
+        for j in range(i + 1):
+            products = map(np.vdot, moved, _moved(iterates[j], origin))
+            gram[i, j] = gram[j, i] = sum(products)
+    centring = np.eye(count) - 1 / count
+    values, vectors = np.linalg.eigh(centring @ gram @ centring)
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    total = values.sum()
+    if not (np.isfinite(total) and total > 0):
+        raise ProbeError("the iterates do not move, or are not finite: no principal component")
+    mean = _weighted(iterates, np.full(count, 1 / count))
+    directions = []
+    for i in range(k):
+        weight = centring @ vectors[:, i]
+        direction = _weighted_differences(iterates, origin, weight)
+        sign = 1.0 if float(dot(direction, difference(iterates[-1], mean))) >= 0 else -1.0
+        directions.append(normalized(combine((sign,), direction), f"component {i + 1}"))
+    return PrincipalComponents(stack(directions), values[:k] / total, mean)
+
+
+def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
+    """What an iterate has moved, in float64 on the host."""
+    a, b = (jax.device_get(jax.tree.leaves(tree)) for tree in (iterate, origin))
+    return [
+        np.asarray(x, np.float64) - np.asarray(y, np.float64) for x, y in zip(a, b, strict=True)
+    ]
+
+
+def _weighted(iterates, weights):
+    total = None
+    for iterate, weight in zip(iterates, weights, strict=True):
+        part = combine((float(weight),), iterate)
+        total = part if total is None else combine((1.0, 1.0), total, part)
+    return total
+
+
+def _weighted_differences(iterates, origin, weights):
+    total = None
+    for iterate, weight in zip(iterates, weights, strict=True):
+        part = combine((float(weight), -float(weight)), iterate, origin)
+        total = part if total is None else combine((1.0, 1.0), total, part)
+    return total
+
+
+def weak_quasi_convexity(
+    loss_fn: LossFn, iterates: Sequence[Tree], solution: Tree, batches: Batches
+) -> np.ndarray:
+    """tau_i = <grad L(x_i), x_i - x*> / (L(x_i) - L(x*)), float64 [T] (Belloni et al., figure 7).
+
+    The loss is weakly quasi-convex along the iterates where tau > 0, as of a convex loss
+    tau >= 1. NaN where the two losses are equal.
+
+    Raises:
+      ProbeError: for trees that do not match.
+    """
+    best = loss(loss_fn, solution, batches)
+    taus = []
+    for iterate in iterates:
+        above = loss(loss_fn, iterate, batches) - best
+        slope = float(dot(gradient(loss_fn, iterate, batches), difference(iterate, solution)))
+        taus.append(slope / above if above else np.nan)
+    return np.array(taus)
+
+
+def update_alignment(loss_fn: LossFn, iterates: Sequence[Tree], batches: Batches) -> np.ndarray:
+    """cos(-grad L(x_i), x_{i+1} - x_i) for i = 0, ..., T - 2, float64 [T - 1].
+
+    NaN where an update or a gradient is zero.
+    """
+    cosines = []
+    for i in range(len(iterates) - 1):
+        here = iterates[i]
+        slope = gradient(loss_fn, here, batches)
+        update = difference(iterates[i + 1], here)
+        length = float(norm(slope)) * float(norm(update))
+        cosines.append(-float(dot(slope, update)) / length if length else np.nan)
+    return np.array(cosines)
+
+
+class Distances(NamedTuple):
+    norms: np.ndarray
+    """float64 [T]: ||x_i||."""
+    steps: np.ndarray
+    """float64 [T - 1]: ||x_{i+1} - x_i||."""
+    travelled: np.ndarray
+    """float64 [T]: the sum of the steps up to i."""
+    moved: np.ndarray
+    """float64 [T]: ||x_i - x_0||."""
+
+
+def distances(iterates: Sequence[Tree]) -> Distances:
+    """Norms of the iterates, and the distance travelled against the distance moved."""
+    first, before = iterates[0], iterates[0]
+    norms, steps, moved = [], [], []
+    for i, iterate in enumerate(iterates):
+        norms.append(float(norm(iterate)))
+        moved.append(float(norm(difference(iterate, first))))
+        if i:
+            steps.append(float(norm(difference(iterate, before))))
+        before = iterate
+    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    return Distances(np.array(norms), np.array(steps), travelled, np.array(moved))
