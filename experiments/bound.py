@@ -30,15 +30,16 @@ def overlays(run: Run, points: int = 300) -> list[Overlay]:
     the loss. The distance D, which nobody measured, is that for which the run's own base rate
     is the best (`theory.implied_distance`)."""
     found = []
-    window = run.smoothing_window()
-    for edge in run.leaves():
+    for edge in run.ends():
+        window = run.smoothing_window(edge.name)
         rows = run.table(edge.name).updates
         if not rows or len(rows["step"]) < max(20, 2 * window) or not rows["rate"].any():
             continue
         if not (np.isfinite(rows["grad_norm"]).all() and np.isfinite(rows["loss"]).all()):
             continue
         rates, norms = rows["rate"], rows["grad_norm"].mean(-1)
-        steps, loss = running_mean(rows["step"], rows["loss"].mean(-1, keepdims=True), window)
+        steps = rows["step"]
+        loss = running_mean(rows["loss"].mean(-1, keepdims=True), window)
         kept = np.unique(np.linspace(0, len(steps) - 1, points).astype(int))
         kept = kept[steps[kept] > 0.1 * steps[-1]]
         steps, loss = steps[kept], loss[kept, 0]

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, overrides
 from wsdjax import config, serial
 from wsdjax.config import Branch, ConfigError, Overrides
 
@@ -39,7 +39,6 @@ _AVERAGES = flags.DEFINE_string("averages", None, 'fork, extend: "Averages(ema=0
 _CHECKPOINT_DIR = flags.DEFINE_string("checkpoint_dir", None, "As for experiments.run.")
 for _field in dataclasses.fields(Overrides):
     flags.DEFINE_float(_field.name, None, "fork, extend: in place of the parent's.")
-flags.mark_flag_as_required("workdir")
 
 
 def main(arguments: list[str]) -> None:
@@ -55,8 +54,11 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"{name!r} is no command; the commands are {', '.join(commands)}")
     count, command = commands[name]
     if len(rest) != count:
-        raise ConfigError(f"{name} takes {count} branch names, got {' '.join(rest) or 'none'}")
-    workdir = Path(_WORKDIR.value or "")
+        takes = ("no branch", "one branch", "two branches")[count]
+        raise ConfigError(f"{name} takes {takes}, got {' '.join(rest) or 'none'}")
+    if not _WORKDIR.value:
+        raise ConfigError(f"{name}: give the run's directory, --workdir=runs/NAME")
+    workdir = Path(_WORKDIR.value)
     if not (workdir / "branches").is_dir():
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
 
@@ -83,59 +85,22 @@ def _refuse_unused(command: str) -> None:
 
 
 def _list(store) -> None:
+    from experiments.drawing import drawing
+
     print("\n".join(drawing(store)))
 
 
-def drawing(store) -> list[str]:
-    """A line for each branch, indented along the tree: steps, schedule, status, final loss."""
-    edges = store.edges()
-
-    def lines(parent: str, indent: str) -> Iterator[tuple[str, ...]]:
-        children = [edge for edge in edges.values() if edge.parent == parent]
-        for edge in children:
-            last = edge is children[-1]
-            fork, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
-            mark = fork if parent else ""
-            steps = f"{edge.start:,} → {edge.end:,}"
-            yield (indent + mark + edge.name, steps, summary(edge.schedule), *_state(store, edge))
-            yield from lines(edge.name, indent + below if parent else "")
-
-    rows = [("branch", "updates", "schedule", "status", "held-out loss"), *lines("", "")]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def summary(value: Any) -> str:
-    """A dataclass as it is written in a config: its first field, and those that are not as by
-    default."""
-    fields = dataclasses.fields(value)
-    named = [f for f in fields if f is fields[0] or getattr(value, f.name) != f.default]
-    shown = [f"{f.name}={getattr(value, f.name)!r}" for f in named]
-    return f"{type(value).__name__}({', '.join(shown)})"
-
-
-def _state(store, edge) -> tuple[str, str]:
-    """(status, final held-out loss)."""
-    saved = store.steps(edge.name)
-    status = f"at {saved[-1]:,}" if saved else "not begun"
-    if edge.end in saved:
-        status = "done"
-    evaluations = store.metrics(edge.name).evaluations
-    if not evaluations or evaluations["step"][-1] <= edge.start:
-        return status, ""
-    return status, f"{evaluations['eval_loss'][-1].mean():.4f}"
-
-
 def _show(store, name: str) -> None:
-    record = store.record(name)
-    edge = store.edges()[name]
-    status, loss = _state(store, edge)
+    from experiments.drawing import state_of, summary
+
+    record, edges = store.record(name), store.edges()
+    edge = edges[name]
+    status, loss = state_of(store, edge)
     lineage = " > ".join(f"{s.branch}@{s.stop:,}" for s in store.lineage(name))
     print(f"{name}: updates {edge.start + 1:,} to {edge.end:,}, {status}")
     print(f"lineage       {lineage}")
-    print(f"schedule      {summary(edge.schedule)}")
+    before = f", after {summary(edges[edge.parent].schedule)}" if edge.parent else ""
+    print(f"schedule      {summary(edge.schedule)}{before}")
     print(f"optimizer     {summary(edge.optimizer)}")
     print(f"model         {summary(edge.model)}")
     print(f"data          {summary(edge.data)}, batch {edge.batch_size}, {edge.seeds} seeds")
@@ -144,17 +109,21 @@ def _show(store, name: str) -> None:
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")
     print(f"held-out loss {loss or 'none yet'}")
     for path, both in record["differs_from_parent"].items():
+        if path.startswith("schedule."):
+            continue  # told above, whole
         print(f"differs       {path}: {both['parent']} in {edge.parent}, {both['here']} here")
 
 
 def _diff(store, one: str, two: str) -> None:
+    from experiments.drawing import state_of
+
     edges = store.edges()
     for name in (one, two):
         store.record(name)  # or an error that tells which there are
     rows: list[tuple[str, ...]] = [("", one, two)]
     a, b = (edges[name].to_json() for name in (one, two))
     rows += [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
-    rows.append(("held-out loss", *(_state(store, edges[name])[1] or "-" for name in (one, two))))
+    rows.append(("held-out loss", *(state_of(store, edges[name])[1] or "-" for name in (one, two))))
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -168,12 +137,17 @@ def _diff(store, one: str, two: str) -> None:
 def _fork(store, node: str) -> None:
     if not _NAME.value:
         raise ConfigError("fork: give the new branch a name with --name")
-    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule"))
+    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule", config.SCHEDULES))
 
 
 def _extend(store, name: str) -> None:
     store.record(name)
     edge = store.edges()[name]
+    if not isinstance(edge.schedule, config.Constant | config.Hold | config.InverseSqrt):
+        raise ConfigError(
+            f"extend goes on with a trunk's own schedule, and that of {name}, "
+            f"{type(edge.schedule).__name__}, has ended: use fork, with a --schedule"
+        )
     new = _NAME.value or f"{name}-from-{edge.end}"
     _add(store, new, f"{name}@{edge.end}", edge.schedule)
 
@@ -193,9 +167,9 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         parent=node,
         optimizer=Overrides(**overrides),
         reset_optimizer=_RESET.value,
-        data=parse(_DATA.value, "--data"),
+        data=parse(_DATA.value, "--data", ("Photos", "Cifar10")),
         data_seed=_DATA_SEED.value,
-        averages=parse(_AVERAGES.value, "--averages"),
+        averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
     )
     config.validate_branch(name, branch)
     parent, edges = node.partition("@")[0], store.edges()
@@ -208,7 +182,7 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
     launch(experiment, store, {name: edge}, declared=False)
 
 
-def parse(text: str | None, flag: str) -> Any:
+def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
     """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
 
     Raises:
@@ -216,18 +190,27 @@ def parse(text: str | None, flag: str) -> Any:
     """
     if text is None:
         return None
-    allowed = f"{flag}={text}: write it as in a config file, such as Cooldown or Cooldown('sqrt')"
     try:
         node = ast.parse(text.strip(), mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         positional = [ast.literal_eval(each) for each in call.args]
         named = {each.arg or "": ast.literal_eval(each.value) for each in call.keywords}
-        kind = config.TYPES[call.func.id]  # type: ignore[attr-defined]
-        return kind(*positional, **named)
-    except (SyntaxError, ValueError, AttributeError, KeyError) as error:
-        raise ConfigError(allowed) from error
-    except TypeError as error:
-        raise ConfigError(f"{flag}={text}: {error}") from error
+        name = call.func.id  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{flag}={text}: write it as in a config file, such as Cooldown or Cooldown('sqrt')"
+        ) from error
+    if name not in kinds:
+        near = overrides.near(name, kinds)
+        raise ConfigError(f"{flag}={text}: no {name}{near}; there are {', '.join(kinds)}")
+    kind = config.TYPES[name]
+    fields = [f.name for f in dataclasses.fields(kind)]
+    wrong = next((field for field in named if field not in fields), None)
+    if wrong is not None or len(positional) > len(fields):
+        near = overrides.near(wrong or "", fields)
+        has = f"it has {', '.join(fields) or 'no fields'}"
+        raise ConfigError(f"{flag}={text}: {name} has no field {wrong!r}{near}; {has}")
+    return kind(*positional, **named)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ compares methods, each has one colour; else each leaf of the tree has.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class Curve(NamedTuple):
     """One branch's part of a column: steps [T] and values [T, R]."""
 
     colour: str
+    line: str
     label: str
     steps: np.ndarray
     values: np.ndarray
@@ -58,12 +59,11 @@ def loss_curves(run: Run) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
-        window = run.smoothing_window()
         for axis, column, title in (
-            (axes[0, 0], "loss", f"training loss, mean of {_count(window, 'update')}"),
+            (axes[0, 0], "loss", "training loss, running mean"),
             (axes[0, 1], "eval_loss", "held-out loss"),
         ):
-            drawn = list(curves(run, column, window))
+            drawn = list(curves(run, column))
             for curve in drawn:
                 _draw(axis, curve)
             _zoom(axis, drawn)
@@ -71,12 +71,12 @@ def loss_curves(run: Run) -> Figure:
                 averaged = _draw_averages(axis, run)
             axis.set_title(f"{title}, {data_name(run.edges.values())}", loc="left", fontsize=10)
         axes[0, 0].set_ylabel("cross-entropy (nats)")
-        rates = list(curves(run, "rate", 1))
+        rates = list(curves(run, "rate"))
         exponent = _exponent(max((curve.values.max() for curve in rates), default=1.0))
         for axis in axes[1]:
             for curve in rates:
                 scaled = curve.values[:, 0] / 10.0**exponent
-                axis.plot(curve.steps, scaled, color=curve.colour, lw=1.5)
+                axis.plot(curve.steps, scaled, color=curve.colour, ls=curve.line, lw=1.5)
             axis.set(xlabel="updates", ylim=(0, None))
         axes[1, 0].set_ylabel(f"rate ($10^{{{exponent}}}$)")
         for axis in axes[0]:
@@ -84,11 +84,7 @@ def loss_curves(run: Run) -> Figure:
         handles = _once_each(axes[0, 0]) | averaged
         if any(curve.values.shape[1] > 1 for curve in drawn):
             handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
-        columns = max(1, min(4, 150 // (10 + max(map(len, handles), default=0))))
-        figure.set_figheight(5 + 0.2 * (-(-len(handles) // columns) - 1))
-        figure.legend(
-            handles.values(), handles, loc="outside upper center", fontsize=9, ncols=columns
-        )
+        _legend_above(figure, handles)
         return figure
 
 
@@ -97,13 +93,12 @@ def parameter_norm(run: Run) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axis = figure.subplots()
-        for curve in curves(run, "param_norm", 1):
+        for curve in curves(run, "param_norm"):
             _draw(axis, curve)
         _mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
         axis.set_title(data_name(run.edges.values()), loc="left", fontsize=10)
-        handles = _once_each(axis)
-        axis.legend(handles.values(), handles, loc="best", fontsize=9)
+        _legend_above(figure, _once_each(axis))
         return figure
 
 
@@ -116,9 +111,9 @@ def convex_bound(run: Run) -> Figure:
         rows = -(-len(found) // columns) or 1
         figure = Figure(figsize=(3.6 * columns + 1, 2.9 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        styles = _styles(run)
+        looks = _looks(run)
         for axis, overlay in zip(axes.flat, found, strict=False):
-            colour = styles[overlay.leaf][0]
+            colour = looks[overlay.leaf].colour
             axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
             axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
             title = f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})"
@@ -127,9 +122,10 @@ def convex_bound(run: Run) -> Figure:
             )
         for axis in axes.flat[len(found) :]:
             axis.set_axis_off()
-        axes[0, 0].set_ylabel("cross-entropy (nats)")
-        for axis in axes[-1]:
+        for axis in axes.flat[max(len(found) - columns, 0) : len(found)]:
             axis.set_xlabel("updates")
+            axis.tick_params(labelbottom=True)
+        axes[0, 0].set_ylabel("cross-entropy (nats)")
         figure.suptitle(data_name(run.edges.values()), fontsize=10, x=0.01, ha="left")
         if found:
             axes[0, 0].legend(fontsize=9)
@@ -147,25 +143,33 @@ def save(figure: Figure, stem: Path) -> bytes:
     return stem.with_suffix(".svg").read_bytes()
 
 
-def _styles(run: Run) -> dict[str, tuple[str, str]]:
-    """(colour, label) of each branch."""
-    edges, colours = run.edges, itertools.cycle(COLOURS)
-    styles: dict[str, tuple[str, str]] = {}
+class Look(NamedTuple):
+    colour: str
+    line: str
+    label: str
+
+
+def _looks(run: Run) -> dict[str, Look]:
+    """Of each branch; once the colours are used up the lines are dash-dotted."""
+    looks = itertools.chain.from_iterable(
+        ((colour, line) for colour in COLOURS) for line in itertools.cycle(("-", "-."))
+    )
+    found: dict[str, Look] = {}
     for method, names in run.compared.items():
-        colour = next(colours)
-        for name in [n for n in names if n in edges]:
-            styles |= {s.branch: (colour, method) for s in run.lineage(name)}
-    ends = {edge.name for edge in run.leaves()}
-    for name in edges:
-        if name not in styles:
-            label = f"{name} ({schedule_name(run, name)})"
-            styles[name] = (next(colours) if name in ends else TRUNK, label)
-    return styles
+        colour, line = next(looks)
+        for name in names:
+            found |= {s.branch: Look(colour, line, method) for s in run.lineage(name)}
+    ends = {edge.name for edge in run.ends()}
+    for name in run.edges:
+        if name not in found:
+            colour, line = next(looks) if name in ends else (TRUNK, "-")
+            found[name] = Look(colour, line, f"{name} ({schedule_name(run, name)})")
+    return found
 
 
-def curves(run: Run, column: str, window: int) -> Iterator[Curve]:
+def curves(run: Run, column: str) -> Iterator[Curve]:
     """Each branch once; means run along the lineage, so that they go on over a fork."""
-    styles = _styles(run)
+    looks = _looks(run)
     for name, edge in run.edges.items():
         table = run.table(name)
         rows = table.evaluations if column.startswith("eval") else table.updates
@@ -173,14 +177,14 @@ def curves(run: Run, column: str, window: int) -> Iterator[Curve]:
             continue  # nothing of its own yet
         steps, values = rows["step"], rows[column]
         values = values[:, None] if values.ndim == 1 else values
-        if not column.startswith("eval"):
-            steps, values = running_mean(steps, values, window)
+        if column == "loss":
+            values = running_mean(values, run.smoothing_window(name))
         # From the last point of the parent on, so that the line is not broken at the fork,
         # unless the held-out set is another from there on.
         first = int(np.searchsorted(steps, edge.start, side="right"))
         if not (column.startswith("eval") and edge.parent and _other_data(run, edge)):
             first = max(first - 1, 0)
-        yield Curve(*styles[name], steps[first:], values[first:])
+        yield Curve(*looks[name], steps[first:], values[first:])
 
 
 def _other_data(run: Run, edge: Edge) -> bool:
@@ -190,7 +194,8 @@ def _other_data(run: Run, edge: Edge) -> bool:
 def _draw(axis: Axes, curve: Curve) -> None:
     mark = "." if len(curve.steps) < 50 else ""  # so that evaluations are seen to be points
     mean = curve.values.mean(1)
-    axis.plot(curve.steps, mean, color=curve.colour, lw=1.5, label=curve.label, marker=mark)
+    look: Any = {"color": curve.colour, "ls": curve.line, "lw": 1.5, "marker": mark}
+    axis.plot(curve.steps, mean, label=curve.label, **look)
     if curve.values.shape[1] > 1:
         low, high = curve.values.min(1), curve.values.max(1)
         axis.fill_between(curve.steps, low, high, color=curve.colour, alpha=0.2, lw=0)
@@ -200,11 +205,20 @@ def _draw_averages(axis: Axes, run: Run) -> dict[str, Artist]:
     """The held-out loss of averaged weights, where there are any; their legend."""
     legend: dict[str, Artist] = {}
     for name, style in (("ema", ":"), ("window", "--")):
-        for curve in curves(run, f"eval_{name}_loss", 1):
+        for curve in curves(run, f"eval_{name}_loss"):
             axis.plot(curve.steps, curve.values.mean(1), color=curve.colour, lw=1.2, ls=style)
             label = f"{AVERAGES[name]} of the weights"
             legend[label] = Line2D([], [], color=TRUNK, lw=1.2, ls=style)
     return legend
+
+
+def _legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:
+    """Above the axes, in as many columns as fit, the figure as much higher as it needs."""
+    width, height = figure.get_size_inches()
+    columns = max(1, min(4, int(15 * width) // (10 + max(map(len, handles), default=0))))
+    figure.set_figheight(height + 0.2 * (-(-len(handles) // columns) - 1))
+    place: Any = {"loc": "outside upper center", "fontsize": 9, "ncols": columns}
+    figure.legend(handles.values(), handles, **place)
 
 
 def _once_each(axis: Axes) -> dict[str, Artist]:
@@ -239,7 +253,3 @@ def _mark_cooldowns(axis: Axes, run: Run) -> None:
 
 def _exponent(value: float) -> int:
     return int(np.floor(np.log10(value))) if value > 0 else 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

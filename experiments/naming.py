@@ -9,6 +9,7 @@ from experiments.reading import Run
 from wsdjax.config import (
     Cifar10,
     Constant,
+    Continued,
     Cooldown,
     Hold,
     InverseSqrt,
@@ -23,6 +24,7 @@ def schedule_name(run: Run, name: str) -> str:
     """What the field calls the schedule of a lineage, and the shape of its last decay."""
     edges = run.edges
     lineage = [edges[segment.branch].schedule for segment in run.lineage(name)]
+    lineage = [each for each in lineage if not isinstance(each, Continued)]
     kinds = [kind for kind, _ in itertools.groupby(_KINDS[type(each)] for each in lineage)]
     joined = " > ".join(kinds)
     cycles = " > ".join(["constant", "cooldown"] * (len(kinds) // 2))

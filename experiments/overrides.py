@@ -40,7 +40,7 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
         else:
             return f"{at} is {value!r} and has no fields"
         if name not in names:
-            return f"{at} has no {name!r}{_near(name, names)}; it has {', '.join(names)}"
+            return f"{at} has no {name!r}{near(name, names)}; it has {', '.join(names)}"
         parent, value = value, value[name] if isinstance(value, dict) else getattr(value, name)
         at = f"{at}.{name}"
     hint: Any = typing.get_type_hints(type(parent)).get(path[-1])
@@ -58,7 +58,7 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
     return None
 
 
-def _near(name: str, names: Iterable[str]) -> str:
+def near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 

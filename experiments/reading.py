@@ -14,7 +14,7 @@ import numpy as np
 
 from wsdjax import serial
 from wsdjax.branches import BranchStore, Segment
-from wsdjax.config import Experiment
+from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
 from wsdjax.edge import Edge
 from wsdjax.metrics import Table
 
@@ -37,27 +37,31 @@ class Run:
     def lineage(self, name: str) -> list[Segment]:
         return self.store.lineage(name)
 
-    def leaves(self) -> list[Edge]:
-        """The edges without children: each ends one lineage."""
+    def ends(self) -> list[Edge]:
+        """The branches that have a result: those without children, and those that decay, from
+        which others may have been forked."""
         parents = {edge.parent for edge in self.edges.values()}
-        return [edge for name, edge in self.edges.items() if name not in parents]
+        return [
+            edge
+            for name, edge in self.edges.items()
+            if name not in parents or isinstance(edge.schedule, Cooldown | WarmupCosine | Rewarm)
+        ]
 
-    def smoothing_window(self) -> int:
-        """Updates in a running mean of the training loss: two in a hundred of the longest
-        branch."""
-        return max(1, round(0.02 * max(edge.end for edge in self.edges.values())))
+    def smoothing_window(self, name: str) -> int:
+        """Updates in a running mean of the training loss: two in a hundred of the lineage."""
+        return max(1, round(0.02 * self.edges[name].end))
 
     def record(self) -> dict[str, Any]:
         """What `branch.json` holds of the first branch: machine and versions too."""
         return self.store.record(next(iter(self.edges)))
 
 
-def running_mean(steps: np.ndarray, values: np.ndarray, window: int):
-    """The mean of each `window` rows of values [T, R], at the last of them."""
-    if len(steps) < window:
-        return steps, values
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """[T, R]: the mean of the last `window` rows, or of as many as there are by then."""
     sums = np.cumsum(np.concatenate([np.zeros((1, values.shape[1])), values]), axis=0)
-    return steps[window - 1 :], (sums[window:] - sums[:-window]) / window
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    return (sums[last] - sums[first]) / (last - first)[:, None]
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from absl import flags
 
 from experiments import cli, figures
 from experiments.bound import overlays
+from experiments.drawing import changes, drawing, summary
 from experiments.naming import schedule_name
 from experiments.reading import Run
 from wsdjax.config import ConfigError, Photos
@@ -35,13 +36,17 @@ HEADER = (
     "training loss",
     "held-out loss",
     "held-out accuracy",
+    "changes",
 )
 _CAPTIONS = {
-    "loss": "Loss against updates, over the learning rate. The dashed lines are at T<sub>c</sub>, "
+    "loss": "Loss against updates, over the learning rate; the training loss as the running mean "
+    "over a fiftieth of the lineage. The dashed lines are at T<sub>c</sub>, "
     "where cooldowns fork. The fall in the first tenth of the updates is cut off above.",
     "parameter_norm": "Euclidean norm of all parameters against updates.",
     "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
-    "rates and gradient norms alone and scaled to the loss by least squares (Schaipp et al.).",
+    "rates and gradient norms alone (Schaipp et al.): for the distance D of which the run's own "
+    "base rate would be the best, then moved and scaled to each loss by least squares, so that "
+    "shapes can be compared and levels cannot.",
 }
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
@@ -91,22 +96,26 @@ class Final(NamedTuple):
 
     schedule: str
     lineage: list[str]
+    """Names, with the step of a fork inside one: ``["trunk@500", "sqrt"]``."""
     updates: int
     rate: float
     training_loss: np.ndarray | None
     held_out_loss: np.ndarray
     held_out_accuracy: np.ndarray
     held_out_loss_at_fork: np.ndarray | None
+    changes: str
+    """What was changed beside the schedule along the lineage."""
 
 
 def final_values(run: Run) -> list[Final]:
     """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
     found = []
-    for edge in run.leaves():
+    for edge in run.ends():
         updates, evaluations = run.table(edge.name)
         if not evaluations or evaluations["step"][-1] <= edge.start:
             continue  # nothing of its own yet
-        training = updates["loss"][-run.smoothing_window() :].mean(0)
+        window = min(run.smoothing_window(edge.name), edge.end - edge.start)
+        training = updates["loss"][-window:].mean(0)
         forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
         if not edge.parent or edge.data != run.edges[edge.parent].data:
             forked = []  # of the parent's own held-out set, if at all
@@ -118,13 +127,14 @@ def final_values(run: Run) -> list[Final]:
             found.append(
                 Final(
                     schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
-                    lineage=[segment.branch for segment in run.lineage(edge.name)],
+                    lineage=_nodes(run, edge.name),
                     updates=int(updates["step"][-1]),
                     rate=float(updates["rate"][-1]),
                     training_loss=None if average else training,
                     held_out_loss=evaluations[f"{column}loss"][-1],
                     held_out_accuracy=evaluations[f"{column}accuracy"][-1],
                     held_out_loss_at_fork=forked[0] if len(forked) else None,
+                    changes=_changes(run, edge.name),
                 )
             )
     return found
@@ -144,9 +154,24 @@ def table(ends: list[Final]) -> Rows:
                 training,
                 _mean_and_spread(end.held_out_loss, 4),
                 _mean_and_spread(end.held_out_accuracy, 3),
+                end.changes,
             )
         )
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     return rows
+
+
+def _changes(run: Run, name: str) -> str:
+    along = [run.edges[segment.branch] for segment in run.lineage(name)]
+    return ", ".join(filter(None, (changes(e, run.edges.get(e.parent)) for e in along)))
+
+
+def _nodes(run: Run, name: str) -> list[str]:
+    nodes = []
+    for branch, _, stop in run.lineage(name):
+        nodes.append(branch if stop == run.edges[branch].end else f"{branch}@{stop}")
+    return nodes
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:
@@ -188,12 +213,10 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
     edges = run.edges
     seeds = next(iter(edges.values())).seeds
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    window = run.smoothing_window()
-    last = f"the mean of the last {window} updates" if window > 1 else "that of the last update"
     notes = []
     sets: dict[str, list[str]] = {}
     for end in ends:
-        sets.setdefault(str(run.edges[end.lineage[-1]].data), []).append(end.lineage[-1])
+        sets.setdefault(summary(run.edges[end.lineage[-1]].data), []).append(end.lineage[-1])
     if len(sets) > 1:
         each = "; ".join(
             f"{', '.join(dict.fromkeys(names))}: {data}" for data, names in sets.items()
@@ -202,9 +225,13 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
     elif len(ends) > 1:
         best = min(ends, key=lambda end: end.held_out_loss.mean())
         notes.append(
-            f"Lowest held-out loss: {best.schedule}, {_mean_and_spread(best.held_out_loss, 4)}."
+            f"Lowest held-out loss: {best.lineage[-1]} ({best.schedule}) after {best.updates} "
+            f"updates, {_mean_and_spread(best.held_out_loss, 4)}."
         )
-    notes.append(f"Losses in nats, {over}; the training loss is {last}.")
+    notes.append(
+        f"Losses in nats, {over}; the training loss is the mean of the last fiftieth of a "
+        "lineage's updates."
+    )
     if any(isinstance(edge.data, Photos) for edge in edges.values()):
         notes.append(STAND_IN)
     found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
@@ -233,7 +260,7 @@ def _results(run: Run, ends: list[Final], rows: Rows, budgets: Rows, notes: list
 
     content = {
         "values": [{name: plain(v) for name, v in end._asdict().items()} for end in ends],
-        "rows": [dict(zip(HEADER, row, strict=True)) for row in rows[1:]],
+        "rows": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]],
         "compared": [dict(zip(budgets[0], row, strict=True)) for row in budgets[1:]],
         "notes": notes,
         "machine": first.get("machine", "not recorded"),
@@ -255,20 +282,21 @@ def _text(lines: Rows, words: int) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
+            cell.ljust(width) if i < words or lines[0][i] == "changes" else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+        ).rstrip()
         for line in lines
     )
 
 
 def _page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
-    caption = " ".join([_BANDS, *(note for note in notes if note == STAND_IN)])
+    stand_in = " ".join(note for note in notes if note == STAND_IN)
     drawings = "".join(
         f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{_CAPTIONS[name]} {caption}</figcaption>"
+        f"<figcaption>{_CAPTIONS[name]} {'' if name == 'convex_bound' else _BANDS} {stand_in}"
+        "</figcaption>"
         "</figure>"
         for name, svg in images.items()
     )
@@ -280,12 +308,14 @@ def _page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[st
         f"{first.get('machine', 'machine not recorded')}; {versions}; {_date(run)}"
     )
     title = html.escape(run.workdir.name)
+    tree = "\n".join(drawing(run.store, by_rows=True))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
 <body><h1>{title}</h1>
 {tables}
 <ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>
 {drawings}
+<details><summary>The tree</summary><pre>{html.escape(tree)}</pre></details>
 <details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
 <h2>Machine, versions and date</h2><p>{machine}</p>
 <p class="note">Drawn from the files of the run; again by

@@ -37,7 +37,7 @@ def grown(finished, tmp_path_factory):
             "other",
             "--schedule=Cooldown(shape='lowered_linear(0.5)', end_value=1e-4)",
             *("--b2=0.9", "--weight_decay=0", "--data=Photos(noise=0.2, eval_size=50)"),
-            "--reset_optimizer",
+            *("--reset_optimizer", "--data_seed=6", "--averages=Averages(ema=0.9)"),
         ),
         ("extend", "trunk", f"--workdir={workdir}", "--steps=4", "--name=longer"),
     ):
@@ -59,6 +59,8 @@ def test_forks_are_what_was_asked_for(grown):
     np.testing.assert_array_equal(rates.astype(np.float32), formula)
     assert (other.optimizer.b2, other.optimizer.weight_decay) == (0.9, 0.0)
     assert (other.data.noise, other.data_start, other.reset_optimizer) == (0.2, 20, True)
+    assert (other.data_seed, other.averages.ema) == (6, 0.9)
+    assert longer.schedule == edges["trunk"].schedule
     assert (longer.start, longer.end) == (24, 28)
     assert all(store.is_done(name) for name in edges)
 
@@ -71,7 +73,7 @@ def test_both_decays_are_in_the_figure_and_the_table(grown):
     workdir, said = grown
     assert re.search(r"trunk > sqrt +30 ", said[0][0])
     assert re.search(r"trunk > other +26 ", said[1][0])
-    curves = {curve.label: curve for curve in figures.curves(Run(workdir), "loss", 1)}
+    curves = {curve.label: curve for curve in figures.curves(Run(workdir), "param_norm")}
     trunk, sqrt = curves["trunk (constant rate)"], curves["sqrt (WSD, sqrt cooldown)"]
     assert sqrt.steps[0] == trunk.steps[-1] == 24
     np.testing.assert_array_equal(sqrt.values[0], trunk.values[-1])
@@ -87,7 +89,7 @@ def test_the_tree_is_drawn(grown):
     code, out, err = branch("list", f"--workdir={grown[0]}")
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[0] == "branch updates schedule status held-out loss"
+    assert lines[0] == "branch updates schedule and changes status held-out loss"
     assert re.fullmatch(r"trunk 0 → 24 Constant\(warmup_steps=4\) done \d\.\d{4}", lines[1])
     assert re.fullmatch(r"├─ sqrt 24 → 30 Cooldown\(shape='sqrt'\) done \d\.\d{4}", lines[3])
     assert lines[5].startswith("└─ longer 24 → 28")
@@ -105,7 +107,7 @@ def test_a_branch_is_shown(grown):
         "differs       optimizer.b2: 0.999 in trunk, 0.9 here",
     ):
         assert line in out.splitlines()
-    assert "data: another data set, seed 0: Photos(noise=0.2" in out
+    assert "data: another data set, seed 6: Photos(noise=0.2" in out
 
 
 def test_two_branches_are_compared(grown):
@@ -149,7 +151,7 @@ def test_a_fork_that_is_killed_goes_on_to_the_same_bits(grown, tmp_path):
 
 MISTAKES = {
     "no command": (("lst",), "'lst' is no command; the commands are list, show"),
-    "no name": (("show",), "show takes 1 branch names, got none"),
+    "no name": (("show",), "show takes one branch, got none"),
     "an unknown branch": (("show", "stem"), "no branch 'stem'"),
     "an unknown branch to compare": (("diff", "trunk", "stem"), "no branch 'stem'"),
     "a fork of nothing": (fork("W", "stem", "x")[:2], "--name"),
@@ -158,11 +160,11 @@ MISTAKES = {
     "no length": (("fork", "trunk", "--name=x"), "--steps"),
     "no such schedule": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Decay"),
-        "--schedule=Decay: write it as in a config file",
+        "--schedule=Decay: no Decay; there are Constant, Hold",
     ),
     "a wrong field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown(form='sqrt')"),
-        "unexpected keyword argument 'form'",
+        "Cooldown has no field 'form'; it has shape, end_value",
     ),
     "a value out of range": (
         ("fork", "trunk", "--name=x", "--steps=3", "--b2=2"),
@@ -170,7 +172,7 @@ MISTAKES = {
     ),
     "a data set for a schedule": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Photos"),
-        "tree.x.schedule = Photos(",
+        "no Photos; there are Constant",
     ),
     "nothing left to decay": (
         ("fork", "decay", "--name=x", "--steps=3"),
@@ -185,6 +187,11 @@ MISTAKES = {
         ("fork", "trunk", "--name=x", "--steps=1e400"),
         "tree.x.steps = cannot convert",
     ),
+    "an extension of what has ended": (
+        ("extend", "decay", "--steps=3"),
+        "that of decay, Cooldown, has ended: use fork",
+    ),
+    "no workdir": (("list", "--workdir="), "give the run's directory"),
     "a bad name": (("fork", "trunk", "--name=../x", "--steps=3"), "'../x' is no branch name"),
 }
 
@@ -193,7 +200,8 @@ MISTAKES = {
 def test_a_mistake_is_answered_in_a_line_and_nothing_is_written(mistake, grown):
     arguments, said = MISTAKES[mistake]
     before = files(grown[0])
-    code, out, err = branch(*arguments, f"--workdir={grown[0]}")
+    workdir = [] if mistake == "no workdir" else [f"--workdir={grown[0]}"]
+    code, out, err = branch(*arguments, *workdir)
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) <= 2, err

@@ -55,6 +55,7 @@ def test_arithmetic_is_that_of_numbers():
     """On numbers it gives numbers; on texts, texts that come to the same."""
     assert combined([1000, 30], [350]) == 680
     assert share(1000, 0.35) == 350
+    assert share(19, 0.1) == 2  # rounded, not cut
     text = combined(["1000", "30"], [share("1000", 0.35)])
     assert updates(text, {}) == 680
     assert updates(share("50 epochs", 0.1), {"epochs": 390}) == 1950

@@ -7,7 +7,18 @@ import pytest
 from conftest import load_config
 
 from wsdjax import lineage, plans, schedules, tree
-from wsdjax.config import Branch, ConfigError, Cooldown, Hold, Photos, Rewarm
+from wsdjax.config import (
+    Branch,
+    ConfigError,
+    Constant,
+    Continued,
+    Cooldown,
+    Hold,
+    InverseSqrt,
+    Overrides,
+    Photos,
+    Rewarm,
+)
 
 PEAK = 3e-3
 BUDGETS = (40, 80, 160)
@@ -75,6 +86,45 @@ def test_each_oracle_is_a_cosine_of_its_budget():
         )
     twice = resolved(plans.oracle_cosines(BUDGETS, 5, 0.0, 2 * PEAK, "twice"))
     assert lineage.rates(twice["twice_2"], twice).max() == np.float32(2 * PEAK)
+
+
+def test_rewarming_starts_from_the_rate_there_was_and_continued_is_the_parent():
+    """From inside a decay, with a warmup; an inverse square root forked; and a square-root decay
+    gone on with from its middle, to the bit."""
+    branches = plans.wsd(50, 5, 20, "sqrt") | {
+        "again": Branch(parent="decay@40", steps=30, schedule=Rewarm(8, "linear", 1e-4)),
+        "rest": Branch(
+            parent="decay@40", steps=14, schedule=Continued(), optimizer=Overrides(b2=0.9)
+        ),
+        "rsqrt": Branch(40, InverseSqrt(5, 9.0)),
+        "on": Branch(parent="rsqrt@30", steps=25, schedule=InverseSqrt(5, 9.0)),
+    }
+    edges = resolved(branches)
+    decay = schedules.wsd(PEAK, 5, 50, 20, "sqrt")
+    rewarm = schedules.rewarm(decay(40), PEAK, 40, 8, 70, "linear", 1e-4)
+    for name, schedule, first, last in (
+        ("again", rewarm, 41, 70),
+        ("rest", decay, 41, 54),
+        ("on", schedules.inverse_sqrt(PEAK, 5, 99, timescale=9.0), 31, 55),
+    ):
+        formula = schedule(np.arange(first, last + 1)).astype(np.float32)
+        np.testing.assert_array_equal(lineage.rates(edges[name], edges), formula)
+        assert lineage.jump(edges[name], edges) is None
+
+
+def test_jumps_of_small_rates_are_jumps():
+    """A tenth of a decayed rate, and three times it; not the first step of any cooldown."""
+    branches = plans.wsd(50, 5, 20, "linear", 1e-6) | {
+        "lowered": Branch(parent="decay", steps=9, schedule=Cooldown("lowered_linear(0.1)")),
+        "raised": Branch(
+            parent="decay", steps=9, schedule=Constant(), optimizer=Overrides(peak_value=3e-6)
+        ),
+        "steep": Branch(parent="decay", steps=9, schedule=Cooldown("one_minus_power(0.05)")),
+    }
+    edges = resolved(branches)
+    assert lineage.jump(edges["lowered"], edges) == pytest.approx((1e-6, 1e-7))
+    assert lineage.jump(edges["raised"], edges) == pytest.approx((1e-6, 3e-6))
+    assert lineage.jump(edges["steep"], edges) is None
 
 
 def test_lengths_of_every_unit_give_the_tree_of_their_numbers():

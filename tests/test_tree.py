@@ -170,6 +170,14 @@ def test_a_config_survives_json():
         assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
 
 
+def test_an_edge_of_the_first_format_streams_by_its_own_seed():
+    fields = tree.resolve(dataclasses.replace(load_config(), seed=5))["trunk"].to_json()
+    for new in ("data_seed", "data_start", "reset_optimizer", "averages"):
+        del fields[new]
+    edge = Edge.from_json(fields)
+    assert (edge.data_seed, edge.data_start, edge.reset_optimizer) == (5, 0, False)
+
+
 def test_a_branch_may_be_called_inf():
     config = load_config()
     config.tree["inf"] = Branch(3, Cooldown(), "trunk")

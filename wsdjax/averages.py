@@ -6,11 +6,11 @@ and forked with it. Pure functions for one replicate; the step `vmap`s them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from wsdjax.config import Averages
 
@@ -36,7 +36,8 @@ def update(config: Averages, state: State, params: Any, step: jax.Array) -> Stat
     new: State = {}
     if config.ema:
         count, total = state["ema"]["count"], state["ema"]["sum"]
-        total = optax.incremental_update(params, total, 1 - config.ema)
+        # In this form weights that stand still are a fixed point, however d is rounded.
+        total = jax.tree.map(lambda t, p: t + (1 - config.ema) * (p - t), total, params)
         new["ema"] = {"count": count + 1, "sum": total}
     if config.window:
         count, ring = state["window"]["count"], state["window"]["ring"]
@@ -60,8 +61,11 @@ def values(config: Averages, state: State, params: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.ema:
         count, total = state["ema"]["count"], state["ema"]["sum"]
-        corrected = optax.tree.bias_correction(total, config.ema, jnp.maximum(count, 1))
-        found["ema"] = jax.tree.map(lambda a, p: jnp.where(count > 0, a, p), corrected, params)
+        # 1 - d^n, which for a d near 1 has no digits left as a difference in float32
+        correction = -jnp.expm1(jnp.maximum(count, 1) * math.log(config.ema))
+        found["ema"] = jax.tree.map(
+            lambda t, p: jnp.where(count > 0, t / correction.astype(t.dtype), p), total, params
+        )
     if config.window:
         count, ring = state["window"]["count"], state["window"]["ring"]
         filled = jnp.minimum(count, config.window)

@@ -104,6 +104,7 @@ class BranchStore:
             "at_the_fork": lineage.at_the_fork(edge, edges),
             "versions": provenance.versions(),
             "machine": provenance.machine(),
+            "data_revision": edge.data.revision,
         }
         path = self.directory(edge.name) / "branch.json"
         metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
@@ -134,7 +135,11 @@ class BranchStore:
         saved = self.steps(edge.parent) if edge.parent in existing else []
         if saved and saved[-1] > edge.start and edge.start not in saved:
             there = ", ".join(map(str, saved))
-            raise MissingNode(f"{edge.parent}@{edge.start} was not kept; there are steps {there}")
+            nearest = min(saved, key=lambda step: abs(step - edge.start))
+            raise MissingNode(
+                f"{edge.parent}@{edge.start} was not kept; there are steps {there}, the nearest is "
+                f"{edge.parent}@{nearest}"
+            )
         for name in ("model", "seed", "seeds"):
             old, new = getattr(parent, name), getattr(edge, name)
             if old != new:
@@ -265,8 +270,8 @@ class BranchStore:
 
         Args:
           branch: its name.
-          step: completed updates; None for the branch's newest checkpoint. A branch's first
-            node is that of its parent.
+          step: completed updates; None for the branch's newest checkpoint. The nodes up to
+            its fork are those of its ancestors.
           sharding: of the leaves with a replicate axis; the default device if None.
 
         Raises:
@@ -277,8 +282,8 @@ class BranchStore:
         steps = self.steps(branch)
         if step is None and steps:
             step = steps[-1]
-        if edge["parent"] and step in (None, edge["start"]) and step not in steps:
-            return self.restore(edge["parent"], edge["start"], sharding)
+        if edge["parent"] and step not in steps and (step is None or step <= edge["start"]):
+            return self.restore(edge["parent"], edge["start"] if step is None else step, sharding)
         return self._checkpoints(branch).load(step, sharding)
 
     def set_aside(self, name: str, step: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -97,7 +98,8 @@ class Checkpoints:
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
         path = self._directory / str(step)
         try:
-            return _load(path, sharding)
+            with _quiet():
+                return _load(path, sharding)
         except (ConfigError, MemoryError):
             raise
         except OSError as error:
@@ -193,6 +195,17 @@ def _not_about_ocdbt(record: logging.LogRecord) -> bool:
 
 # orbax warns, at every save and load, that the files above are not of its usual format.
 logging.getLogger("absl").addFilter(_not_about_ocdbt)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What orbax says to the root logger meanwhile is filtered too."""
+    root = logging.getLogger()
+    root.addFilter(_not_about_ocdbt)
+    try:
+        yield
+    finally:
+        root.removeFilter(_not_about_ocdbt)
 
 
 class _Preserve:

@@ -55,6 +55,8 @@ class Photos:
     augment: bool = False
 
     classes = 10
+    revision = 2
+    """Counts the changes of what an index gives. Revision 1 had crops that showed nothing."""
 
     @property
     def examples(self) -> int:
@@ -72,6 +74,7 @@ class Cifar10:
 
     classes = 10
     examples = 50_000
+    revision = 1
 
 
 # Optimizer.
@@ -131,6 +134,11 @@ class Hold:
 
 
 @dataclass
+class Continued:
+    """The parent's own schedule, as though there were no fork: a cooldown goes on inside."""
+
+
+@dataclass
 class InverseSqrt:
     """Linear warmup over the run's first updates, then peak / sqrt(1 + t / timescale), t
     counted from there (Zhai et al.); `Cooldown` forks from it."""
@@ -177,7 +185,7 @@ class Branch:
 
     steps: Length = field(metadata={"ge": 1})
     """A length: updates (350), "50 epochs", "3e9 tokens", or "35%" of the experiment's."""
-    schedule: Constant | Hold | InverseSqrt | WarmupCosine | Cooldown | Rewarm
+    schedule: Constant | Hold | Continued | InverseSqrt | WarmupCosine | Cooldown | Rewarm
     parent: str = ""
     """``"trunk"`` forks at the end of `trunk`, ``"trunk@800"`` after its update 800; empty for
     a root, which starts from the initialisation."""
@@ -308,7 +316,8 @@ def _check_bounds(path: str, value: Any, bounds: dict[str, float]) -> None:
         raise ConfigError(f"{path} = {value!r}: must be {allowed}")
 
 
-_SCHEDULES = (Constant, Hold, InverseSqrt, WarmupCosine, Cooldown, Rewarm)
-_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Averages, *_SCHEDULES, Branch, Experiment)
+_SCHEDULE_TYPES = (Constant, Hold, Continued, InverseSqrt, WarmupCosine, Cooldown, Rewarm)
+_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Averages, *_SCHEDULE_TYPES, Branch, Experiment)
 TYPES = {kind.__name__: kind for kind in _TAGGED}
 """What a config is made of, by name."""
+SCHEDULES = tuple(kind.__name__ for kind in _SCHEDULE_TYPES)

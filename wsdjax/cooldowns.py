@@ -86,7 +86,7 @@ _FAMILIES: dict[str, Callable[[float], Factor]] = {
 }
 
 
-def _factor_of(shape: str | Factor, end_value: float) -> Factor:
+def factor_of(shape: str | Factor, end_value: float) -> Factor:
     """The factor of a shape: a name in `COOLDOWNS`, a family with its number such as
     ``"power(2)"``, ``"one_minus_power(0.3)"`` or ``"lowered_linear(0.7)"``, or a factor.
 
@@ -128,7 +128,7 @@ def cooldown(
     check(start_value, end_value, start_step=start_step, decay_steps=decay_steps)
     if decay_steps == 0:
         return held(start_value)
-    factor = _factor_of(shape, end_value)
+    factor = factor_of(shape, end_value)
     end = end_value / start_value
 
     def schedule(t):

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 
 from wsdjax import optim, schedules
-from wsdjax.config import Constant, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
+from wsdjax.config import Constant, Continued, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
+from wsdjax.cooldowns import factor_of
 from wsdjax.edge import Edge
 from wsdjax.optim import Hyper
 
@@ -32,6 +33,12 @@ def schedule_of(edge: Edge, edges: Mapping[str, Edge]) -> optax.Schedule:
             return schedules.inverse_sqrt(peak, warmup, edge.end, 0, timescale)
         case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
             return schedules.warmup_cosine(peak, warmup, edge.end, end_value)
+        case Continued():
+            if not edge.parent:
+                raise ValueError(
+                    f"Continued goes on with its parent's, and {edge.name} has no parent"
+                )
+            return schedule_of(edges[edge.parent], edges)
         case Hold():
             if not edge.parent:
                 raise ValueError(f"Hold keeps its parent's rate, and {edge.name} has no parent")
@@ -53,7 +60,10 @@ def rate_at_fork(edge: Edge, edges: Mapping[str, Edge]) -> float:
 def _rate_left(edge: Edge, edges: Mapping[str, Edge]) -> float:
     rate = rate_at_fork(edge, edges)
     if rate == 0:
-        raise ValueError(f"the rate of {edge.parent!r} is 0 at {edge.start}: none is left")
+        raise ValueError(
+            f"the rate of {edge.parent!r} is 0 at {edge.start}: none is left to go on from; use "
+            "Constant or Rewarm, or fork from where it is above 0"
+        )
     return rate
 
 
@@ -61,15 +71,20 @@ def jump(edge: Edge, edges: Mapping[str, Edge]) -> tuple[float, float] | None:
     """(the parent's rate at the fork, the rate that the branch begins with) where the two are
     not one: by design, as when WSD-S goes back to the peak. None if nothing jumps.
 
-    The schedule is a function of a real t; it is asked just after the fork, so that a cooldown
-    whose first step is steep is none.
+    A schedule is a function of a real t; what counts is its limit just after the fork, so that
+    a cooldown whose first step is steep is no jump.
     """
     if not edge.parent:
         return None
     before = rate_at_fork(edge, edges)
-    after = float(schedule_of(edge, edges)(edge.start + 4 * np.spacing(float(edge.start))))
-    peak = max(edge.optimizer.peak_value, before)
-    return None if abs(after - before) <= 1e-3 * peak else (before, after)
+    match edge.schedule:
+        case Cooldown(shape=shape, end_value=end_value):
+            after = before * float(factor_of(shape, end_value)(1e-300, end_value / before))
+        case _:
+            just_after = edge.start + 4 * np.spacing(float(edge.start))
+            after = float(schedule_of(edge, edges)(just_after))
+    least = max(1e-3 * max(after, before), 1e-9 * edge.optimizer.peak_value)
+    return (before, after) if abs(after - before) > least else None
 
 
 def at_the_fork(edge: Edge, edges: Mapping[str, Edge]) -> dict[str, str]:

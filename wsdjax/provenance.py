@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from wsdjax.config import TYPES
+
 _PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -24,8 +26,14 @@ def versions() -> dict[str, str]:
 
 def changes(record: Mapping[str, Any]) -> list[str]:
     """What of the packages and the machine in a branch's record is another here."""
-    was = {**record["versions"], "machine": record.get("machine", machine())}
-    now = {**versions(), "machine": machine()}
+    kind = record["branch"]["data"]["type"]
+    was = {
+        **record["versions"],
+        "machine": record.get("machine", machine()),
+        f"the data of {kind}, revision": record.get("data_revision", 1),
+    }
+    revision = TYPES[kind].revision  # type: ignore[union-attr]
+    now = {**versions(), "machine": machine(), f"the data of {kind}, revision": revision}
     return [
         f"{what} {was[what]} (here {now.get(what)})" for what in was if was[what] != now.get(what)
     ]

@@ -12,10 +12,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from wsdjax import data, mesh, models, provenance
+from wsdjax import data, mesh, models, provenance, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
-from wsdjax.config import ConfigError
+from wsdjax.config import Branch, ConfigError, validate_branch
 from wsdjax.edge import Edge
 from wsdjax.lineage import hyper_table
 from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
@@ -46,15 +46,28 @@ class Progress(Protocol):
     def stop(self) -> None: ...
 
 
+class Silent:
+    """Progress that shows nothing."""
+
+    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
+        pass
+
+    def update(self, step: int, loss: float, rate: float) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 @dataclass
 class Trainer:
     """Trains the branches of one store. A branch trains as its record says, and in the
     program of its group, so that how often it was stopped leaves no trace."""
 
     store: BranchStore
-    progress: Progress
-    eval_every: int
-    checkpoint_every: int
+    progress: Progress = field(default_factory=Silent)
+    eval_every: int = 100
+    checkpoint_every: int = 500
     tensorboard: bool = False
     asked_to_stop: Callable[[], bool] = lambda: False
     """Asked after every update; training then saves and raises `Stopped`."""
@@ -114,16 +127,18 @@ class Trainer:
         return missing
 
     def _warn_of_other_software(self, name: str) -> None:
-        changed = provenance.changes(self.store.record(name)) if self.store.steps(name) else []
+        before = name if self.store.steps(name) else self.store.edges()[name].parent
+        changed = provenance.changes(self.store.record(before)) if before else []
         if changed:
             log.warning(
-                "%s was begun with %s: what is trained from here on may differ in the last bits "
-                "from what would have been trained there",
+                "%s goes on from what was trained with %s: it may differ from what would have "
+                "been trained there",
                 name,
                 ", ".join(changed),
             )
 
-    def _train_group(self, names: Sequence[str]) -> None:
+    def _train_group(self, names: Sequence[str], until: int | None = None) -> None:
+        """To the end, or to the fork at `until`, of which the checkpoint is kept."""
         edges = self.store.edges()
         group = [edges[name] for name in names]
         first = group[0]
@@ -136,7 +151,7 @@ class Trainer:
         table = hyper_table(group, edges)
 
         state = self._begin(group, model, placed)
-        begin, end = int(state.step), first.end
+        begin, end = int(state.step), until or first.end
         rows = Rows(group, [self._writers(edge, begin) for edge in group])
         save_at = set().union(*(self.store.protected(name) for name in names))
 
@@ -169,7 +184,7 @@ class Trainer:
                 if save or n % self.eval_every == 0 or n == end:
                     read(*unread)
                     unread = None
-                if n % self.eval_every == 0 or n == end:
+                if n % self.eval_every == 0 or n == first.end:
                     rows.write({"step": n}, evaluate(state, test))
                 if save:
                     self._save(group, state, rows)
@@ -215,7 +230,8 @@ class Trainer:
                         f"{first.name!r} cannot start: {error}. Fork it from a step that is "
                         f"there, or delete the later ones of {first.parent!r} to train it again"
                     ) from None
-                self._train_group(store.siblings(first.parent))
+                log.info("%s is trained to %d first, for %s", first.parent, first.start, first.name)
+                self._train_group(store.siblings(first.parent), first.start)
         for edge in group:
             store.discard_after(edge.name, step)
         return states.place(states.join(parts) if len(parts) > 1 else parts[0], placed)
@@ -247,6 +263,40 @@ class Trainer:
         if self.tensorboard:
             writers.append(TensorBoard(directory / "tensorboard", step))
         return writers
+
+
+def fork(
+    store: BranchStore,
+    name: str,
+    branch: Branch,
+    eval_every: int = 100,
+    checkpoint_every: int = 500,
+    progress: Progress | None = None,
+) -> Edge:
+    """Adds a branch to a workdir, or goes on with it, and trains it to its end.
+
+    Args:
+      store: the workdir's.
+      name: the new branch's.
+      branch: what it is; its `parent` is in the workdir, its lengths are not in percent.
+      eval_every, checkpoint_every: in updates.
+      progress: told of every update.
+
+    Raises:
+      ConfigError, MissingNode: for a branch that cannot be; nothing is written then.
+      Diverged: at a loss or an update that is not finite.
+    """
+    validate_branch(name, branch)
+    edges = store.edges()
+    store.record(parent := branch.parent.partition("@")[0])
+    edge = tree.resolve_branch(name, branch, edges[parent], edges)
+    trainer = Trainer(store, progress or Silent(), eval_every, checkpoint_every)
+    store.check({name: edge})
+    trainer.check({name: edge})
+    with store.lock():
+        store.register({name: edge})
+        trainer.train([name])
+    return edge
 
 
 class _Clock:

@@ -11,6 +11,7 @@ from wsdjax import lineage
 from wsdjax.config import (
     Branch,
     ConfigError,
+    Continued,
     Cooldown,
     Experiment,
     Hold,
@@ -103,7 +104,8 @@ def resolve_branch(
     steps = _updates(f"{where}.steps", branch.steps, one)
     if steps < 1:
         raise ConfigError(f"{where}.steps = {branch.steps!r}: comes to {steps}, must be >= 1")
-    if isinstance(branch.schedule, Cooldown | Hold) and branch.optimizer.peak_value is not None:
+    takes_parents_rate = isinstance(branch.schedule, Cooldown | Hold | Continued)
+    if takes_parents_rate and parent.name and branch.optimizer.peak_value is not None:
         raise ConfigError(
             f"{where}.optimizer.peak_value = {branch.optimizer.peak_value}: a "
             f"{type(branch.schedule).__name__} starts from its parent's rate and has no peak"

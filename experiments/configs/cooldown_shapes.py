@@ -7,7 +7,9 @@ with averages of its weights: an exponential one and one of the latest ten itera
 updates apart. The six are replicates of one program. A narrow CNN on photographs, which stand
 in for CIFAR-10; two seeds.
 
-Hardware: two CPU cores.
+Hardware: two CPU cores, eight minutes, with other work beside it. Expect held-out losses of 1.12
+to 1.14 nats after the cooldowns, which the two seeds do not tell apart, and of 1.24 at the
+constant rate, where the exponential average of the weights has 1.12.
 """
 
 from wsdjax.config import CNN, AdamW, Averages, Branch, Constant, Cooldown, Experiment, Photos

@@ -77,6 +77,8 @@ def implied_distance(learning_rates: Any, grad_norms: Any) -> float:
     """
     rates, norms = _checked(learning_rates, grad_norms)
     distance_term, gradient_term = _terms(rates, norms, [len(rates)])
+    if not (np.isfinite(distance_term[0]) and gradient_term[0] > 0):
+        raise ValueError("no rate or no gradient norm is above 0: there is no distance")
     return float(np.sqrt(gradient_term[0] / distance_term[0]))
 
 

@@ -1,0 +1,110 @@
+"""What a report says, against the rows and against plain arithmetic."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import load_config
+from test_branch import grow, with_tree
+
+from experiments import report
+from experiments.bound import overlays
+from experiments.naming import schedule_name
+from experiments.reading import Run, running_mean
+from wsdjax import plans, theory, tree
+from wsdjax.branches import BranchStore
+from wsdjax.config import Branch, Constant, Cooldown, Overrides, Rewarm
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two budgets by WSD from one trunk, and by WSD-S in one run."""
+    branches = plans.cooldown_lengths((12, 24), 2, 0.25) | plans.wsd_s((12, 24), 2, 3e-4, 0.25)
+    config = with_tree(
+        branches,
+        compare={"WSD": ("wsd_1", "wsd_2"), "WSD-S": ("wsd_s_1", "wsd_s_2")},
+        eval_every=5,
+        batch_size=4,
+    )
+    workdir = tmp_path_factory.mktemp("compared")
+    grow(workdir, config)
+    (workdir / "config.json").write_text(
+        '{"compare": {"WSD": ["wsd_1", "wsd_2"], "WSD-S": ["wsd_s_1", "wsd_s_2"]}}'
+    )
+    return Run(workdir)
+
+
+def test_the_table_of_budgets_is_arithmetic_on_the_rows(compared):
+    """The last evaluation of each branch; a shared trunk counted once: 18 + 3 + 6, and 24."""
+    header, wsd, wsd_s = report.budget_table(compared)
+    assert header[0] == "method"
+    assert (wsd[0], wsd[-1]) == ("WSD", "27")
+    assert (wsd_s[0], wsd_s[-1]) == ("WSD-S", "24")
+    for row, names in ((wsd, ("wsd_1", "wsd_2")), (wsd_s, ("wsd_s_1", "wsd_s_2"))):
+        for cell, name, end in zip(row[1:3], names, (12, 24), strict=True):
+            last = compared.store.metrics(name).evaluations["eval_loss"][-1]
+            assert cell == f"{last.mean():.4f} ± {last.std(ddof=1):.4f} ({end})"
+
+
+def test_every_branch_that_decays_has_a_row(compared):
+    """Those that others were forked from too; forks inside a branch by their step."""
+    lineages = [" > ".join(end.lineage) for end in report.final_values(compared)]
+    assert lineages[:2] == ["wsd_trunk@9 > wsd_1", "wsd_trunk > wsd_2"]
+    assert lineages[2] == "wsd_s_stable_1 > wsd_s_1"
+    assert lineages[3].startswith("wsd_s_stable_1 > wsd_s_1 > wsd_s_stable_2")
+
+
+def test_schedules_are_called_what_the_field_calls_them(tmp_path):
+    branches = (
+        plans.wsd(30, 2, 10, "sqrt")
+        | plans.cosine(30, 2)
+        | plans.wsd_s((10, 20), 2, 3e-4)
+        | plans.cyclic_cosine((10, 20), 2)
+        | plans.inverse_sqrt(30, 2, 10)
+        | plans.infinite(2, 8, 10, 5, 1e-3, 1e-4)
+        | {"rewarmed": Branch(parent="cosine", steps=9, schedule=Rewarm(2))}
+        | {"b2": Branch(10, Cooldown(), "trunk@15", Overrides(b2=0.5))}
+    )
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(dataclasses.replace(load_config(), tree=branches)))
+    run = Run(tmp_path)
+    assert {name: schedule_name(run, name) for name in run.edges} == {
+        "trunk": "constant rate",
+        "decay": "WSD, sqrt cooldown",
+        "cosine": "warmup-cosine",
+        "wsd_s_stable_1": "constant rate",
+        "wsd_s_1": "WSD, inverse cooldown",
+        "wsd_s_stable_2": "constant > cooldown > constant",
+        "wsd_s_2": "WSD-S, inverse cooldown",
+        "cyclic_1": "warmup-cosine",
+        "cyclic_2": "cyclic cosine",
+        "rsqrt_trunk": "inverse square root",
+        "rsqrt_decay": "inverse square root > cooldown, linear cooldown",
+        "fall": "warmup-cosine",
+        "held": "warmup-cosine > held",
+        "anneal": "infinite, exponential cooldown",
+        "rewarmed": "re-warmed cosine",
+        "b2": "WSD, linear cooldown",
+    }
+
+
+def test_a_running_mean_has_fewer_rows_at_the_start():
+    values = np.array([[1.0, 0.0], [2.0, 4.0], [6.0, 2.0], [4.0, 0.0]])
+    expected = [[1, 0], [1.5, 2], [4, 3], [5, 1]]
+    np.testing.assert_allclose(running_mean(values, 2), expected)
+    np.testing.assert_allclose(running_mean(values, 9)[-1], values.mean(0))
+
+
+def test_the_overlay_is_the_bound_on_the_rows(tmp_path):
+    """For a run of 40 updates: its correlation and its line by hand."""
+    config = with_tree({"trunk": Branch(steps=40, schedule=Constant(4))}, eval_every=40)
+    run = Run(grow(tmp_path, config).workdir)
+    (overlay,) = overlays(run)
+    rows = run.table("trunk").updates
+    norms, loss = rows["grad_norm"].mean(1), rows["loss"].mean(1)
+    bound = theory.convex_bound(rows["rate"], norms, theory.implied_distance(rows["rate"], norms))
+    assert overlay.steps.tolist() == [*range(5, 41)]
+    np.testing.assert_allclose(overlay.loss, loss[4:])
+    assert overlay.correlation == pytest.approx(np.corrcoef(bound[4:], loss[4:])[0, 1])
+    slope, offset = np.polyfit(bound[4:], loss[4:], 1)
+    np.testing.assert_allclose(overlay.fitted, offset + slope * bound[4:])
