@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from wsdjax import serial
-from wsdjax.branches import BranchStore, Segment
+from wsdjax.branches import BranchStore
 from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
 from wsdjax.edge import Edge
 from wsdjax.metrics import Table
@@ -29,13 +29,11 @@ class Run:
             for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
         }
         self.table = functools.cache(self._table)
+        self.lineage = functools.cache(self.store.lineage)
 
     def _table(self, name: str) -> Table:
         """The rows of a lineage, root to leaf."""
         return self.store.metrics(name)
-
-    def lineage(self, name: str) -> list[Segment]:
-        return self.store.lineage(name)
 
     def ends(self) -> list[Edge]:
         """The branches that have a result: those without children, and those that decay, from
@@ -48,8 +46,12 @@ class Run:
         ]
 
     def smoothing_window(self, name: str) -> int:
-        """Updates in a running mean of the training loss: two in a hundred of the lineage."""
-        return max(1, round(0.02 * self.edges[name].end))
+        """Updates in a running mean of the training loss: two in a hundred of the longest
+        lineage from this root that has been trained, so that curves go on over a fork."""
+        root = self.lineage(name)[0].branch
+        kin = [each for each in self.edges if self.lineage(each)[0].branch == root]
+        last = [int(self.table(each).updates.get("step", [0])[-1]) for each in kin]
+        return max(1, round(0.02 * max(last)))
 
     def record(self) -> dict[str, Any]:
         """What `branch.json` holds of the first branch: machine and versions too."""

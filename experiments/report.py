@@ -40,7 +40,7 @@ HEADER = (
 )
 _CAPTIONS = {
     "loss": "Loss against updates, over the learning rate; the training loss as the running mean "
-    "over a fiftieth of the lineage. The dashed lines are at T<sub>c</sub>, "
+    "over a fiftieth of the updates. The dashed lines are at T<sub>c</sub>, "
     "where cooldowns fork. The fall in the first tenth of the updates is cut off above.",
     "parameter_norm": "Euclidean norm of all parameters against updates.",
     "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
@@ -229,8 +229,8 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
             f"updates, {_mean_and_spread(best.held_out_loss, 4)}."
         )
     notes.append(
-        f"Losses in nats, {over}; the training loss is the mean of the last fiftieth of a "
-        "lineage's updates."
+        f"Losses in nats, {over}; the training loss is a running mean over a fiftieth of the "
+        "updates."
     )
     if any(isinstance(edge.data, Photos) for edge in edges.values()):
         notes.append(STAND_IN)
