@@ -72,7 +72,7 @@ def test_both_decays_are_in_the_figure_and_the_table(grown):
 
     workdir, said = grown
     assert re.search(r"trunk > sqrt +30 ", said[0][0])
-    assert re.search(r"trunk > other +26 ", said[1][0])
+    assert re.search(r"trunk@20 > other +26 ", said[1][0])
     curves = {curve.label: curve for curve in figures.curves(Run(workdir), "param_norm")}
     trunk, sqrt = curves["trunk (constant rate)"], curves["sqrt (WSD, sqrt cooldown)"]
     assert sqrt.steps[0] == trunk.steps[-1] == 24

@@ -116,7 +116,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path):
 
 
 def test_two_interrupts_stop_at_once(tmp_path):
-    process = interrupted(tmp_path, signal.SIGINT)
+    process = interrupted(tmp_path, signal.SIGINT, **NO_CACHE)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
@@ -127,9 +127,9 @@ def test_two_interrupts_stop_at_once(tmp_path):
     assert "Traceback" not in err
 
 
-def interrupted(tmp_path, number):
+def interrupted(tmp_path, number, **environment):
     """A run that has been sent a signal as soon as it listens."""
-    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", **NO_CACHE)
+    process = start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", **environment)
     status = tmp_path / "w/status.json"
     while not (status.exists() and "running" in status.read_text()):
         assert process.poll() is None

@@ -306,6 +306,75 @@ def test_mass_by_leaf_adds_up():
     assert mass["b"] == pytest.approx(16 / 25)
 
 
+# Other operators, and noise.
+
+
+def apply_mlp(params, batch):
+    hidden = jnp.tanh(batch["inputs"] @ params["in"]["kernel"] + params["in"]["bias"][None])
+    return hidden @ params["out"]
+
+
+def output_loss(logits, batch):
+    labels = jax.nn.one_hot(batch["targets"], 3)
+    return -(jax.nn.log_softmax(logits) * labels).sum(-1).mean()
+
+
+def jacobian_of(function, params):
+    flat, unravel = ravel_pytree(params)
+    return np.asarray(jax.jacobian(lambda x: function(unravel(x)))(flat))
+
+
+def test_gauss_newton_is_j_h_j(x64):
+    """The dense matrix J' H_L J / N, and no negative eigenvalue."""
+    params, batches = mlp()
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    jacobian = jacobian_of(lambda p: apply_mlp(p, whole), params).reshape(39, -1)
+    logits = apply_mlp(params, whole)
+    curved = np.asarray(jax.hessian(lambda y: output_loss(y, whole))(logits)).reshape(39, 39)
+    exact = np.linalg.eigvalsh(jacobian.T @ curved @ jacobian)
+    operator = probes.GaussNewton(apply_mlp, output_loss, params, batches)
+    top = probes.eigenpairs(operator, params, k=3, tol=1e-9)
+    np.testing.assert_allclose(top.eigenvalues, exact[::-1][:3], rtol=1e-8)
+    low = probes.eigenpairs(operator, params, smallest=True)
+    assert low.eigenvalues[0] > -1e-9
+
+
+def test_preconditioned_is_the_dense_product(x64):
+    params, batches = mlp()
+    matrix, unravel = dense(mlp_loss, params, batches)
+    moment = np.random.default_rng(3).uniform(0.01, 2, len(matrix))
+    scale = probes.adam_preconditioner(unravel(jnp.asarray(moment)), 7, 0.9)
+    diagonal = np.sqrt(moment / (1 - 0.9**7)) + 1e-8
+    exact = np.linalg.eigvalsh(matrix / np.sqrt(np.outer(diagonal, diagonal)))
+    hessian = probes.Hessian(mlp_loss, params, batches)
+    top = probes.eigenpairs(probes.Preconditioned(hessian, scale), params, k=2, tol=1e-9)
+    np.testing.assert_allclose(top.eigenvalues, exact[::-1][:2], rtol=1e-8)
+
+
+def test_gradient_noise_is_the_covariance_of_the_examples(x64):
+    """Trace, top eigenvalue, noise scale and signal-to-noise, from all gradients as one matrix."""
+    params, batches = mlp()
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+
+    def each(p):
+        one = jax.tree.map(lambda leaf: leaf[:, None], whole)
+        return jax.vmap(lambda example: mlp_loss(p, example))(one)
+
+    gradients = jacobian_of(each, params)
+    mean = gradients.mean(0)
+    sigma = (gradients - mean).T @ (gradients - mean) / 13
+    found = probes.gradient_noise(mlp_loss, params, batches, tol=1e-9)
+    assert found.examples == 13
+    assert found.trace == pytest.approx(np.trace(sigma), rel=1e-9)
+    assert found.top_eigenvalue == pytest.approx(np.linalg.eigvalsh(sigma)[-1], rel=1e-8)
+    assert found.gradient_norm == pytest.approx(np.linalg.norm(mean), rel=1e-9)
+    assert found.noise_scale == pytest.approx(np.trace(sigma) / (mean @ mean), rel=1e-9)
+    ratio = probes.signal_to_noise(mlp_loss, params, params, batches)
+    unit = np.asarray(ravel_pytree(params)[0])
+    unit = unit / np.linalg.norm(unit)
+    assert ratio == pytest.approx((unit @ mean) ** 2 / (unit @ sigma @ unit), rel=1e-8)
+
+
 # Paths and planes.
 
 

@@ -143,7 +143,7 @@ def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):
     path.write_text(json.dumps(record))
     with caplog.at_level("WARNING", logger="wsdjax"):
         trainer(store).train(["cosine"])
-    assert "cosine was begun with jax 0.4.1 (here " in caplog.text
+    assert "cosine goes on from what was trained with jax 0.4.1 (here " in caplog.text
 
 
 def test_rows_beyond_the_checkpoint_are_made_again_once(finished, tmp_path, trainer):

@@ -223,6 +223,8 @@ class Trainer:
                     raise
             except MissingNode as error:
                 if (first.parent, first.start) in self._set_aside:
+                    # What it made after that node is made again too: to its end.
+                    until = None
                     for sibling in store.siblings(first.parent):
                         store.discard_after(sibling, first.start)
                 elif max(store.steps(first.parent), default=0) > first.start:
@@ -230,8 +232,10 @@ class Trainer:
                         f"{first.name!r} cannot start: {error}. Fork it from a step that is "
                         f"there, or delete the later ones of {first.parent!r} to train it again"
                     ) from None
-                log.info("%s is trained to %d first, for %s", first.parent, first.start, first.name)
-                self._train_group(store.siblings(first.parent), first.start)
+                else:
+                    until = first.start
+                    log.info("%s is trained to %d first, for %s", first.parent, until, first.name)
+                self._train_group(store.siblings(first.parent), until)
         for edge in group:
             store.discard_after(edge.name, step)
         return states.place(states.join(parts) if len(parts) > 1 else parts[0], placed)

@@ -5,7 +5,7 @@ are any pytree of arrays; `batches` is a sequence of pytrees whose leaves have e
 their leading axis. Nothing here knows a model, a config or a file.
 """
 
-from wsdjax.probes.curvature import Sharpness, curvature_along, hvp, sharpness
+from wsdjax.probes.curvature import Sharpness, curvature_along, eigenpairs, hvp, sharpness
 from wsdjax.probes.density import (
     Moments,
     SpectralDensity,
@@ -13,7 +13,9 @@ from wsdjax.probes.density import (
     moments,
     spectral_density,
 )
+from wsdjax.probes.noise import Covariance, GradientNoise, gradient_noise, signal_to_noise
 from wsdjax.probes.objective import Hessian, gradient, loss
+from wsdjax.probes.operators import GaussNewton, Preconditioned, adam_preconditioner
 from wsdjax.probes.paths import (
     filter_normalised,
     interpolate,
@@ -32,17 +34,24 @@ from wsdjax.probes.trajectory import (
 from wsdjax.probes.vectors import ProbeError
 
 __all__ = [
+    "Covariance",
     "Distances",
+    "GaussNewton",
+    "GradientNoise",
     "Hessian",
     "Moments",
+    "Preconditioned",
     "PrincipalComponents",
     "ProbeError",
     "Sharpness",
     "SpectralDensity",
+    "adam_preconditioner",
     "curvature_along",
     "distances",
+    "eigenpairs",
     "filter_normalised",
     "gradient",
+    "gradient_noise",
     "hvp",
     "interpolate",
     "loss",
@@ -53,6 +62,7 @@ __all__ = [
     "plane_coordinates",
     "principal_components",
     "sharpness",
+    "signal_to_noise",
     "spectral_density",
     "update_alignment",
     "weak_quasi_convexity",

@@ -12,6 +12,7 @@ from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.vectors import (
     Tree,
+    as_parameters,
     combine,
     dot,
     epsilon,
@@ -82,19 +83,10 @@ def sharpness(
     batches: Batches,
     k: int = 1,
     tol: float = 1e-4,
-    smallest: bool = False,
-    max_products: int = 300,
-    max_basis: int = 80,
-    start: Tree | None = None,
-    track_above: float | None = None,
-    seed: int = 0,
     finite_difference: bool = False,
-    on_progress: Callable[[Progress], Any] | None = None,
+    **options: Any,
 ) -> Sharpness:
     """The k largest eigenvalues of the Hessian, algebraically, by Lanczos.
-
-    The iteration is driven from the host. For k > 1 it goes on, once converged, from a fresh
-    random vector, since from one start no second vector of a repeated eigenvalue is found.
 
     Args:
       loss_fn: ``loss_fn(params, batch)``, the mean over a batch's examples.
@@ -102,6 +94,38 @@ def sharpness(
       batches: a sequence of batches; each weighs as many as its examples.
       k: how many.
       tol: of a residual relative to its eigenvalue; no less than the precision allows.
+      finite_difference: products by differences of gradients.
+      **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, ...
+
+    Raises:
+      ProbeError: for what makes no sense, or is not finite.
+    """
+    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    return eigenpairs(hessian, hessian.params, k, tol, **options)
+
+
+def eigenpairs(
+    operator: Callable[[Tree], Tree],
+    params: Tree,
+    k: int = 1,
+    tol: float = 1e-4,
+    smallest: bool = False,
+    max_products: int = 300,
+    max_basis: int = 80,
+    start: Tree | None = None,
+    track_above: float | None = None,
+    seed: int = 0,
+    on_progress: Callable[[Progress], Any] | None = None,
+) -> Sharpness:
+    """The k largest eigenvalues of any symmetric operator on trees like `params`.
+
+    The iteration is driven from the host. For k > 1 it goes on, once converged, from a fresh
+    random vector, since from one start no second vector of a repeated eigenvalue is found.
+
+    Args:
+      operator: v -> A v, such as `Hessian`, `GaussNewton`, `Preconditioned`.
+      params: what a vector is like.
+      k, tol: as for `sharpness`.
       smallest: the k smallest instead.
       max_products: products before it gives up (`converged` tells).
       max_basis: vectors in memory; beyond it the iteration is restarted (thick restart).
@@ -109,36 +133,32 @@ def sharpness(
         is added, for a direction that has just risen. Signs follow theirs.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate.
       seed: of the random vectors.
-      finite_difference: products by differences of gradients.
       on_progress: told of each product.
 
     Raises:
-      ProbeError: for what makes no sense, or is not finite.
+      ProbeError: for a product that is not finite.
     """
-    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    params = as_parameters(params)
     sign = -1.0 if smallest else 1.0
-
-    def operator(vector):
-        return combine((sign,), hessian(vector)) if smallest else hessian(vector)
-
-    n = size(hessian.params)
+    counted = _Counted(operator, sign)
+    n = size(params)
     wanted = min(k, n)
-    krylov = Krylov(operator, hessian.params, max(max_basis, 2 * wanted + 8), jax.random.key(seed))
+    krylov = Krylov(counted, params, max(max_basis, 2 * wanted + 8), jax.random.key(seed))
     for i in range(_rows(start)):
-        krylov.add(take(like_block(start, hessian.params), i))
+        krylov.add(like_parameters(take(start, i), params, "start"))
     krylov.add_random()
 
-    floor_factor = 4 * epsilon(hessian.params) * np.sqrt(n)
+    floor_factor = 4 * epsilon(params) * np.sqrt(n)
     checked_until = None
     while True:
-        alive = hessian.products < max_products - wanted and krylov.step()
+        alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
         count = min(wanted, len(found.values))
         allowed = np.maximum(tol * np.abs(found.values), floor_factor * np.abs(found.values).max())
         done = len(found.values) >= wanted and (found.bounds[:count] <= allowed[:count] / 4).all()
         if on_progress:
             i = count - 1
-            on_progress(Progress(hessian.products, sign * found.values[i], found.bounds[i]))
+            on_progress(Progress(counted.products, sign * found.values[i], found.bounds[i]))
         if done and track_above is not None and sign * found.values[count - 1] > track_above:
             wanted, checked_until = min(wanted + 1, n), None
             done = wanted == count
@@ -151,10 +171,22 @@ def sharpness(
             break
         if krylov.m == krylov.capacity < n:
             krylov.restart(wanted + (krylov.capacity - wanted) // 3)
-    return _certify(hessian, krylov, min(wanted, krylov.p), tol, floor_factor, sign, start)
+    return _certify(counted, krylov, min(wanted, krylov.p), tol, floor_factor, start)
 
 
-def _certify(hessian, krylov, count, tol, floor_factor, sign, start) -> Sharpness:
+class _Counted:
+    """The operator, or its negative, and how many products there have been."""
+
+    def __init__(self, operator: Callable[[Tree], Tree], sign: float):
+        self._operator, self.sign, self.products = operator, sign, 0
+
+    def __call__(self, vector: Tree) -> Tree:
+        self.products += 1
+        product = self._operator(vector)
+        return combine((-1.0,), product) if self.sign < 0 else product
+
+
+def _certify(operator, krylov, count, tol, floor_factor, start) -> Sharpness:
     found = krylov.ritz()
     block = krylov.vectors(found.coefficients[:, :count])
     values, residuals, vectors = [], [], []
@@ -162,13 +194,13 @@ def _certify(hessian, krylov, count, tol, floor_factor, sign, start) -> Sharpnes
         unit = normalized(take(block, i), "an eigenvector")
         if i < _rows(start) and float(dot(unit, take(start, i))) < 0:
             unit = combine((-1.0,), unit)
-        product = hessian(unit)
+        product = operator(unit)
         rho = float(dot(unit, product))
-        values.append(rho)
+        values.append(operator.sign * rho)
         residuals.append(float(norm(combine((1.0, -rho), product, unit))))
         vectors.append(unit)
     rhos, rests = np.array(values), np.array(residuals)
-    order = np.argsort(-sign * rhos, kind="stable")
+    order = np.argsort(-operator.sign * rhos, kind="stable")
     rhos, rests = rhos[order], rests[order]
     floor = floor_factor * np.abs(found.values).max(initial=0.0)
     return Sharpness(
@@ -176,15 +208,10 @@ def _certify(hessian, krylov, count, tol, floor_factor, sign, start) -> Sharpnes
         residuals=rests,
         eigenvectors=stack([vectors[i] for i in order]),
         converged=rests <= np.maximum(tol * np.abs(rhos), floor),
-        products=hessian.products,
+        products=operator.products,
         basis_size=krylov.capacity,
     )
 
 
 def _rows(block: Tree | None) -> int:
     return 0 if block is None else len(jax.tree.leaves(block)[0])
-
-
-def like_block(block: Tree, params: Tree) -> Tree:
-    """A block of vectors in the dtypes of the parameters."""
-    return stack([like_parameters(take(block, i), params, "start") for i in range(_rows(block))])

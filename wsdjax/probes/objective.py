@@ -8,7 +8,7 @@ as its examples. Parameters and data are arguments of the compiled functions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,7 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
     """The gradient of the mean loss."""
     params = as_parameters(params)
     shares = weights(batches)
-    return _total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
+    return total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -72,11 +72,12 @@ def _gradient(loss_fn, params, batch):
     return jax.grad(lambda p: _loss(loss_fn, p, batch))(params)
 
 
-def _total(shares, trees):
-    total = None
+def total(shares: np.ndarray, trees: Iterable[Tree]) -> Tree:
+    """sum_i shares[i] trees[i]."""
+    found = None
     for share, tree in zip(shares, trees, strict=True):
-        total = combine((share,), tree) if total is None else combine((1.0, share), total, tree)
-    return total
+        found = combine((share,), tree) if found is None else combine((1.0, share), found, tree)
+    return found
 
 
 class Hessian:
@@ -119,7 +120,7 @@ class Hessian:
         self.products += 1
         vector = like_parameters(vector, self.params, "the vector")
         with _forward_mode():
-            return _total(self._shares, (product(vector) for product in self._products))
+            return total(self._shares, (product(vector) for product in self._products))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,106 @@
+"""The noise of the stochastic gradient: its covariance over examples, and what it drowns."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wsdjax.probes.curvature import eigenpairs
+from wsdjax.probes.objective import Batches, LossFn, _loss, gradient, total, weights
+from wsdjax.probes.vectors import Tree, as_parameters, combine, dot, like_parameters, normalized
+
+
+class GradientNoise(NamedTuple):
+    """Of the gradients g_i of single examples, with mean g and covariance
+    Sigma = mean_i (g_i - g)(g_i - g)'."""
+
+    trace: float
+    """tr Sigma."""
+    top_eigenvalue: float
+    """The largest eigenvalue of Sigma."""
+    residual: float
+    """||Sigma y - rho y|| of that."""
+    gradient_norm: float
+    """||g||."""
+    noise_scale: float
+    """tr Sigma / ||g||^2: the batch at which signal and noise are equal (McCandlish et al.)."""
+    examples: int
+
+
+def gradient_noise(
+    loss_fn: LossFn, params: Tree, batches: Batches, tol: float = 1e-3, seed: int = 0
+) -> GradientNoise:
+    """The covariance of the gradient over all examples of all batches.
+
+    No gradient of a single example is kept: products with Sigma are of forward and reverse
+    mode through the vector of the examples' losses, and the trace is summed in chunks.
+
+    Raises:
+      ProbeError: as `sharpness`.
+    """
+    covariance = Covariance(loss_fn, params, batches)
+    squares = [np.asarray(_squares(loss_fn, covariance.params, b), np.float64) for b in batches]
+    norm_squared = float(dot(covariance.mean, covariance.mean))
+    trace = float(np.concatenate(squares).mean()) - norm_squared
+    top = eigenpairs(covariance, covariance.params, 1, tol, seed=seed)
+    return GradientNoise(
+        trace=trace,
+        top_eigenvalue=float(top.eigenvalues[0]),
+        residual=float(top.residuals[0]),
+        gradient_norm=norm_squared**0.5,
+        noise_scale=trace / norm_squared if norm_squared else np.inf,
+        examples=sum(len(each) for each in squares),
+    )
+
+
+def signal_to_noise(loss_fn: LossFn, params: Tree, direction: Tree, batches: Batches) -> float:
+    """(g'v)^2 / v' Sigma v along the unit vector v of a direction, for one example; a batch of B
+    has B times as much."""
+    covariance = Covariance(loss_fn, params, batches)
+    unit = normalized(like_parameters(direction, covariance.params, "the direction"))
+    noise = float(dot(unit, covariance(unit)))
+    signal = float(dot(unit, covariance.mean)) ** 2
+    return signal / noise if noise > 0 else np.inf
+
+
+class Covariance:
+    """v -> Sigma v = mean_i g_i (g_i'v) - g (g'v)."""
+
+    def __init__(self, loss_fn: LossFn, params: Tree, batches: Batches):
+        self.params = as_parameters(params)
+        self.mean = gradient(loss_fn, self.params, batches)
+        self._loss_fn, self._batches, self._shares = loss_fn, batches, weights(batches)
+
+    def __call__(self, vector: Tree) -> Tree:
+        products = (_uncentred(self._loss_fn, self.params, b, vector) for b in self._batches)
+        along = float(dot(self.mean, vector))
+        return combine((1.0, -along), total(self._shares, products), self.mean)
+
+
+def _each(loss_fn, params, batch):
+    """[B]: the loss of each example, as a batch of one."""
+    one = jax.tree.map(lambda leaf: leaf[:, None], batch)
+    return jax.vmap(lambda example: _loss(loss_fn, params, example))(one)
+
+
+@partial(jax.jit, static_argnums=0)
+def _uncentred(loss_fn, params, batch, vector):
+    losses, pull_back = jax.vjp(lambda p: _each(loss_fn, p, batch), params)
+    _, slopes = jax.jvp(lambda p: _each(loss_fn, p, batch), (params,), (vector,))
+    return pull_back(slopes / len(losses))[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _squares(loss_fn, params, batch):
+    """[B]: ||g_i||^2, a few examples at a time."""
+
+    def of_one(example):
+        one = jax.tree.map(lambda leaf: leaf[None], example)
+        slope = jax.grad(lambda p: _loss(loss_fn, p, one))(params)
+        return dot(slope, slope)
+
+    return jax.lax.map(of_one, jax.tree.map(jnp.asarray, batch), batch_size=8)

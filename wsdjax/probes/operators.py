@@ -1,0 +1,74 @@
+"""Other symmetric operators on the parameters, for `eigenpairs`: Gauss-Newton, preconditioned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+
+from wsdjax.probes.objective import Batches, total, weights
+from wsdjax.probes.vectors import Tree, as_parameters, like_parameters
+
+
+class GaussNewton:
+    """v -> J' H_L J v, the mean over all examples: the Hessian without the curvature of the
+    network, positive semidefinite for a convex loss of the outputs (Schraudolph).
+
+    Args:
+      apply_fn: ``apply_fn(params, batch) -> outputs``.
+      output_loss: ``output_loss(outputs, batch)``, the mean over the batch's examples.
+      params, batches: as for `Hessian`.
+    """
+
+    def __init__(
+        self,
+        apply_fn: Callable[[Tree, Any], Tree],
+        output_loss: Callable[[Tree, Any], jax.Array],
+        params: Tree,
+        batches: Batches,
+    ):
+        self.params = as_parameters(params)
+        self._functions, self._batches = (apply_fn, output_loss), batches
+        self._shares = weights(batches)
+
+    def __call__(self, vector: Tree) -> Tree:
+        vector = like_parameters(vector, self.params, "the vector")
+        products = (
+            _gauss_newton(*self._functions, self.params, batch, vector) for batch in self._batches
+        )
+        return total(self._shares, products)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gauss_newton(apply_fn, output_loss, params, batch, vector):
+    with jax.default_matmul_precision("highest"):
+        outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch), params)
+        _, moved = jax.jvp(lambda p: apply_fn(p, batch), (params,), (vector,))
+        slope = jax.grad(lambda y: output_loss(y, batch))
+        _, curved = jax.jvp(slope, (outputs,), (moved,))
+        return pull_back(curved)[0]
+
+
+class Preconditioned:
+    """v -> P^-1/2 A P^-1/2 v for a diagonal P, as of Adam: its largest eigenvalue is the
+    sharpness that Adam sees (Cohen et al.).
+
+    Args:
+      operator: v -> A v, such as `Hessian`.
+      preconditioner: P, positive, like the parameters.
+    """
+
+    def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
+        self._operator = operator
+        self._scale = jax.tree.map(lambda p: p**-0.5, as_parameters(preconditioner, "P"))
+
+    def __call__(self, vector: Tree) -> Tree:
+        scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
+        return jax.tree.map(lambda s, v: s * v, self._scale, self._operator(scaled))
+
+
+def adam_preconditioner(second_moment: Tree, count: Any, b2: float, eps: float = 1e-8) -> Tree:
+    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`."""
+    return jax.tree.map(lambda nu: (nu / (1 - b2**count)) ** 0.5 + eps, second_moment)
