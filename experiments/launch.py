@@ -37,6 +37,7 @@ def launch(
         tree.every(experiment, "eval_every"),
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,
+        None if experiment.snapshot_every is None else tree.every(experiment, "snapshot_every"),
     )
     there = store.edges()
     store.check(edges)

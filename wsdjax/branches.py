@@ -3,6 +3,7 @@
     WORKDIR/branches/NAME/branch.json      what the branch is: its `Edge`, and its siblings
     WORKDIR/branches/NAME/metrics.jsonl    a row for every update
     WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
+    WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
 
 A node is (branch, step). A child's first node is its parent's: nothing is copied, and
 nothing of a parent is written by its children. Reading takes no lock.
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from wsdjax import lineage, metrics, provenance, tree
+from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.config import ConfigError, UserError
 from wsdjax.edge import Edge
@@ -59,7 +61,7 @@ class BranchStore:
         self.workdir = Path(workdir).expanduser().absolute()
         self._checkpoint_dir = checkpoint_dir
         self._keep = keep
-        self._opened: dict[str, Checkpoints] = {}
+        self._opened: dict[tuple[str, str], Checkpoints] = {}
 
     # What branches there are.
 
@@ -286,13 +288,45 @@ class BranchStore:
             return self.restore(edge["parent"], edge["start"] if step is None else step, sharding)
         return self._checkpoints(branch).load(step, sharding)
 
+    def snapshot(self, name: str, state: State) -> None:
+        """Begins to keep the parameters of a node, for probes.
+
+        Raises:
+          OSError: if the one before it was not kept.
+        """
+        self._checkpoints(name, "snapshots").save(states.parameters_alone(state))
+
+    def nodes(self, name: str) -> list[int]:
+        """The steps of a branch whose parameters can be read, ascending: of checkpoints, of
+        snapshots, and of the ancestors' up to the fork."""
+        own = {*self.steps(name), *self._checkpoints(name, "snapshots").steps()}
+        edge = self.record(name)["branch"]
+        if edge["parent"]:
+            own |= {step for step in self.nodes(edge["parent"]) if step <= edge["start"]}
+        return sorted(own)
+
+    def params(self, branch: str, step: int) -> Any:
+        """The parameters [R, ...] at a node, from a checkpoint or a snapshot.
+
+        Raises:
+          MissingNode: if neither is there.
+        """
+        edge = self.record(branch)["branch"]
+        snapshots = self._checkpoints(branch, "snapshots")
+        if step in snapshots.steps():
+            return snapshots.load(step).params
+        if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
+            return self.params(edge["parent"], step)
+        return self.restore(branch, step).params
+
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
         self._checkpoints(name).set_aside(step)
 
     def discard_after(self, name: str, step: int) -> None:
-        """Deletes the checkpoints of later steps, which training is about to make again."""
+        """Deletes the nodes of later steps, which training is about to make again."""
         self._checkpoints(name).discard_after(step)
+        self._checkpoints(name, "snapshots").discard_after(step)
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
@@ -329,14 +363,15 @@ class BranchStore:
                 for each in self._opened.values():
                     each.close()
 
-    def _checkpoints(self, name: str) -> Checkpoints:
-        if name not in self._opened:
+    def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
+        if (name, kind) not in self._opened:
             # Where the record says, so that a later command need not repeat --checkpoint_dir.
             elsewhere = self.record(name).get("checkpoints")
-            directory = epath.Path(elsewhere or self.directory(name) / "checkpoints")
+            directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
-            self._opened[name] = Checkpoints(name, directory, self._keep, protected)
-        return self._opened[name]
+            keep = self._keep if kind == "checkpoints" else None
+            self._opened[name, kind] = Checkpoints(name, directory, keep, protected)
+        return self._opened[name, kind]
 
     def _place_for(self, name: str) -> epath.Path:
         place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"

@@ -32,12 +32,12 @@ class Checkpoints:
     Args:
       name: the branch's, for messages.
       directory: any path that orbax writes, a bucket too; made when the first is saved.
-      keep: how many of the newest stay.
+      keep: how many of the newest stay; None for all.
       protected: tells which others stay.
     """
 
     def __init__(
-        self, name: str, directory: epath.Path, keep: int, protected: Callable[[], set[int]]
+        self, name: str, directory: epath.Path, keep: int | None, protected: Callable[[], set[int]]
     ):
         self._name, self._directory, self._keep, self._protected = name, directory, keep, protected
         self._writer: ocp.training.Checkpointer | None = None
@@ -151,6 +151,8 @@ def _load(path: epath.Path, sharding: Any) -> State:
     params = jax.tree.map(_abstract, saved.metadata["params"])
     averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
     wanted = states.abstract(params, averages)
+    if "opt_state" not in saved.metadata:
+        wanted = states.parameters_alone(wanted)
     kind = "checksums" if "checksums" in saved.custom_metadata else "fingerprint"
     was = saved.custom_metadata[kind]
     if len(was) != len(jax.tree.leaves(wanted)):
@@ -160,7 +162,7 @@ def _load(path: epath.Path, sharding: Any) -> State:
         )
     # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
     expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
-    found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata["opt_state"]))
+    found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata.get("opt_state", {})))
     if expected != found:
         raise ValueError("its optimizer's state is not that of its parameters")
     everywhere = None
@@ -211,19 +213,23 @@ def _quiet() -> Iterator[None]:
 class _Preserve:
     """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
 
-    def __init__(self, newest: int, protected: Callable[[], set[int]]):
+    def __init__(self, newest: int | None, protected: Callable[[], set[int]]):
         self._newest, self._protected = newest, protected
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        if self._newest is None:
+            return [True] * len(checkpoints)
         newest = sorted(c.step for c in checkpoints)[-self._newest :]
         protected = self._protected()
         return [c.step in protected or c.step in newest for c in checkpoints]
 
 
 def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds; nothing for averages that there are not, as in format 1."""
+    """What a checkpoint holds: no averages where there are none, as in format 1, and in a
+    snapshot no moments."""
     items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {name: value for name, value in items.items() if name != "averages" or value}
+    optional = ("opt_state", "averages")
+    return {name: value for name, value in items.items() if name not in optional or value}
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

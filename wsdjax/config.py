@@ -219,6 +219,8 @@ class Experiment:
     # How it is watched and kept: no part of what a branch means.
     eval_every: Length = _number(100, ge=1)
     checkpoint_every: Length = _number(500, ge=1)
+    snapshot_every: Length | None = _number(None, ge=1)
+    """Parameters alone are kept as often, for probes; None for never."""
     keep: int = _number(2, ge=2)
     """How many of the newest checkpoints stay beside every fork point and every end."""
     tensorboard: bool = False

@@ -26,7 +26,8 @@ class State:
     step: Any
     """Scalar int32."""
     params: Any
-    opt_state: Any
+    opt_state: Any = field(default_factory=dict)
+    """Empty in a snapshot, which has the parameters alone."""
     averages: Any = field(default_factory=dict)
     """Averages of the weights (`wsdjax.averages`); empty without any."""
 
@@ -53,6 +54,11 @@ def abstract(params: Any, averages: Any) -> State:
     """The state that goes with both, which are shapes and dtypes [R, ...], as is the result."""
     opt_state = jax.eval_shape(jax.vmap(optim.init), params)
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state, averages)
+
+
+def parameters_alone(state: State) -> State:
+    """What a snapshot holds."""
+    return State(state.step, state.params)
 
 
 def replicate(state: State, index: int) -> State:

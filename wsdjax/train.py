@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Protocol
@@ -69,6 +69,7 @@ class Trainer:
     eval_every: int = 100
     checkpoint_every: int = 500
     tensorboard: bool = False
+    snapshot_every: int | None = None
     asked_to_stop: Callable[[], bool] = lambda: False
     """Asked after every update; training then saves and raises `Stopped`."""
     _verified: set[str] = field(default_factory=set)
@@ -181,13 +182,17 @@ class Trainer:
                 unread = (n, metrics)
                 stop = n < end and self.asked_to_stop()
                 save = stop or n in save_at or n % self.checkpoint_every == 0
-                if save or n % self.eval_every == 0 or n == end:
+                snap = self.snapshot_every and n % self.snapshot_every == 0
+                if save or snap or n % self.eval_every == 0 or n == end:
                     read(*unread)
                     unread = None
                 if n % self.eval_every == 0 or n == first.end:
                     rows.write({"step": n}, evaluate(state, test))
                 if save:
                     self._save(group, state, rows)
+                if snap:
+                    for edge, mine in _parts(group, state):
+                        self.store.snapshot(edge.name, mine)
                 if stop:
                     for name in names:
                         self.store.wait(name)
@@ -256,9 +261,7 @@ class Trainer:
         # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
         for edge in group:
             self.store.wait(edge.name)
-        for i, edge in enumerate(group):
-            whole = len(group) == 1
-            mine = state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
+        for edge, mine in _parts(group, state):
             self.store.save(edge.name, mine)
 
     def _writers(self, edge: Edge, step: int) -> list[Writer]:
@@ -301,6 +304,13 @@ def fork(
         store.register({name: edge})
         trainer.train([name])
     return edge
+
+
+def _parts(group: Sequence[Edge], state: State) -> Iterator[tuple[Edge, State]]:
+    """Each branch of a group with its own replicates."""
+    for i, edge in enumerate(group):
+        whole = len(group) == 1
+        yield edge, state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
 
 
 class _Clock:

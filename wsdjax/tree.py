@@ -163,7 +163,7 @@ def run_length(experiment: Experiment) -> int | None:
 
 
 def every(experiment: Experiment, field: str) -> int:
-    """The experiment's `eval_every` or `checkpoint_every` in updates.
+    """The experiment's `eval_every`, `checkpoint_every` or `snapshot_every` in updates.
 
     Raises:
       ConfigError: for a length that means nothing here, or comes to nothing.

@@ -120,8 +120,9 @@ def load(config: Any) -> Dataset:
     raise ValueError(f"no data set is loaded from {config!r}")
 
 
-def in_order(split: Split, batch_size: int = 250) -> list[Batch]:
-    """The whole split as batches, in order; the last may be smaller. For evaluation."""
+def in_order(split: Split, batch_size: int = 250, examples: int | None = None) -> list[Batch]:
+    """The whole split, or its first examples, as batches in order; the last may be smaller."""
     make = jax.jit(split.examples)
-    bounds = range(0, split.size, batch_size)
-    return [make(split.arrays, jnp.arange(at, min(at + batch_size, split.size))) for at in bounds]
+    end = split.size if examples is None else min(examples, split.size)
+    bounds = range(0, end, batch_size)
+    return [make(split.arrays, jnp.arange(at, min(at + batch_size, end))) for at in bounds]
