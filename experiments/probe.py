@@ -1,6 +1,6 @@
 """Probes of a run's nodes: curvature at each, geometry along them.
 
-python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME
+python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
     [--examples=1000] [--split=train] [--k=1] [--tol=1e-3]
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains); a
@@ -30,7 +30,7 @@ from wsdjax.metrics import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
 _NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")
-_PROBE = flags.DEFINE_string("probe", "", "Which probe.")
+_PROBE = flags.DEFINE_list("probe", [], "Which probes, with commas between them.")
 _EXAMPLES = flags.DEFINE_integer("examples", 1_000, "Examples in the loss.", lower_bound=1)
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Of the branch's data set.")
 _K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
@@ -121,19 +121,21 @@ def main() -> None:
     for flag in (_WORKDIR, _NODE, _PROBE):
         if not flag.value:
             raise ConfigError(f"give --{flag.name}; --help tells what it is")
-    if _PROBE.value not in {**AT_A_NODE, **ALONG}:
-        names = ", ".join({**AT_A_NODE, **ALONG})
-        raise ConfigError(f"--probe={_PROBE.value}: the probes are {names}")
+    known = {**AT_A_NODE, **ALONG}
+    for name in _PROBE.value:
+        if name not in known:
+            raise ConfigError(f"--probe={name}: the probes are {', '.join(known)}")
     store = BranchStore(_WORKDIR.value)
     branch, steps = parse_node(_NODE.value, store)
+    if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
+        raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
     edge = store.edges()[branch]
-    model = models.build(edge.model)
+    loss_fn = models.build(edge.model).loss
     split = getattr(data.load(edge.data), _SPLIT.value)
     batches = data.in_order(split, examples=_EXAMPLES.value)
-    if _PROBE.value in AT_A_NODE:
-        _at_nodes(store, branch, steps, model.loss, batches)
-    else:
-        _along(store, branch, steps, model.loss, batches)
+    for name in _PROBE.value:
+        run = _at_nodes if name in AT_A_NODE else _along
+        run(name, store, branch, steps, loss_fn, batches)
 
 
 def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
@@ -163,11 +165,11 @@ def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
     return branch, steps
 
 
-def _at_nodes(store, branch, steps, loss_fn, batches) -> None:
-    probe = AT_A_NODE[_PROBE.value]
+def _at_nodes(name, store, branch, steps, loss_fn, batches) -> None:
+    probe = AT_A_NODE[name]
     starts: dict[int, Any] = {}
     for step in steps:
-        path = _path(store, branch, str(step))
+        path = _path(store, branch, f"{name}-{step}")
         if _is_there(path):
             starts = {}
             continue
@@ -175,21 +177,17 @@ def _at_nodes(store, branch, steps, loss_fn, batches) -> None:
         for i, params in enumerate(_replicates(store.params(branch, step))):
             result, starts[i] = probe(loss_fn, params, batches, starts.get(i))
             results.append(result)
-        _write(path, [step], results)
+        _write(path, name, [step], results)
 
 
-def _along(store, branch, steps, loss_fn, batches) -> None:
-    if len(steps) < 2:
-        raise ConfigError(f"--probe={_PROBE.value} goes along nodes: give a range of two or more")
-    path = _path(store, branch, f"{steps[0]}-{steps[-1]}-{len(steps)}")
+def _along(name, store, branch, steps, loss_fn, batches) -> None:
+    path = _path(store, branch, f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}")
     if _is_there(path):
         return
     count = store.edges()[branch].seeds
-    results = [
-        ALONG[_PROBE.value](loss_fn, _Iterates(store, branch, steps, i), batches)
-        for i in range(count)
-    ]
-    _write(path, steps, results)
+    iterates = [_Iterates(store, branch, steps, i) for i in range(count)]
+    results = [ALONG[name](loss_fn, each, batches) for each in iterates]
+    _write(path, name, steps, results)
 
 
 class _Iterates(Sequence):
@@ -221,7 +219,7 @@ def _settings() -> Result:
 
 
 def _path(store, branch, name) -> Path:
-    return store.directory(branch) / "probes" / f"{_PROBE.value}-{name}.json"
+    return store.directory(branch) / "probes" / f"{name}.json"
 
 
 def _is_there(path: Path) -> bool:
@@ -231,9 +229,9 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _write(path: Path, steps: list[int], results: list[Result]) -> None:
+def _write(path: Path, name: str, steps: list[int], results: list[Result]) -> None:
     content = {
-        "probe": _PROBE.value,
+        "probe": name,
         "steps": steps,
         "settings": _settings(),
         "results": results,

@@ -71,23 +71,22 @@ def test_sharpness_along_a_trunk(snapped):
     assert len(result(snapped, "trunk", "sharpness-12")["results"][0]["eigenvalues"]) == 1
 
 
-@pytest.mark.parametrize("name", ["density", "moments", "noise"])
-def test_the_other_probes_of_a_node(snapped, name):
-    code, _, err = probe(snapped, "decay", name)
+def test_the_other_probes_of_a_node(snapped):
+    names = ("density", "moments", "noise")
+    code, _, err = probe(snapped, "decay", ",".join(names))
     assert (code, err) == (0, "")
-    assert len(result(snapped, "decay", f"{name}-36")["results"]) == 2
+    assert all(len(result(snapped, "decay", f"{name}-36")["results"]) == 2 for name in names)
 
 
 def test_the_probes_of_a_range(snapped):
     """Over a fork; end points are the nodes' own losses."""
     lengths = {"components": 1, "convexity": 3, "alignment": 3, "distances": 4}
+    names = ",".join([*lengths, "interpolate"])
+    code, _, err = probe(snapped, "decay@18:36:6", names, "--alphas=5")
+    assert (code, err) == (0, "")
     for name, length in lengths.items():
-        code, _, err = probe(snapped, "decay@18:36:6", name)
-        assert (code, err) == (0, "")
         values = next(iter(result(snapped, "decay", f"{name}-18-36-4")["results"][0].values()))
         assert len(values) == length
-    code, _, err = probe(snapped, "decay@18:36:6", "interpolate", "--alphas=5")
-    assert (code, err) == (0, "")
     losses = result(snapped, "decay", "interpolate-18-36-4")["results"][0]["losses"]
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
@@ -101,7 +100,7 @@ def test_the_probes_of_a_range(snapped):
 @pytest.mark.parametrize(
     ("node", "name", "said"),
     [
-        ("decay", "sharp", "the probes are sharpness, density"),
+        ("decay", "sharp", "--probe=sharp: the probes are sharpness, density"),
         ("stem", "sharpness", "no branch 'stem'"),
         ("decay@7", "sharpness", "no such node; decay has 6, 12, 18"),
         ("decay@a", "sharpness", "write BRANCH, BRANCH@STEP or"),

@@ -5,8 +5,8 @@
 Batch 128, 19,500 updates (50 epochs of 50,000), the cooldown the last 35%, decay to zero,
 five seeds in one program; WSD against warmup-cosine.
 
-Hardware: one GPU or TPU; not yet run in full. On two CPU cores an update takes 0.17 s for one
-seed and 0.8 s for five (measured over three updates), 1.8 and 8.7 hours for the whole tree.
+Hardware: one GPU or TPU; not yet run in full. On two CPU cores an update takes 0.15 s for one
+seed and 1.0 s for five (medians of eight updates), 1.6 and 11 hours for the whole tree.
 """
 
 from wsdjax import plans
