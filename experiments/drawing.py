@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.reading import experiment_of
 from wsdjax.branches import BranchStore
+from wsdjax.config import AdamW
 from wsdjax.edge import Edge
 
 
@@ -14,6 +16,8 @@ def drawing(store: BranchStore, by_rows: bool = False) -> list[str]:
     """A line for each branch, indented along the tree: steps, schedule and what else it changes,
     status, final loss. `by_rows` goes by the rows, whether or not checkpoints are there."""
     edges = store.edges()
+    experiment = experiment_of(store.workdir)
+    base = experiment.optimizer if experiment else None
 
     def lines(parent: str, indent: str) -> Iterator[tuple[str, ...]]:
         children = [edge for edge in edges.values() if edge.parent == parent]
@@ -23,7 +27,7 @@ def drawing(store: BranchStore, by_rows: bool = False) -> list[str]:
             mark = fork if parent else ""
             steps = f"{edge.start:,} → {edge.end:,}"
             what = ", ".join(
-                filter(None, (summary(edge.schedule), changes(edge, edges.get(parent))))
+                filter(None, (summary(edge.schedule), changes(edge, edges.get(parent), base)))
             )
             yield (indent + mark + edge.name, steps, what, *state_of(store, edge, by_rows))
             yield from lines(edge.name, indent + below if parent else "")
@@ -61,15 +65,17 @@ def state_of(store: BranchStore, edge: Edge, by_rows: bool = False) -> tuple[str
     return status, f"{evaluations['eval_loss'][-1].mean():.4f}"
 
 
-def changes(edge: Edge, parent: Edge | None) -> str:
-    """What a branch changes of its parent beside the schedule, as it would be written."""
-    if parent is None:
-        return ""
+def changes(edge: Edge, parent: Edge | None, base: AdamW | None) -> str:
+    """What a branch changes of its parent, or a root of the experiment's optimizer `base`,
+    beside the schedule, as it would be written."""
+    before = parent.optimizer if parent else base
     found = [
         f"{f.name}={getattr(edge.optimizer, f.name)!r}"
         for f in dataclasses.fields(edge.optimizer)
-        if getattr(edge.optimizer, f.name) != getattr(parent.optimizer, f.name)
+        if before and getattr(edge.optimizer, f.name) != getattr(before, f.name)
     ]
+    if parent is None:
+        return ", ".join(found)
     if edge.data != parent.data:
         found.append(f"data={summary(edge.data)}")
     if edge.data_seed != parent.data_seed:

@@ -28,6 +28,8 @@ class Run:
             method: tuple(name for name in names if name in self.edges)
             for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
         }
+        self.experiment = experiment_of(self.workdir)
+        """None for a workdir without a config."""
         self.table = functools.cache(self._table)
         self.lineage = functools.cache(self.store.lineage)
 

@@ -50,14 +50,16 @@ _CAPTIONS = {
 }
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
 img { width: 100%; height: auto; } figure { margin: 1.5rem 0; } #parameter_norm { width: 65%; }
 summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: 0.3rem 0.8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
+th, td { padding: 0.3rem 0.6rem; text-align: right; }
+td { white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+.table:first-of-type td:nth-child(2), .table:first-of-type th:nth-child(2) { text-align: left; }
+tr { border-bottom: 1px solid #ddd; }
 .table { overflow-x: auto; } ul.note { padding-left: 1.2rem; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
 """
@@ -164,7 +166,8 @@ def table(ends: list[Final]) -> Rows:
 
 def _changes(run: Run, name: str) -> str:
     along = [run.edges[segment.branch] for segment in run.lineage(name)]
-    return ", ".join(filter(None, (changes(e, run.edges.get(e.parent)) for e in along)))
+    base = run.experiment.optimizer if run.experiment else None
+    return ", ".join(filter(None, (changes(e, run.edges.get(e.parent), base) for e in along)))
 
 
 def _nodes(run: Run, name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What a report says, against the rows and against plain arithmetic."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from experiments.reading import Run, running_mean
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Branch, Constant, Cooldown, Overrides, Rewarm
+from wsdjax.serial import to_json
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,7 @@ def compared(tmp_path_factory):
     )
     workdir = tmp_path_factory.mktemp("compared")
     grow(workdir, config)
-    (workdir / "config.json").write_text(
-        '{"compare": {"WSD": ["wsd_1", "wsd_2"], "WSD-S": ["wsd_s_1", "wsd_s_2"]}}'
-    )
+    (workdir / "config.json").write_text(json.dumps(to_json(config)))
     return Run(workdir)
 
 
