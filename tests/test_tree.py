@@ -156,7 +156,10 @@ def test_a_value_that_cannot_be_is_refused_by_name(change, said):
 def test_a_whole_number_will_do_for_a_float():
     config = load_config()
     config.data.noise = 1
+    config.tree["decay"].optimizer.weight_decay = 0
     validate(config)
+    assert repr(config.data.noise) == "1.0"
+    assert repr(config.tree["decay"].optimizer.weight_decay) == "0.0"
     assert not differences(
         to_json(config.data), to_json(dataclasses.replace(config.data, noise=1.0))
     )

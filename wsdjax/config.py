@@ -290,7 +290,10 @@ def _check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
             raise ConfigError(f"{path} = {value!r}: must be a {_name(kind)}")
         hints = typing.get_type_hints(kind)
         for f in dataclasses.fields(kind):
-            _check(dot + f.name, getattr(value, f.name), hints[f.name], dict(f.metadata))
+            item = getattr(value, f.name)
+            _check(dot + f.name, item, hints[f.name], dict(f.metadata))
+            if hints[f.name] in (float, float | None) and isinstance(item, int):
+                setattr(value, f.name, float(item))  # noise=1 and noise=1.0 are one data set
     elif kind is Length and isinstance(value, str):
         try:
             terms(value)
