@@ -2,8 +2,8 @@
 
 python tests/killed.py (update|save) BRANCH STEP experiments.run --config=... --workdir=...
 
-`update` dies when the row of that update has been read, `save` as soon as the checkpoint of
-that step has begun to be written, asynchronously.
+`update` dies when the row of that update has been read, `save` when the checkpoint of that step
+has been written and is about to get its name.
 """
 
 import os
@@ -11,7 +11,6 @@ import runpy
 import signal
 import sys
 
-from wsdjax import branches
 from wsdjax.train import Trainer
 
 what, branch, step, module = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4]
@@ -21,13 +20,17 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-save, train_group = branches.BranchStore.save, Trainer._train_group
+train_group = Trainer._train_group
 
 
-def save_and_die(self, name, state):
-    save(self, name, state)
-    if what == "save" and (name, int(state.step)) == (branch, step):
-        die()
+def dying(rename):
+    def rename_or_die(source, target, *more, **options):
+        place = (f"branches/{branch}/checkpoints/{step}.orbax-checkpoint-tmp", str(source))
+        if what == "save" and place[1].endswith(place[0]):
+            die()
+        return rename(source, target, *more, **options)
+
+    return rename_or_die
 
 
 def train_group_and_die(self, names):
@@ -42,7 +45,7 @@ def train_group_and_die(self, names):
     train_group(self, names)
 
 
-branches.BranchStore.save = save_and_die
+os.rename, os.replace = dying(os.rename), dying(os.replace)
 Trainer._train_group = train_group_and_die
 sys.argv = sys.argv[4:]
 runpy.run_module(module, run_name="__main__", alter_sys=True)

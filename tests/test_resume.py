@@ -34,7 +34,7 @@ def test_ten_kills_leave_no_trace(finished, tmp_path):
     random checkpoints are being written."""
     workdir, random_ = tmp_path / "killed", random.Random(0)
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
-    for seconds in (random_.uniform(0, 2), random_.uniform(2, 6)):
+    for seconds in (random_.uniform(0, 1.5), random_.uniform(1.5, 3)):
         process = start(*arguments, **NO_CACHE)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
