@@ -34,10 +34,11 @@ def main() -> None:
 
 def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> None:
     """Trains what is missing in `workdir` of the experiment's tree, and draws the report."""
-    from wsdjax import tree  # JAX comes in only once the fields are known to be good
+    _check_writable(workdir)
+
+    from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
     edges = tree.resolve(experiment)
-    _check_writable(workdir)
 
     from experiments.launch import launch
     from wsdjax.branches import BranchStore

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
 
-from wsdjax import tree
+from wsdjax import train, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Branch, Constant, Cooldown, Overrides, UserError
 from wsdjax.train import Stopped, Trainer
@@ -239,22 +239,16 @@ class Stop(Exception):
     pass
 
 
-class Silent:
-    """Progress that shows nothing, and can stop the run after an update."""
+class Silent(train.Silent):
+    """It can stop the run after an update."""
 
     def __init__(self, until=None):
         self.until = until
-
-    def start(self, title, step, end, examples_per_step):
-        pass
 
     def update(self, step, loss, rate):
         assert np.isfinite(loss)
         if step == self.until:
             raise Stop
-
-    def stop(self):
-        pass
 
 
 @pytest.fixture
