@@ -24,7 +24,8 @@ from absl import flags
 
 from experiments import cli, overrides
 from wsdjax import config, serial
-from wsdjax.config import Branch, ConfigError, Overrides
+from wsdjax.config import Branch, Overrides
+from wsdjax.validation import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _NAME = flags.DEFINE_string("name", None, "fork, extend: the new branch's name.")

@@ -14,9 +14,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import overrides
-from wsdjax.config import UserError
 from wsdjax.length import Length
 from wsdjax.memory import keep_freed_memory
+from wsdjax.validation import UserError
 
 
 def fail(message: object) -> NoReturn:

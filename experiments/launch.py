@@ -13,11 +13,12 @@ from experiments.progress import progress
 from experiments.reading import read_config
 from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import ConfigError, Experiment
+from wsdjax.config import Experiment
 from wsdjax.edge import Edge
 from wsdjax.metrics import write_atomically
 from wsdjax.serial import to_json
 from wsdjax.train import Diverged, Stopped, Trainer
+from wsdjax.validation import ConfigError
 
 
 def launch(

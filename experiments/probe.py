@@ -25,8 +25,8 @@ from absl import flags
 from experiments import cli
 from wsdjax import data, models, probes, provenance
 from wsdjax.branches import BranchStore
-from wsdjax.config import ConfigError
 from wsdjax.metrics import write_atomically
+from wsdjax.validation import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
 _NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")

@@ -20,8 +20,9 @@ from experiments.bound import overlays
 from experiments.drawing import changes, drawing, summary
 from experiments.naming import schedule_name
 from experiments.reading import Run
-from wsdjax.config import ConfigError, Photos
+from wsdjax.config import Photos
 from wsdjax.metrics import write_atomically
+from wsdjax.validation import ConfigError
 
 Rows = list[tuple[str, ...]]
 STAND_IN = (

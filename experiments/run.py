@@ -13,7 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from wsdjax.config import ConfigError, Experiment, validate
+from wsdjax.config import Experiment, validate
+from wsdjax.validation import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."

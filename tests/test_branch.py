@@ -22,9 +22,10 @@ from wsdjax.branches import (
     MissingNode,
     WorkdirBusy,
 )
-from wsdjax.config import Branch, ConfigError, Constant, Cooldown, Overrides
+from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.step import make_evaluate, make_step
 from wsdjax.train import Diverged, Trainer
+from wsdjax.validation import ConfigError
 
 
 def grow(workdir, config, names=None):

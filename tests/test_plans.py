@@ -9,7 +9,6 @@ from conftest import load_config
 from wsdjax import lineage, plans, schedules, tree
 from wsdjax.config import (
     Branch,
-    ConfigError,
     Constant,
     Continued,
     Cooldown,
@@ -19,6 +18,7 @@ from wsdjax.config import (
     Photos,
     Rewarm,
 )
+from wsdjax.validation import ConfigError
 
 PEAK = 3e-3
 BUDGETS = (40, 80, 160)

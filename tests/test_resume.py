@@ -16,8 +16,9 @@ from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, s
 
 from wsdjax import train, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Branch, Constant, Cooldown, Overrides, UserError
+from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.train import Stopped, Trainer
+from wsdjax.validation import UserError
 
 BRANCHES = ("trunk", "decay", "cosine")
 

@@ -8,18 +8,10 @@ import pytest
 from conftest import load_config
 
 from wsdjax import lineage, plans, schedules, tree
-from wsdjax.config import (
-    Branch,
-    ConfigError,
-    Constant,
-    Cooldown,
-    Overrides,
-    Photos,
-    WarmupCosine,
-    validate,
-)
+from wsdjax.config import Branch, Constant, Cooldown, Overrides, Photos, WarmupCosine, validate
 from wsdjax.edge import Edge
 from wsdjax.serial import differences, from_json, to_json
+from wsdjax.validation import ConfigError
 
 
 def resolved(branches):

@@ -24,10 +24,10 @@ from etils import epath
 from wsdjax import lineage, metrics, provenance, tree
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
-from wsdjax.config import ConfigError, UserError
 from wsdjax.edge import Edge
 from wsdjax.serial import differences
 from wsdjax.state import State
+from wsdjax.validation import ConfigError, UserError
 
 __all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 

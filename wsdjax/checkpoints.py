@@ -14,8 +14,8 @@ from orbax.checkpoint import v1 as ocp
 
 from wsdjax import state as states
 from wsdjax.checksum import checksums
-from wsdjax.config import ConfigError, UserError
 from wsdjax.state import State
+from wsdjax.validation import ConfigError, UserError
 
 
 class MissingNode(UserError, LookupError):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from wsdjax.config import UserError
 from wsdjax.edge import Edge
+from wsdjax.validation import UserError
 
 
 class Table(NamedTuple):

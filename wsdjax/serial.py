@@ -6,7 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
-from wsdjax.config import TYPES, ConfigError
+from wsdjax.config import TYPES
+from wsdjax.validation import ConfigError
 
 
 def to_json(value: Any) -> Any:

@@ -15,13 +15,14 @@ import numpy as np
 from wsdjax import data, mesh, models, provenance, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
-from wsdjax.config import Branch, ConfigError, validate_branch
+from wsdjax.config import Branch, validate_branch
 from wsdjax.edge import Edge
 from wsdjax.lineage import hyper_table
 from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
 from wsdjax.optim import Hyper
 from wsdjax.programs import Programs
 from wsdjax.state import State
+from wsdjax.validation import ConfigError
 
 log = logging.getLogger("wsdjax")
 

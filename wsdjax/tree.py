@@ -8,16 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from wsdjax import lineage
-from wsdjax.config import (
-    Branch,
-    ConfigError,
-    Continued,
-    Cooldown,
-    Experiment,
-    Hold,
-)
+from wsdjax.config import Branch, Continued, Cooldown, Experiment, Hold
 from wsdjax.edge import Edge
 from wsdjax.length import Length, updates
+from wsdjax.validation import ConfigError
 
 
 def resolve(experiment: Experiment) -> dict[str, Edge]:
