@@ -17,8 +17,9 @@ from jax.flatten_util import ravel_pytree
 from wsdjax import models, probes
 from wsdjax.config import CNN
 from wsdjax.probes import ProbeError
+from wsdjax.probes.basis import DeviceBasis, choose, expand, project
 from wsdjax.probes.krylov import Krylov
-from wsdjax.probes.vectors import project, take
+from wsdjax.probes.vectors import take
 
 
 @pytest.fixture
@@ -170,10 +171,11 @@ def test_there_are_no_ghosts_at_sixty_products():
     """The basis stays orthonormal and no Ritz value is there twice; H Q' = Q' T + r e'."""
     spectrum = np.concatenate([[50, 20, 10, 5], np.linspace(-1, 1, 196)])
     loss_fn, params, batches, matrix = quadratic(spectrum)
-    krylov = Krylov(probes.Hessian(loss_fn, params, batches), params, 61, jax.random.key(0))
+    hessian = probes.Hessian(loss_fn, params, batches)
+    krylov = Krylov(hessian, params, DeviceBasis(params, 61), jax.random.key(0))
     for _ in range(60):
         assert krylov.step()
-    rows = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(krylov.basis), np.float64)
+    rows = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(krylov.basis.rows), np.float64)
     np.testing.assert_allclose(rows @ rows.T, np.eye(61), atol=2e-6)
     found = krylov.ritz()
     np.testing.assert_allclose(found.values[:4], [50, 20, 10, 5], rtol=1e-5)
@@ -261,6 +263,71 @@ def test_parameters_of_16_bits_are_computed_in_32(cnn):
     raised = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
     a, b = (probes.sharpness(model.loss, each, batches).eigenvalues for each in (low, raised))
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("basis", ["bfloat16", "host"])
+def test_where_the_basis_is_kept_does_not_change_the_eigenvalues(basis):
+    """The certifying product repairs what bfloat16 rounds: the residual is of the rounding's
+    order, the error of the residual's square; restarted too. The host's is as exact as ours."""
+    spectrum = np.concatenate([[8, 7, 6], np.linspace(-1, 3, 397)])
+    loss_fn, params, batches, matrix = quadratic(spectrum)
+    exact = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1][:3]
+    for most in (80, 24):
+        found = probes.sharpness(loss_fn, params, batches, k=3, basis=basis, max_basis=most)
+        assert (found.basis, found.basis_size) == (basis, most)
+        assert found.converged.all()
+        np.testing.assert_allclose(found.eigenvalues, exact, rtol=2e-5)
+        rounding = found.residuals.max() / exact[0]
+        if basis == "bfloat16":
+            assert 1e-4 < rounding < 8e-3  # bfloat16 keeps 8 bits
+        else:
+            assert rounding < 1e-4
+
+
+def test_products_with_rounded_rows_are_exact():
+    """The rows are rounded, what they are multiplied with is not."""
+    random = np.random.default_rng(0)
+    rows = jnp.asarray(random.normal(size=(5, 300)), jnp.bfloat16)
+    vector = jnp.asarray(random.normal(size=300), jnp.float32)
+    exact = np.asarray(rows, np.float64) @ np.asarray(vector, np.float64)
+    np.testing.assert_allclose(project(rows, vector), exact, rtol=2e-6, atol=2e-6)
+    mixed = expand(rows, project(rows, vector))
+    np.testing.assert_allclose(mixed, exact @ np.asarray(rows, np.float64), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("memory", "kept"),
+    [
+        (400_000, ("full", 80)),
+        (120_000, ("full", 30)),
+        (60_000, ("bfloat16", 30)),
+        (200_000 // 2 - 5_000, ("bfloat16", 47)),
+        (10_000, ("host", 80)),
+    ],
+)
+def test_the_basis_is_chosen_by_its_size(memory, kept):
+    """A vector is of 4,000 bytes; of 24 there must be room."""
+    params = {"a": jnp.zeros(600), "b": jnp.zeros((20, 20))}
+    assert choose(params, 80, 24, memory) == kept
+
+
+def test_what_was_chosen_is_reported():
+    loss_fn, params, batches, _ = quadratic(np.linspace(0, 1, 200))
+    found = probes.sharpness(loss_fn, params, batches, memory=200 * 4 * 30)
+    assert (found.basis, found.basis_size) == ("full", 30)
+    found = probes.sharpness(loss_fn, params, batches, memory=0)
+    assert (found.basis, found.basis_size) == ("host", 80)
+    assert probes.sharpness(loss_fn, params, batches).basis == "full"
+
+
+def test_bfloat16_is_computed_in_only_if_insisted_on_and_then_said():
+    """The shift that no residual shows."""
+    params, batches = mlp(np.float32, batch_sizes=(13,))
+    exact = probes.sharpness(mlp_loss, params, batches)
+    found = probes.sharpness(mlp_loss, params, batches, dtype="bfloat16", tol=1e-2)
+    assert (exact.computed_in, found.computed_in) == ("float32", "bfloat16")
+    shift = abs(found.eigenvalues[0] / exact.eigenvalues[0] - 1)
+    assert 1e-5 < shift < 5e-2
 
 
 # The whole spectrum.
@@ -558,6 +625,10 @@ MISTAKES = {
         "do not move",
     ),
     "one iterate": (lambda: probes.principal_components([W]), "two iterates or more"),
+    "a basis that is none": (
+        lambda: probes.sharpness(simple, W, ONES, basis="disk"),
+        "basis = 'disk': must be one of full, bfloat16, host",
+    ),
     "no parameters": (lambda: probes.sharpness(simple, {}, ONES), "params has no arrays"),
 }
 
@@ -575,7 +646,7 @@ def test_eight_devices_are_as_one():
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from wsdjax import probes
-from wsdjax.probes.krylov import Krylov
+from wsdjax.probes.basis import DeviceBasis
 mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
 random = np.random.default_rng(0)
 a = random.normal(size=(64, 64)); matrix = jnp.asarray(a @ a.T / 64, jnp.float32)
@@ -583,7 +654,7 @@ def loss_fn(p, b): return p["w"] @ (b[0] @ p["w"]) / 2
 p = {"w": jnp.ones(64)}
 one = probes.sharpness(loss_fn, p, [matrix[None]], k=3)
 q = jax.device_put(p, NamedSharding(mesh, PartitionSpec("d")))
-basis = Krylov(lambda v: v, q, 5, jax.random.key(0)).basis
+basis = DeviceBasis(q, 5).rows
 assert len(basis["w"].sharding.device_set) == 8, basis["w"].sharding
 assert basis["w"].addressable_shards[0].data.shape == (5, 8)
 everywhere = jax.device_put(matrix[None], NamedSharding(mesh, PartitionSpec()))

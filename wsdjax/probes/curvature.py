@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from wsdjax.probes import basis as bases
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.vectors import (
@@ -19,6 +20,7 @@ from wsdjax.probes.vectors import (
     like_parameters,
     norm,
     normalized,
+    precision,
     size,
     stack,
     take,
@@ -39,16 +41,23 @@ class Sharpness(NamedTuple):
     """bool [k]: whether the residual is below the tolerance or the floor of the precision."""
     products: int
     """Hessian-vector products in all, those that certify included."""
+    basis: str
+    """Where the Krylov basis was kept: `full`, `bfloat16` or `host` (`wsdjax.probes.basis`)."""
     basis_size: int
     """The most vectors held at once."""
+    computed_in: str
+    """The type that the products were computed in. Of bfloat16 the residuals do not tell that
+    eigenvalues are shifted, by up to a percent."""
 
 
 class Progress(NamedTuple):
-    """What `on_progress` is told of after each product."""
+    """What `on_progress` is told after each product."""
 
     products: int
     estimate: float
+    """Of the last of the eigenvalues that are asked for."""
     residual: float
+    """As the recurrence has it; the certified one comes at the end."""
 
 
 def hvp(
@@ -84,6 +93,7 @@ def sharpness(
     k: int = 1,
     tol: float = 1e-4,
     finite_difference: bool = False,
+    dtype: str | None = None,
     **options: Any,
 ) -> Sharpness:
     """The k largest eigenvalues of the Hessian, algebraically, by Lanczos.
@@ -95,12 +105,13 @@ def sharpness(
       k: how many.
       tol: of a residual relative to its eigenvalue; no less than the precision allows.
       finite_difference: products by differences of gradients.
-      **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, ...
+      dtype: "bfloat16" insists on products in bfloat16 (see `Hessian`).
+      **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, `basis`, ...
 
     Raises:
       ProbeError: for what makes no sense, or is not finite.
     """
-    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
     return eigenpairs(hessian, hessian.params, k, tol, **options)
 
 
@@ -112,6 +123,8 @@ def eigenpairs(
     smallest: bool = False,
     max_products: int = 300,
     max_basis: int = 80,
+    basis: str | None = None,
+    memory: int | None = None,
     start: Tree | None = None,
     track_above: float | None = None,
     seed: int = 0,
@@ -129,6 +142,11 @@ def eigenpairs(
       smallest: the k smallest instead.
       max_products: products before it gives up (`converged` tells).
       max_basis: vectors in memory; beyond it the iteration is restarted (thick restart).
+      basis: where they are kept: `full`, `bfloat16` (whose rounding the certifying product
+        repairs: the eigenvalue's error is of the order of the residual's square) or `host`.
+        None chooses by size: fewer vectors if `max_basis` do not fit, then bfloat16, then the
+        host.
+      memory: bytes of each device that they may take; None for half of what is free.
       start: eigenvectors [j, ...] of a neighbouring checkpoint, to start from; a random vector
         is added, for a direction that has just risen. Signs follow theirs.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate.
@@ -143,18 +161,22 @@ def eigenpairs(
     counted = _Counted(operator, sign)
     n = size(params)
     wanted = min(k, n)
-    krylov = Krylov(counted, params, max(max_basis, 2 * wanted + 8), jax.random.key(seed))
+    max_basis = min(max(max_basis, 2 * wanted + 8), n)
+    if basis is None:
+        fewest = max(bases.FEWEST, 2 * wanted + 8)
+        basis, max_basis = bases.choose(params, max_basis, fewest, memory)
+    kept = bases.make(params, max_basis, basis)
+    krylov = Krylov(counted, params, kept, jax.random.key(seed))
     for i in range(_rows(start)):
         krylov.add(like_parameters(take(start, i), params, "start"))
     krylov.add_random()
 
-    floor_factor = 4 * epsilon(params) * np.sqrt(n)
     checked_until = None
     while True:
         alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
         count = min(wanted, len(found.values))
-        allowed = np.maximum(tol * np.abs(found.values), floor_factor * np.abs(found.values).max())
+        allowed = np.maximum(tol * np.abs(found.values), _floor(krylov, params))
         done = len(found.values) >= wanted and (found.bounds[:count] <= allowed[:count] / 4).all()
         if on_progress:
             i = count - 1
@@ -171,7 +193,26 @@ def eigenpairs(
             break
         if krylov.m == krylov.capacity < n:
             krylov.restart(wanted + (krylov.capacity - wanted) // 3)
-    return _certify(counted, krylov, min(wanted, krylov.p), tol, floor_factor, start)
+    floor = _floor(krylov, params)
+    values, residuals, vectors = _certified(counted, krylov, min(wanted, krylov.p), start)
+    return Sharpness(
+        eigenvalues=values,
+        residuals=residuals,
+        eigenvectors=vectors,
+        converged=residuals <= np.maximum(tol * np.abs(values), floor),
+        products=counted.products,
+        basis=basis,
+        basis_size=krylov.capacity,
+        computed_in=getattr(operator, "computed_in", precision(params)),
+    )
+
+
+def _floor(krylov: Krylov, params: Tree) -> float:
+    """The residual below which the precision does not go: 10 eps sqrt(m) ||T|| of m products,
+    and the rounding of the basis if that is coarser."""
+    eps = epsilon(params)
+    rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
+    return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(krylov.ritz().values).max(initial=0.0)
 
 
 class _Counted:
@@ -186,9 +227,9 @@ class _Counted:
         return combine((-1.0,), product) if self.sign < 0 else product
 
 
-def _certify(operator, krylov, count, tol, floor_factor, start) -> Sharpness:
-    found = krylov.ritz()
-    block = krylov.vectors(found.coefficients[:, :count])
+def _certified(operator, krylov, count, start) -> tuple[np.ndarray, np.ndarray, Tree]:
+    """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
+    block = krylov.vectors(krylov.ritz().coefficients[:, :count])
     values, residuals, vectors = [], [], []
     for i in range(count):
         unit = normalized(take(block, i), "an eigenvector")
@@ -199,18 +240,9 @@ def _certify(operator, krylov, count, tol, floor_factor, start) -> Sharpness:
         values.append(operator.sign * rho)
         residuals.append(float(norm(combine((1.0, -rho), product, unit))))
         vectors.append(unit)
-    rhos, rests = np.array(values), np.array(residuals)
-    order = np.argsort(-operator.sign * rhos, kind="stable")
-    rhos, rests = rhos[order], rests[order]
-    floor = floor_factor * np.abs(found.values).max(initial=0.0)
-    return Sharpness(
-        eigenvalues=rhos,
-        residuals=rests,
-        eigenvectors=stack([vectors[i] for i in order]),
-        converged=rests <= np.maximum(tol * np.abs(rhos), floor),
-        products=operator.products,
-        basis_size=krylov.capacity,
-    )
+    order = np.argsort(-operator.sign * np.array(values), kind="stable")
+    by_value = [vectors[i] for i in order]
+    return np.array(values)[order], np.array(residuals)[order], stack(by_value)
 
 
 def _rows(block: Tree | None) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from wsdjax.probes.basis import DeviceBasis
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.vectors import Tree, leaf_dot, normalized, random_like, size
@@ -77,7 +78,7 @@ def spectral_density(
     depth = min(depth, size(hessian.params))
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
     for i, key in enumerate(jax.random.split(jax.random.key(seed), probes)):
-        krylov = Krylov(hessian, hessian.params, depth, key)
+        krylov = Krylov(hessian, hessian.params, DeviceBasis(hessian.params, depth), key)
         krylov.add(random_like(key, hessian.params, "rademacher"))
         while krylov.p < min(krylov.m, depth):  # it ends early where the space is invariant
             krylov.step()

@@ -1,35 +1,22 @@
 """A growing orthonormal basis, and a symmetric operator seen through it.
 
-The basis is a pytree with a leading axis, sharded as the parameters are. Every product H q_j is
-orthogonalised against all of it (classical Gram-Schmidt, twice), and its coefficients are
-column j of the projection Q H Q'. So a basis may begin with several vectors, take in new ones
-and be restarted: nothing relies on the three-term recurrence, which is what comes out when it
-begins with one (Lanczos).
+Every product H q_j is orthogonalised against all of it (classical Gram-Schmidt, twice), and its
+coefficients are column j of the projection Q H Q'. So a basis may begin with several vectors,
+take in new ones and be restarted: nothing relies on the three-term recurrence, which is what
+comes out when it begins with one (Lanczos).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    combine,
-    epsilon,
-    expand,
-    norm,
-    project,
-    random_like,
-    size,
-    take,
-)
+from wsdjax.probes.basis import Basis
+from wsdjax.probes.vectors import ProbeError, Tree, combine, epsilon, norm, random_like
 
 
 class Ritz(NamedTuple):
@@ -49,17 +36,16 @@ class Krylov:
     Args:
       operator: v -> H v, symmetric.
       params: what a vector is like.
-      capacity: the most vectors the basis holds.
+      basis: an empty one, of no more vectors than there are parameters.
       key: of the random vectors that are taken in when none waits.
     """
 
     def __init__(
-        self, operator: Callable[[Tree], Tree], params: Tree, capacity: int, key: jax.Array
+        self, operator: Callable[[Tree], Tree], params: Tree, basis: Basis, key: jax.Array
     ):
         self._operator, self._params, self._key = operator, params, key
-        self.capacity = min(capacity, size(params))
+        self.basis, self.capacity = basis, basis.capacity
         self._eps = epsilon(params)
-        self.basis = jax.tree.map(partial(_zeros, self.capacity), params)
         self.m, self.p = 0, 0
         # Column j holds the coefficients of H q_j; what lay beyond a full basis, its norm alone.
         self._columns = np.zeros((self.capacity, self.capacity))
@@ -73,7 +59,7 @@ class Krylov:
         if self.m == self.capacity or before == 0:
             return False
         # Of unit length first: what is left of a vector that is nearly in the basis is noise.
-        vector, _, after = _orthogonalise(self.basis, combine((1 / before,), vector))
+        vector, _, after = self.basis.orthogonalise(combine((1 / before,), vector))
         if float(after) <= 100 * self._eps:
             return False
         self._append(vector)
@@ -91,8 +77,8 @@ class Krylov:
         """
         if self.p == self.m and not self.add_random():
             return False
-        product = self._operator(take(self.basis, self.p))
-        rest, coefficients, after = _orthogonalise(self.basis, product)
+        product = self._operator(self.basis.take(self.p))
+        rest, coefficients, after = self.basis.orthogonalise(product)
         coefficients, after = np.asarray(coefficients, np.float64), float(after)
         if not (np.isfinite(coefficients).all() and np.isfinite(after)):
             raise ProbeError(
@@ -126,7 +112,7 @@ class Krylov:
         """The block of the vectors with these coefficients [p, k], of unit norm."""
         padded = np.zeros((coefficients.shape[1], self.capacity))
         padded[:, : self.p] = coefficients.T
-        return _normalised_rows(expand(self.basis, jnp.asarray(padded)))
+        return _normalised_rows(self.basis.combine(padded))
 
     def restart(self, keep: int) -> None:
         """Keeps the Ritz vectors of the `keep` largest values and those that wait, which takes
@@ -141,29 +127,13 @@ class Krylov:
         columns[:kept, :kept] = np.diag(found.values[:kept])
         coupling = self._columns[self.p : self.m, : self.p] @ found.coefficients[:, :kept]
         columns[kept : kept + waiting, :kept] = coupling
-        self.basis = expand(self.basis, jnp.asarray(mixing))
+        self.basis.mix(mixing)
         self._columns, self._lost = columns, np.zeros_like(self._lost)
         self.p, self.m = kept, kept + waiting
 
     def _append(self, vector: Tree) -> None:
-        self.basis = _put(self.basis, self.m, vector)
+        self.basis.put(self.m, vector)
         self.m += 1
-
-
-@jax.jit
-def _orthogonalise(basis: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array]:
-    """(what of the vector is orthogonal to the basis, its coefficients, the rest's norm)."""
-    coefficients = project(basis, vector)
-    vector = jax.tree.map(jnp.subtract, vector, expand(basis, coefficients))
-    again = project(basis, vector)
-    vector = jax.tree.map(jnp.subtract, vector, expand(basis, again))
-    return vector, coefficients + again, norm(vector)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _put(basis: Tree, at: int, vector: Tree) -> Tree:
-    length = norm(vector)
-    return jax.tree.map(lambda rows, leaf: rows.at[at].set(leaf / length), basis, vector)
 
 
 @jax.jit
@@ -177,10 +147,3 @@ def _normalised_rows(block: Tree) -> Tree:
         return rows / jnp.sqrt(squares).reshape(-1, *(1,) * (rows.ndim - 1)).astype(rows.dtype)
 
     return jax.tree.map(scaled, block)
-
-
-def _zeros(capacity: int, leaf: jax.Array) -> jax.Array:
-    sharding = leaf.sharding
-    if isinstance(sharding, NamedSharding):
-        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-    return jnp.zeros((capacity, *leaf.shape), leaf.dtype, device=sharding)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from wsdjax.probes.objective import Batches, total, weights
-from wsdjax.probes.vectors import Tree, as_parameters, like_parameters
+from wsdjax.probes.vectors import Tree, as_parameters, like_parameters, precision
 
 
 class GaussNewton:
@@ -62,6 +62,7 @@ class Preconditioned:
 
     def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
         self._operator = operator
+        self.computed_in = getattr(operator, "computed_in", precision(preconditioner))
         self._scale = jax.tree.map(lambda p: p**-0.5, as_parameters(preconditioner, "P"))
 
     def __call__(self, vector: Tree) -> Tree:

@@ -111,27 +111,6 @@ def normalized(vector: Tree, name: str = "the direction") -> Tree:
     return combine((1.0 / length,), vector)
 
 
-@jax.jit
-def project(block: Tree, vector: Tree) -> jax.Array:
-    """[m]: the inner products of a block's vectors with one."""
-
-    def of_leaf(rows, leaf):
-        axes = (tuple(range(1, rows.ndim)), tuple(range(leaf.ndim)))
-        return jnp.tensordot(rows, leaf, axes, precision="highest")
-
-    return _sum(jax.tree.map(of_leaf, block, vector))
-
-
-@jax.jit
-def expand(block: Tree, coefficients: jax.Array) -> Tree:
-    """sum_i coefficients[i] block[i]; for coefficients [k, m] the block of k such sums."""
-
-    def of_leaf(rows):
-        return jnp.tensordot(coefficients.astype(rows.dtype), rows, 1, precision="highest")
-
-    return jax.tree.map(of_leaf, block)
-
-
 def take(block: Tree, i: int) -> Tree:
     return jax.tree.map(lambda rows: rows[i], block)
 
@@ -153,6 +132,11 @@ def random_like(key: jax.Array, params: Tree, kind: str = "normal") -> Tree:
 def epsilon(params: Tree) -> float:
     """The coarsest machine epsilon of the leaves."""
     return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
+
+
+def precision(params: Tree) -> str:
+    """The name of the coarsest floating-point type of the leaves, such as "float32"."""
+    return min((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda d: d.itemsize).name
 
 
 def size(params: Tree) -> int:

@@ -1,0 +1,234 @@
+"""Where the vectors of a Krylov basis are kept: on the devices, there in bfloat16, or on the host.
+
+A basis has room for `capacity` vectors, those not yet put being zero. On the devices it is a
+pytree with a leading axis, sharded as the parameters are. The kinds differ in what a vector
+costs: 4 bytes a parameter, 2, or none of the device's memory and the way across the bus.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
+
+KINDS = ("full", "bfloat16", "host")
+"""`full` is float32, or float64 for parameters in float64."""
+FEWEST = 24
+"""A basis of fewer vectors restarts too often to get anywhere."""
+
+
+class Basis(Protocol):
+    capacity: int
+    epsilon: float
+    """Of the numbers in which the vectors are kept."""
+
+    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
+        """(what of the vector is orthogonal to the basis, its coefficients [capacity], the
+        norm of the rest)."""
+        ...
+
+    def put(self, at: int, vector: Tree) -> None:
+        """Keeps the unit vector along `vector` as number `at`."""
+        ...
+
+    def take(self, at: int) -> Tree:
+        """Vector `at`, in the precision of the parameters."""
+        ...
+
+    def combine(self, coefficients: np.ndarray) -> Tree:
+        """The block of the sums with coefficients [k, capacity]."""
+        ...
+
+    def mix(self, coefficients: np.ndarray) -> None:
+        """Replaces vector i by the sum with coefficients[i], for [capacity, capacity]."""
+        ...
+
+
+class DeviceBasis:
+    """Rows in `dtype`, None for that of the parameters; all sums are in theirs."""
+
+    def __init__(self, params: Tree, capacity: int, dtype: Any = None):
+        self.capacity = capacity
+        self.rows = jax.tree.map(partial(_zeros, capacity, dtype), params)
+        self.epsilon = epsilon(self.rows)
+        self._params = params
+
+    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
+        return _orthogonalise(self.rows, vector)
+
+    def put(self, at: int, vector: Tree) -> None:
+        self.rows = _put(self.rows, at, vector)
+
+    def take(self, at: int) -> Tree:
+        return jax.tree.map(lambda rows, p: rows[at].astype(p.dtype), self.rows, self._params)
+
+    def combine(self, coefficients: np.ndarray) -> Tree:
+        return expand(self.rows, jnp.asarray(coefficients))
+
+    def mix(self, coefficients: np.ndarray) -> None:
+        # Leaf by leaf, so that there are never two whole bases.
+        leaves, structure = jax.tree.flatten(self.rows)
+        self.rows = None
+        for i in range(len(leaves)):
+            leaves[i] = _mix(leaves[i], jnp.asarray(coefficients))
+        self.rows = jax.tree.unflatten(structure, leaves)
+
+
+class HostBasis:
+    """Rows in the host's memory; each sum over the basis is done there."""
+
+    def __init__(self, params: Tree, capacity: int):
+        self.capacity = capacity
+        self._params, self.epsilon = params, epsilon(params)
+        leaves = jax.tree.leaves(params)
+        self._rows = [np.zeros((capacity, leaf.size), leaf.dtype) for leaf in leaves]
+
+    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
+        flat = [leaf.ravel() for leaf in jax.device_get(jax.tree.leaves(vector))]
+        total = np.zeros(self.capacity)
+        for _ in range(2):
+            coefficients = sum(r @ x for r, x in zip(self._rows, flat, strict=True))
+            flat = [x - coefficients @ r for r, x in zip(self._rows, flat, strict=True)]
+            total += coefficients
+        rest = self._on_device(flat)
+        return rest, total, norm(rest)
+
+    def put(self, at: int, vector: Tree) -> None:
+        length = float(norm(vector))
+        for rows, leaf in zip(self._rows, jax.device_get(jax.tree.leaves(vector)), strict=True):
+            rows[at] = leaf.ravel() / length
+
+    def take(self, at: int) -> Tree:
+        return self._on_device([rows[at] for rows in self._rows])
+
+    def combine(self, coefficients: np.ndarray) -> Tree:
+        sums = [self._on_device([c.astype(r.dtype) @ r for r in self._rows]) for c in coefficients]
+        return stack(sums)
+
+    def mix(self, coefficients: np.ndarray) -> None:
+        for rows in self._rows:
+            rows[:] = coefficients.astype(rows.dtype) @ rows
+
+    def _on_device(self, flat: list[np.ndarray]) -> Tree:
+        leaves, structure = jax.tree.flatten(self._params)
+        placed = [
+            jax.device_put(x.reshape(leaf.shape), leaf.sharding)
+            for x, leaf in zip(flat, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, placed)
+
+
+def make(params: Tree, capacity: int, kind: str) -> Basis:
+    """A basis of one of `KINDS`.
+
+    Raises:
+      ProbeError: for another kind.
+    """
+    match kind:
+        case "full":
+            return DeviceBasis(params, capacity)
+        case "bfloat16":
+            return DeviceBasis(params, capacity, jnp.bfloat16)
+        case "host":
+            return HostBasis(params, capacity)
+    raise ProbeError(f"basis = {kind!r}: must be one of {', '.join(KINDS)}, or None to choose")
+
+
+def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) -> tuple[str, int]:
+    """(kind, capacity): `wanted` vectors in full if they fit into `memory` bytes of each device
+    (None: half of what is free), else as many as fit, not below `fewest`; else as many in
+    bfloat16; else all of them on the host."""
+    if memory is None:
+        memory = _free(params) // 2
+    shards = [
+        (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
+        for leaf in jax.tree.leaves(params)
+    ]
+    enough = min(wanted, fewest)
+    if (fit := memory // sum(size * width for size, width in shards)) >= enough:
+        return "full", min(wanted, fit)
+    if (fit := memory // sum(2 * size for size, _ in shards)) >= enough:
+        return "bfloat16", min(wanted, fit)
+    return "host", wanted
+
+
+def _free(params: Tree) -> int:
+    """Bytes that are free on the device where least is; of the host's memory on a CPU."""
+    devices = jax.tree.leaves(params)[0].sharding.device_set
+    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
+    known = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
+    return min(known) if known else _free_on_host() // len(devices)
+
+
+def _free_on_host() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@jax.jit
+def _orthogonalise(rows: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array]:
+    coefficients = project(rows, vector)
+    vector = jax.tree.map(jnp.subtract, vector, expand(rows, coefficients))
+    again = project(rows, vector)
+    vector = jax.tree.map(jnp.subtract, vector, expand(rows, again))
+    return vector, coefficients + again, norm(vector)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(rows: Tree, at: int, vector: Tree) -> Tree:
+    length = norm(vector)
+    return jax.tree.map(lambda r, leaf: r.at[at].set((leaf / length).astype(r.dtype)), rows, vector)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _mix(rows: jax.Array, coefficients: jax.Array) -> jax.Array:
+    return expand(rows, coefficients).astype(rows.dtype)
+
+
+@jax.jit
+def project(rows: Tree, vector: Tree) -> jax.Array:
+    """[capacity]: the inner products of the rows with a vector."""
+
+    def of_leaf(r, leaf):
+        axes = (tuple(range(leaf.ndim)), tuple(range(1, r.ndim)))
+        return _contract(leaf, r, axes)
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(of_leaf, rows, vector))
+
+
+@jax.jit
+def expand(rows: Tree, coefficients: jax.Array) -> Tree:
+    """The sum of rows with coefficients [capacity]; for [k, capacity] the block of k sums."""
+    return jax.tree.map(lambda r: _contract(coefficients, r, 1), rows)
+
+
+def _contract(exact: jax.Array, rows: jax.Array, axes: Any) -> jax.Array:
+    if rows.dtype != jnp.bfloat16:
+        return jnp.tensordot(exact.astype(rows.dtype), rows, axes, precision="highest")
+    # A float32 is the sum of three bfloat16: so no copy of the rows in float32 is needed.
+    rest, products = exact.astype(jnp.float32), []
+    for _ in range(3):
+        # XLA would take a cast there and back for the identity.
+        part = jax.lax.reduce_precision(rest, 8, 7)
+        rest = rest - part
+        low = part.astype(jnp.bfloat16)
+        products.append(jnp.tensordot(low, rows, axes, preferred_element_type=jnp.float32))
+    return products[0] + products[1] + products[2]
+
+
+def _zeros(capacity: int, dtype: Any, leaf: jax.Array) -> jax.Array:
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jnp.zeros((capacity, *leaf.shape), dtype or leaf.dtype, device=sharding)
