@@ -1,5 +1,6 @@
 """Probes against dense matrices, closed forms and identities."""
 
+import json
 import os
 import subprocess
 import sys
@@ -367,6 +368,34 @@ def test_moments_are_within_their_errors(x64):
         assert abs(estimate.value - blocks[path[0]][path[1]].sum()) < 4 * estimate.standard_error
 
 
+def test_a_block_is_that_of_the_dense_hessian(x64):
+    """Eigenvalues, trace, Frobenius norm and density of one diagonal block."""
+    params, batches = mlp()
+    matrix, unravel = dense(mlp_loss, params, batches)
+    at = np.asarray(unravel(jnp.arange(len(matrix)))["in"]["kernel"]).ravel().astype(int)
+    exact = matrix[np.ix_(at, at)]
+
+    def chosen(name):
+        return name == "in/kernel"
+
+    hessian = probes.Hessian(mlp_loss, params, batches)
+    top = probes.eigenpairs(probes.Block(hessian, params, chosen), params, k=2, tol=1e-9)
+    values = np.linalg.eigvalsh(exact)
+    np.testing.assert_allclose(top.eigenvalues, values[::-1][:2], rtol=1e-8)
+    found = probes.moments(mlp_loss, params, batches, probes=200, block=chosen)
+    for estimate, value in (
+        (found.trace, np.trace(exact)),
+        (found.frobenius_norm, np.linalg.norm(exact)),
+    ):
+        assert abs(estimate.value - value) < 4 * estimate.standard_error
+    density = probes.spectral_density(mlp_loss, params, batches, depth=99, block=chosen)
+    assert density.nodes.shape[1] == len(exact)
+    np.testing.assert_allclose(np.nanmax(density.nodes), values[-1], rtol=1e-8)
+    np.testing.assert_allclose(np.nanmin(density.nodes), values[0], rtol=1e-8)
+    with pytest.raises(ProbeError, match="no leaf; they are in/bias, in/kernel, out"):
+        probes.moments(mlp_loss, params, batches, block=lambda name: False)
+
+
 def test_mass_by_leaf_adds_up():
     mass = probes.mass_by_leaf({"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)})
     assert mass["a"] == pytest.approx(9 / 25)
@@ -478,6 +507,37 @@ def test_along_a_line_and_over_a_plane_a_quadratic_is_itself():
     np.testing.assert_allclose(coordinates, [[2, -0.5], [0, 0]], atol=1e-4)
 
 
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    """Cell by cell: what the file has is taken from there, a line cut short is computed again,
+    and a file of other points, parameters, batches, or of something else is refused."""
+    loss_fn, start, batches, _ = quadratic(np.linspace(1, 4, 24))
+    other = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), start)
+    file, coords = tmp_path / "plane.jsonl", np.linspace(-1, 1, 5)
+
+    def plane(origin=start, coords=coords, batches=batches):
+        return probes.loss_plane(
+            loss_fn, origin, start, other, coords, coords, batches, chunk=3, file=file
+        )
+
+    whole = plane()
+    lines = file.read_text().splitlines()
+    assert len(lines) == 1 + 25
+    marked = json.dumps({"point": 0, "loss": 123.0})
+    assert json.loads(lines[2])["point"] == 0
+    file.write_text("\n".join([*lines[:2], marked, *lines[3:12], lines[12][:9]]))
+    again = plane()
+    assert again[0, 0] == 123
+    np.testing.assert_allclose(again.ravel()[1:], whole.ravel()[1:], rtol=1e-6)
+    assert len(file.read_text().splitlines()) == 1 + 25
+    doubled = [{"matrix": 2 * batches[0]["matrix"]}]
+    for changed in ({"origin": other}, {"coords": 2 * coords}, {"batches": doubled}):
+        with pytest.raises(ProbeError, match=r"plane.jsonl has the losses of other points"):
+            plane(**changed)
+    file.write_text("nothing\n")
+    with pytest.raises(ProbeError, match=r"plane.jsonl is no file of losses"):
+        plane()
+
+
 def test_axes_are_made_orthonormal_or_scaled_to_filters(cnn):
     _, params, _ = cnn
     other = jax.tree.map(jnp.sin, params)
@@ -530,6 +590,22 @@ def test_principal_components_are_those_of_the_svd():
         assert abs(ours @ vectors[i]) > 1 - 1e-5
         assert ours @ centred[-1] >= 0
     np.testing.assert_allclose(ravel_pytree(found.mean)[0], rows.mean(0), rtol=1e-5)
+
+
+def test_each_phase_has_a_direction():
+    """v_s and v_d of a path that goes along one axis, then mostly along another."""
+    random = np.random.default_rng(0)
+    stable, decay = np.zeros((8, 40)), np.zeros((6, 40))
+    stable[:, 0] = np.arange(8)
+    decay[:, 0], decay[:, 1] = 7 + 0.75 * np.arange(6), np.arange(6)
+    paths = [p + 0.01 * random.normal(size=p.shape) for p in (stable, decay)]
+    like = {"a": jnp.zeros((3, 5)), "b": jnp.zeros(25)}
+    found = probes.phase_directions(*(OneAtATime(path, like) for path in paths))
+    v_s, v_d = (np.asarray(ravel_pytree(v)[0]) for v in (found.stable, found.decay))
+    np.testing.assert_allclose(v_s[:2], [1, 0], atol=0.02)
+    np.testing.assert_allclose(v_d[:2], [0.6, 0.8], atol=0.02)
+    assert found.cosine == pytest.approx(0.6, abs=0.02)
+    assert min(found.explained) > 0.99
 
 
 def test_a_quadratic_is_weakly_quasi_convex_with_two_and_descent_is_aligned():

@@ -15,7 +15,7 @@ from wsdjax.probes.density import (
 )
 from wsdjax.probes.noise import Covariance, GradientNoise, gradient_noise, signal_to_noise
 from wsdjax.probes.objective import Hessian, gradient, loss
-from wsdjax.probes.operators import GaussNewton, Preconditioned, adam_preconditioner
+from wsdjax.probes.operators import Block, GaussNewton, Preconditioned, adam_preconditioner
 from wsdjax.probes.paths import (
     filter_normalised,
     interpolate,
@@ -25,8 +25,10 @@ from wsdjax.probes.paths import (
 )
 from wsdjax.probes.trajectory import (
     Distances,
+    PhaseDirections,
     PrincipalComponents,
     distances,
+    phase_directions,
     principal_components,
     update_alignment,
     weak_quasi_convexity,
@@ -34,12 +36,14 @@ from wsdjax.probes.trajectory import (
 from wsdjax.probes.vectors import ProbeError
 
 __all__ = [
+    "Block",
     "Covariance",
     "Distances",
     "GaussNewton",
     "GradientNoise",
     "Hessian",
     "Moments",
+    "PhaseDirections",
     "Preconditioned",
     "PrincipalComponents",
     "ProbeError",
@@ -59,6 +63,7 @@ __all__ = [
     "mass_by_leaf",
     "moments",
     "orthonormal",
+    "phase_directions",
     "plane_coordinates",
     "principal_components",
     "sharpness",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from wsdjax.probes.basis import DeviceBasis
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
+from wsdjax.probes.operators import Block, Chosen
 from wsdjax.probes.vectors import Tree, leaf_dot, normalized, random_like, size
 
 
@@ -59,6 +61,7 @@ def spectral_density(
     points: int = 1_000,
     seed: int = 0,
     finite_difference: bool = False,
+    block: Chosen | None = None,
 ) -> SpectralDensity:
     """Stochastic Lanczos quadrature (Ubaru, Chen, Saad; Ghorbani, Krishnan, Xiao).
 
@@ -70,16 +73,19 @@ def spectral_density(
       probes, depth: random vectors, and products for each.
       width: of the kernel, its standard deviation; None for a hundredth of the spectrum's range.
       points: of the grid, which reaches over the spectrum by six widths.
+      block: of the diagonal block of these leaves alone, as for `Block`:
+        ``lambda name: name.startswith("conv1/")``.
 
     Raises:
       ProbeError: as `sharpness`.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference)
-    depth = min(depth, size(hessian.params))
+    operator, draw, dimension = _restricted(hessian, block)
+    depth = min(depth, dimension)
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
     for i, key in enumerate(jax.random.split(jax.random.key(seed), probes)):
-        krylov = Krylov(hessian, hessian.params, DeviceBasis(hessian.params, depth), key)
-        krylov.add(random_like(key, hessian.params, "rademacher"))
+        krylov = Krylov(operator, hessian.params, DeviceBasis(hessian.params, depth), key)
+        krylov.add(draw(key))
         while krylov.p < min(krylov.m, depth):  # it ends early where the space is invariant
             krylov.step()
         found = krylov.ritz()
@@ -107,11 +113,12 @@ def moments(
     probes: int = 32,
     seed: int = 0,
     finite_difference: bool = False,
+    block: Chosen | None = None,
 ) -> Moments:
     """tr H = E v'Hv and ||H||_F^2 = E ||Hv||^2 over Rademacher v, with standard errors.
 
     The trace of the block of one leaf is E v_l'(Hv)_l. The error of the norm is that of its
-    square, divided by twice the norm.
+    square, divided by twice the norm. `block` is as for `spectral_density`.
 
     Raises:
       ProbeError: as `sharpness`; for fewer than two probes there is no error.
@@ -119,10 +126,11 @@ def moments(
     if probes < 2:
         raise ValueError(f"probes = {probes}: a standard error needs two or more")
     hessian = Hessian(loss_fn, params, batches, finite_difference)
+    operator, draw, _ = _restricted(hessian, block)
     by_leaf, squares = [], []
     for key in jax.random.split(jax.random.key(seed), probes):
-        vector = random_like(key, hessian.params, "rademacher")
-        product = hessian(vector)
+        vector = draw(key)
+        product = operator(vector)
         by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
         squares.append(sum(float(leaf_dot(x, x)) for x in jax.tree.leaves(product)))
     leaves = np.array(by_leaf)
@@ -136,6 +144,18 @@ def moments(
         trace_by_leaf=jax.tree.unflatten(structure, [_estimate(column) for column in leaves.T]),
         products=hessian.products,
     )
+
+
+def _restricted(hessian: Hessian, block: Chosen | None) -> tuple[Callable, Callable, int]:
+    """(operator, key -> Rademacher vector, dimension) of the Hessian or a block of it."""
+
+    def draw(key):
+        return random_like(key, hessian.params, "rademacher")
+
+    if block is None:
+        return hessian, draw, size(hessian.params)
+    within = Block(hessian, hessian.params, block)
+    return within, lambda key: within.restrict(draw(key)), within.size
 
 
 def _estimate(values: np.ndarray) -> Estimate:

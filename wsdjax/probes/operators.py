@@ -1,4 +1,5 @@
-"""Other symmetric operators on the parameters, for `eigenpairs`: Gauss-Newton, preconditioned."""
+"""Other symmetric operators on the parameters, for `eigenpairs`: Gauss-Newton, preconditioned,
+of one block."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from wsdjax.probes.objective import Batches, total, weights
-from wsdjax.probes.vectors import Tree, as_parameters, like_parameters, precision
+from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, like_parameters, precision
+
+Chosen = Callable[[str], bool]
 
 
 class GaussNewton:
@@ -68,6 +72,39 @@ class Preconditioned:
     def __call__(self, vector: Tree) -> Tree:
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
         return jax.tree.map(lambda s, v: s * v, self._scale, self._operator(scaled))
+
+
+class Block:
+    """v -> P A P v, P keeping the leaves of one layer or block and zeroing the others.
+
+    Args:
+      operator: v -> A v, such as `Hessian`.
+      params: what a vector is like.
+      chosen: told the name of each leaf, such as "conv1/kernel", says whether it is kept.
+
+    Raises:
+      ProbeError: if none is.
+    """
+
+    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen):
+        def is_chosen(path, _):
+            return bool(chosen(jax.tree_util.keystr(path, simple=True, separator="/")))
+
+        self._operator = operator
+        self._kept = jax.tree.map_with_path(is_chosen, params)
+        pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
+        self.size = sum(leaf.size for kept, leaf in pairs if kept)
+        if not self.size:
+            paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
+            names = (jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
+            raise ProbeError(f"the block has no leaf; they are {', '.join(names)}")
+
+    def restrict(self, vector: Tree) -> Tree:
+        """P v."""
+        return jax.tree.map(lambda kept, v: v if kept else jnp.zeros_like(v), self._kept, vector)
+
+    def __call__(self, vector: Tree) -> Tree:
+        return self.restrict(self._operator(self.restrict(vector)))
 
 
 def adam_preconditioner(second_moment: Tree, count: Any, b2: float, eps: float = 1e-8) -> Tree:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.probes.cells import Cells
 from wsdjax.probes.objective import Batches, LossFn, _loss, loss, weights
 from wsdjax.probes.vectors import (
     Tree,
@@ -24,7 +26,13 @@ from wsdjax.probes.vectors import (
 
 
 def interpolate(
-    loss_fn: LossFn, start: Tree, end: Tree, alphas: Any, batches: Batches, chunk: int = 4
+    loss_fn: LossFn,
+    start: Tree,
+    end: Tree,
+    alphas: Any,
+    batches: Batches,
+    chunk: int = 4,
+    file: str | Path | None = None,
 ) -> np.ndarray:
     """L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow et al.).
 
@@ -33,22 +41,19 @@ def interpolate(
     Args:
       alphas: [A].
       chunk: points evaluated in one `vmap`; as many copies of the parameters are in memory.
+      file: keeps each loss as it is computed; called again, it goes on from there.
 
     Returns:
       float64 [A].
 
     Raises:
-      ProbeError: for trees that do not match, or integer leaves.
+      ProbeError: for trees that do not match, integer leaves, or a file of another sweep.
     """
     start = as_parameters(start, "start")
     end = like_parameters(end, start, "end")
     alphas = np.asarray(alphas, np.float64)
     points = np.stack([1 - alphas, alphas], -1)
-    losses = _over_points(loss_fn, (start, end), points, batches, chunk)
-    for alpha, point in ((0, start), (1, end)):
-        if (alphas == alpha).any():
-            losses[alphas == alpha] = loss(loss_fn, point, batches)
-    return losses
+    return _over_points(loss_fn, (start, end), points, batches, chunk, file)
 
 
 def loss_plane(
@@ -60,11 +65,13 @@ def loss_plane(
     coords_2: Any,
     batches: Batches,
     chunk: int = 4,
+    file: str | Path | None = None,
 ) -> np.ndarray:
     """L(origin + a axis_1 + b axis_2) at every a of `coords_1` and b of `coords_2`.
 
     The axes are taken as they are; `orthonormal` makes a pair of them that is, and
-    `filter_normalised` scales one to the filters of the parameters (Li et al.).
+    `filter_normalised` scales one to the filters of the parameters (Li et al.). `chunk` and
+    `file` are as for `interpolate`.
 
     Returns:
       float64 [n1, n2].
@@ -77,10 +84,7 @@ def loss_plane(
     first, second = np.asarray(coords_1, np.float64), np.asarray(coords_2, np.float64)
     grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
     points = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)
-    losses = _over_points(loss_fn, (origin, *axes), points, batches, chunk)
-    at_origin = (grid == 0).all(1)
-    if at_origin.any():
-        losses[at_origin] = loss(loss_fn, origin, batches)
+    losses = _over_points(loss_fn, (origin, *axes), points, batches, chunk, file)
     return losses.reshape(len(first), len(second))
 
 
@@ -125,17 +129,24 @@ def plane_coordinates(
     return np.linalg.solve(gram, np.array(inner).T).T
 
 
-def _over_points(loss_fn, vectors, points, batches, chunk):
+def _over_points(loss_fn, vectors, points, batches, chunk, file):
     """The loss at sum_i points[:, i] vectors[i], in chunks of points."""
     shares = weights(batches)
-    losses = np.zeros(len(points))
-    for at in range(0, len(points), chunk):
-        some = points[at : at + chunk]
-        padded = np.concatenate([some, np.repeat(some[-1:], chunk - len(some), axis=0)])
+    cells = Cells(file, points, (vectors, list(batches)))
+    for i in cells.missing():
+        # One of the vectors itself: its own loss, without the last bit of a sum.
+        if np.count_nonzero(points[i]) == 1 and points[i].max() == 1:
+            vector = vectors[int(points[i].argmax())]
+            cells.put(np.array([i]), np.array([loss(loss_fn, vector, batches)]))
+    missing = cells.missing()
+    for at in range(0, len(missing), chunk):
+        some = missing[at : at + chunk]
+        padded = np.resize(points[some], (chunk, len(vectors)))
+        losses = np.zeros(chunk)
         for share, batch in zip(shares, batches, strict=True):
-            values = _losses(loss_fn, vectors, jnp.asarray(padded), batch)
-            losses[at : at + chunk] += share * np.asarray(values, np.float64)[: len(some)]
-    return losses
+            losses += share * np.asarray(_losses(loss_fn, vectors, padded, batch), np.float64)
+        cells.put(some, losses[: len(some)])
+    return cells.losses
 
 
 @partial(jax.jit, static_argnums=0)

@@ -22,6 +22,7 @@ from wsdjax.probes.vectors import (
     norm,
     normalized,
     stack,
+    take,
 )
 
 
@@ -70,6 +71,32 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
         sign = 1.0 if float(dot(direction, difference(iterates[-1], mean))) >= 0 else -1.0
         directions.append(normalized(combine((sign,), direction), f"component {i + 1}"))
     return PrincipalComponents(stack(directions), values[:k] / total, mean)
+
+
+class PhaseDirections(NamedTuple):
+    """One dominant direction a phase (Belloni et al., figure 5)."""
+
+    stable: Tree
+    """v_s, of unit norm."""
+    decay: Tree
+    """v_d, of unit norm."""
+    explained: tuple[float, float]
+    """The share of its phase's variance that each explains."""
+    cosine: float
+    """<v_s, v_d>."""
+
+
+def phase_directions(stable: Sequence[Tree], decay: Sequence[Tree]) -> PhaseDirections:
+    """v_s and v_d: the first principal component of the iterates of the stable phase, and of
+    those of the cooldown; each points the way its phase went.
+
+    Raises:
+      ProbeError: as `principal_components`.
+    """
+    found = [principal_components(iterates) for iterates in (stable, decay)]
+    v_s, v_d = (take(each.directions, 0) for each in found)
+    ratios = [float(each.explained_variance_ratio[0]) for each in found]
+    return PhaseDirections(v_s, v_d, (ratios[0], ratios[1]), float(dot(v_s, v_d)))
 
 
 def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
