@@ -7,9 +7,7 @@ compares methods, each has one colour; else each leaf of the tree has.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -23,25 +21,10 @@ from matplotlib.patches import Patch
 from experiments.bound import overlays
 from experiments.naming import data_name, schedule_name
 from experiments.reading import Run, running_mean
-from wsdjax.config import Cooldown
+from experiments.style import STYLE, TRUNK, legend_above, looks, mark_cooldowns, once_each
 from wsdjax.edge import Edge
 
-# Okabe and Ito's colours, told apart by colour-blind readers too, then four of Paul Tol's; trunks
-# are dark grey.
-OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288", "#44AA99")
-TRUNK = "#444444"
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
-STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "wsdjax",  # the same figure gives the same file
-}
 
 
 class Curve(NamedTuple):
@@ -80,11 +63,11 @@ def loss_curves(run: Run) -> Figure:
             axis.set(xlabel="updates", ylim=(0, None))
         axes[1, 0].set_ylabel(f"rate ($10^{{{exponent}}}$)")
         for axis in axes[0]:
-            _mark_cooldowns(axis, run)
-        handles = _once_each(axes[0, 0]) | averaged
+            mark_cooldowns(axis, run)
+        handles = once_each(axes[0, 0]) | averaged
         if any(curve.values.shape[1] > 1 for curve in drawn):
             handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
-        _legend_above(figure, handles)
+        legend_above(figure, handles)
         return figure
 
 
@@ -95,10 +78,10 @@ def parameter_norm(run: Run) -> Figure:
         axis = figure.subplots()
         for curve in curves(run, "param_norm"):
             _draw(axis, curve)
-        _mark_cooldowns(axis, run)
+        mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
         axis.set_title(data_name(run.edges.values()), loc="left", fontsize=10)
-        _legend_above(figure, _once_each(axis))
+        legend_above(figure, once_each(axis))
         return figure
 
 
@@ -111,9 +94,9 @@ def convex_bound(run: Run) -> Figure:
         rows = -(-len(found) // columns) or 1
         figure = Figure(figsize=(3.6 * columns + 1, 2.9 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        looks = _looks(run)
+        looked = looks(run)
         for axis, overlay in zip(axes.flat, found, strict=False):
-            colour = looks[overlay.leaf].colour
+            colour = looked[overlay.leaf].colour
             axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
             axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
             title = f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})"
@@ -135,41 +118,9 @@ def convex_bound(run: Run) -> Figure:
 FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}
 
 
-def save(figure: Figure, stem: Path) -> bytes:
-    """Writes STEM.png and STEM.svg; returns the latter."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(stem.with_suffix(".png"), dpi=150)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    return stem.with_suffix(".svg").read_bytes()
-
-
-class Look(NamedTuple):
-    colour: str
-    line: str
-    label: str
-
-
-def _looks(run: Run) -> dict[str, Look]:
-    """Of each branch; once the colours are used up the lines are dash-dotted."""
-    looks = itertools.chain.from_iterable(
-        ((colour, line) for colour in COLOURS) for line in itertools.cycle(("-", "-."))
-    )
-    found: dict[str, Look] = {}
-    for method, names in run.compared.items():
-        colour, line = next(looks)
-        for name in names:
-            found |= {s.branch: Look(colour, line, method) for s in run.lineage(name)}
-    ends = {edge.name for edge in run.ends()}
-    for name in run.edges:
-        if name not in found:
-            colour, line = next(looks) if name in ends else (TRUNK, "-")
-            found[name] = Look(colour, line, f"{name} ({schedule_name(run, name)})")
-    return found
-
-
 def curves(run: Run, column: str) -> Iterator[Curve]:
     """Each branch once; means run along the lineage, so that they go on over a fork."""
-    looks = _looks(run)
+    looked = looks(run)
     for name, edge in run.edges.items():
         table = run.table(name)
         rows = table.evaluations if column.startswith("eval") else table.updates
@@ -184,7 +135,7 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
         first = int(np.searchsorted(steps, edge.start, side="right"))
         if not (column.startswith("eval") and edge.parent and _other_data(run, edge)):
             first = max(first - 1, 0)
-        yield Curve(*looks[name], steps[first:], values[first:])
+        yield Curve(*looked[name], steps[first:], values[first:])
 
 
 def _other_data(run: Run, edge: Edge) -> bool:
@@ -212,21 +163,6 @@ def _draw_averages(axis: Axes, run: Run) -> dict[str, Artist]:
     return legend
 
 
-def _legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:
-    """Above the axes, in as many columns as fit, the figure as much higher as it needs."""
-    width, height = figure.get_size_inches()
-    columns = max(1, min(4, int(15 * width) // (10 + max(map(len, handles), default=0))))
-    figure.set_figheight(height + 0.2 * (-(-len(handles) // columns) - 1))
-    place: Any = {"loc": "outside upper center", "fontsize": 9, "ncols": columns}
-    figure.legend(handles.values(), handles, **place)
-
-
-def _once_each(axis: Axes) -> dict[str, Artist]:
-    """The legend with one entry for each label."""
-    handles, labels = axis.get_legend_handles_labels()
-    return dict(zip(labels, handles, strict=True))
-
-
 def _zoom(axis: Axes, curves: list[Curve]) -> None:
     """Leaves out the first tenth's fall from the initialisation, which would flatten the rest."""
     end = max((curve.steps[-1] for curve in curves), default=0)
@@ -235,20 +171,6 @@ def _zoom(axis: Axes, curves: list[Curve]) -> None:
     if shown:
         low, high = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def _mark_cooldowns(axis: Axes, run: Run) -> None:
-    for start in {e.start for e in run.edges.values() if isinstance(e.schedule, Cooldown)}:
-        axis.axvline(start, color="black", ls="--", lw=1)
-        axis.annotate(
-            "$T_c$",
-            (start, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
-            textcoords="offset points",
-            va="top",
-            fontsize=9,
-        )
 
 
 def _exponent(value: float) -> int:

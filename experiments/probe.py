@@ -1,20 +1,38 @@
 """Probes of a run's nodes: curvature at each, geometry along them.
 
 python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
-    [--examples=1000] [--split=train] [--k=1] [--tol=1e-3]
+    [--examples=1000] [--split=train] [--k=1] [--tol=1e-3] [--points=21]
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains); a
-range takes all there are in it, along the branch's lineage. At each node: sharpness, density,
-moments, noise. Along a range: interpolate (from its first node to its last), components,
-convexity (against its last), alignment, distances. The loss is the mean over the first
-examples of a split. Each result is a small JSON file under branches/BRANCH/probes/, with its
-settings, and is not computed again.
+range takes all there are in it, along the branch's lineage. The loss is the mean over the first
+examples of a split.
+
+At each node:
+    sharpness        the k largest eigenvalues of the Hessian, certified
+    preconditioned   those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint
+    density          the whole spectrum, by stochastic Lanczos quadrature
+    moments          trace and Frobenius norm of the Hessian, trace by layer
+    noise            trace and top eigenvalue of the gradient's covariance, noise scale
+Along a range:
+    interpolate      the loss from its first node to its last
+    plane            the loss over its first two principal components, and the way through
+    components       how much of its variance the first k explain
+    phases           v_s and v_d, and the curvature along them; a range over the branch's fork
+    convexity        weak quasi-convexity against its last node
+    alignment        cosine of each move with the negative gradient
+    distances        norms, distance travelled and moved
+
+Each result is a small JSON file under branches/BRANCH/probes/, with its settings; it is not
+computed again, and a plane goes on from the cell at which it was stopped. At the end the report
+is drawn again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +40,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli
-from wsdjax import data, models, probes, provenance
-from wsdjax.branches import BranchStore
+from experiments import cli, measures
+from experiments.measures import ALONG, AT_A_NODE, Result, Unmeasurable
+from wsdjax import data, models, provenance, state
+from wsdjax.branches import BranchStore, MissingNode
+from wsdjax.config import AdamW
 from wsdjax.metrics import write_atomically
 from wsdjax.validation import ConfigError
 
@@ -35,93 +55,16 @@ _EXAMPLES = flags.DEFINE_integer("examples", 1_000, "Examples in the loss.", low
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Of the branch's data set.")
 _K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
 _TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.")
-_ALPHAS = flags.DEFINE_integer("alphas", 21, "Points of an interpolation.", lower_bound=2)
-
-Result = dict[str, Any]
-
-
-# At a node: (loss_fn, params, batches, start) -> (result, what the next node may start from).
-
-
-def _sharpness(loss_fn, params, batches, start):
-    found = probes.sharpness(loss_fn, params, batches, k=_K.value, tol=_TOL.value, start=start)
-    result = {
-        "eigenvalues": found.eigenvalues,
-        "residuals": found.residuals,
-        "converged": found.converged,
-        "products": found.products,
-    }
-    return result, found.eigenvectors
-
-
-def _density(loss_fn, params, batches, _):
-    found = probes.spectral_density(loss_fn, params, batches)
-    return found._asdict(), None
-
-
-def _moments(loss_fn, params, batches, _):
-    found = probes.moments(loss_fn, params, batches)
-    pairs = {"trace": found.trace, "frobenius_norm": found.frobenius_norm}
-    return {name: pair._asdict() for name, pair in pairs.items()}, None
-
-
-def _noise(loss_fn, params, batches, _):
-    return probes.gradient_noise(loss_fn, params, batches, tol=_TOL.value)._asdict(), None
-
-
-AT_A_NODE: dict[str, Callable] = {
-    "sharpness": _sharpness,
-    "density": _density,
-    "moments": _moments,
-    "noise": _noise,
-}
-
-
-# Along a range: (loss_fn, iterates, batches) -> result.
-
-
-def _interpolate(loss_fn, iterates, batches):
-    alphas = np.linspace(0, 1, _ALPHAS.value)
-    losses = probes.interpolate(loss_fn, iterates[0], iterates[-1], alphas, batches)
-    return {"alphas": alphas, "losses": losses}
-
-
-def _components(loss_fn, iterates, batches):
-    found = probes.principal_components(iterates, k=_K.value)
-    first = jax.tree.map(lambda rows: rows[0], found.directions)
-    size, along = probes.curvature_along(loss_fn, iterates[-1], first, batches)
-    return {
-        "explained_variance_ratio": found.explained_variance_ratio,
-        "curvature_along_first": {"norm": size, "quotient": along},
-    }
-
-
-def _convexity(loss_fn, iterates, batches):
-    return {"tau": probes.weak_quasi_convexity(loss_fn, iterates[:-1], iterates[-1], batches)}
-
-
-def _alignment(loss_fn, iterates, batches):
-    return {"cosines": probes.update_alignment(loss_fn, iterates, batches)}
-
-
-def _distances(loss_fn, iterates, batches):
-    return probes.distances(iterates)._asdict()
-
-
-ALONG: dict[str, Callable] = {
-    "interpolate": _interpolate,
-    "components": _components,
-    "convexity": _convexity,
-    "alignment": _alignment,
-    "distances": _distances,
-}
+_POINTS = flags.DEFINE_integer(
+    "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2
+)
 
 
 def main() -> None:
     for flag in (_WORKDIR, _NODE, _PROBE):
         if not flag.value:
             raise ConfigError(f"give --{flag.name}; --help tells what it is")
-    known = {**AT_A_NODE, **ALONG}
+    known = [*AT_A_NODE, *ALONG]
     for name in _PROBE.value:
         if name not in known:
             raise ConfigError(f"--probe={name}: the probes are {', '.join(known)}")
@@ -130,12 +73,19 @@ def main() -> None:
     if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
     edge = store.edges()[branch]
-    loss_fn = models.build(edge.model).loss
     split = getattr(data.load(edge.data), _SPLIT.value)
-    batches = data.in_order(split, examples=_EXAMPLES.value)
+    of = _Loss(
+        store, branch, models.build(edge.model).loss, data.in_order(split, examples=_EXAMPLES.value)
+    )
     for name in _PROBE.value:
-        run = _at_nodes if name in AT_A_NODE else _along
-        run(name, store, branch, steps, loss_fn, batches)
+        measure = of.at_nodes if name in AT_A_NODE else of.along
+        try:
+            measure(name, steps)
+        except Unmeasurable as error:
+            raise ConfigError(f"--probe={name} at --node={_NODE.value}: {error}") from None
+    from experiments import report
+
+    report.write(store.workdir)
 
 
 def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
@@ -165,35 +115,84 @@ def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
     return branch, steps
 
 
-def _at_nodes(name, store, branch, steps, loss_fn, batches) -> None:
-    probe = AT_A_NODE[name]
-    starts: dict[int, Any] = {}
-    for step in steps:
-        path = _path(store, branch, f"{name}-{step}")
-        if _is_there(path):
-            starts = {}
-            continue
+class _Loss:
+    """The loss of a branch's model over the chosen examples, and what is measured of it."""
+
+    def __init__(self, store: BranchStore, branch: str, loss_fn: Callable, batches: list[Any]):
+        self._store, self._branch = store, branch
+        self._loss_fn, self._batches = loss_fn, batches
+        self._edge = store.edges()[branch]
+        self._directory = store.directory(branch) / "probes"
+        self._directory.mkdir(exist_ok=True)
+
+    def at_nodes(self, name: str, steps: list[int]) -> None:
+        measure, uses = AT_A_NODE[name]
+        starts: dict[int, Any] = {}
+        for step in steps:
+            path, settings = self._directory / f"{name}-{step}.json", _settings(uses)
+            if _is_there(path, settings):
+                starts = {}
+                continue
+            results = []
+            for i, each in enumerate(self._replicates(step, name == "preconditioned")):
+                node = measures.Node(
+                    self._loss_fn,
+                    each.params,
+                    self._batches,
+                    settings,
+                    _teller(f"{name} of {self._branch}@{step}, seed {i}"),
+                    starts.get(i),
+                    each.opt_state or None,
+                    self._optimizer(step),
+                )
+                result, starts[i] = measure(node)
+                results.append(result)
+            _write(path, name, [step], settings, results)
+
+    def along(self, name: str, steps: list[int]) -> None:
+        measure, uses = ALONG[name]
+        stem, settings = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}", _settings(uses)
+        path = self._directory / f"{stem}.json"
+        if _is_there(path, settings):
+            return
         results = []
-        for i, params in enumerate(_replicates(store.params(branch, step))):
-            result, starts[i] = probe(loss_fn, params, batches, starts.get(i))
-            results.append(result)
-        _write(path, name, [step], results)
+        for i in range(self._edge.seeds):
+            file = self._directory / f"{stem}-seed{i}.cells"
+            each = measures.Path(
+                self._loss_fn,
+                _Iterates(self._store, self._branch, steps, i),
+                steps,
+                self._edge.start,
+                self._batches,
+                settings,
+                _teller(f"{name} of {_NODE.value}, seed {i}"),
+                file,
+            )
+            results.append(measure(each))
+        _write(path, name, steps, settings, results)
+        for file in self._directory.glob(f"{stem}-seed*.cells"):
+            file.unlink()
 
+    def _replicates(self, step: int, with_moments: bool) -> Iterator[state.State]:
+        """Each seed's state; of parameters alone if no moments are asked for, or there are none."""
+        whole = state.State(step, self._store.params(self._branch, step))
+        if with_moments:
+            with contextlib.suppress(MissingNode):
+                whole = self._store.restore(self._branch, step)
+        for i in range(self._edge.seeds):
+            yield state.replicate(whole, i)
 
-def _along(name, store, branch, steps, loss_fn, batches) -> None:
-    path = _path(store, branch, f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}")
-    if _is_there(path):
-        return
-    count = store.edges()[branch].seeds
-    iterates = [_Iterates(store, branch, steps, i) for i in range(count)]
-    results = [ALONG[name](loss_fn, each, batches) for each in iterates]
-    _write(path, name, steps, results)
+    def _optimizer(self, step: int) -> AdamW:
+        """Of the branch that made the node."""
+        lineage = self._store.lineage(self._branch)
+        owner = next(segment.branch for segment in lineage if step <= segment.stop)
+        return self._store.edges()[owner].optimizer
 
 
 class _Iterates(Sequence):
     """One replicate's parameters at each step, read when they are asked for."""
 
-    def __init__(self, store, branch, steps, replicate):
+    def __init__(self, store: BranchStore, branch: str, steps: list[int], replicate: int):
         self._of = (store, branch, replicate)
         self._steps = steps
 
@@ -208,43 +207,44 @@ class _Iterates(Sequence):
         return jax.tree.map(lambda leaf: leaf[replicate], params)
 
 
-def _replicates(params):
-    for i in range(len(jax.tree.leaves(params)[0])):
-        yield jax.tree.map(lambda leaf, i=i: leaf[i], params)
+def _settings(uses: Sequence[str]) -> Result:
+    """What a result depends on: the loss's flags and those that the measure goes by."""
+    return {name: flags.FLAGS[name].value for name in ("examples", "split", *uses)}
 
 
-def _settings() -> Result:
-    names = (_EXAMPLES, _SPLIT, _K, _TOL, _ALPHAS)
-    return {flag.name: flag.value for flag in names}
-
-
-def _path(store, branch, name) -> Path:
-    return store.directory(branch) / "probes" / f"{name}.json"
-
-
-def _is_there(path: Path) -> bool:
-    if not path.exists() or json.loads(path.read_text())["settings"] != _settings():
+def _is_there(path: Path, settings: Result) -> bool:
+    if not path.exists() or json.loads(path.read_text())["settings"] != settings:
         return False
     print(f"{path} is there")
     return True
 
 
-def _write(path: Path, name: str, steps: list[int], results: list[Result]) -> None:
+def _write(path: Path, name: str, steps: list[int], settings: Result, results: list) -> None:
     content = {
         "probe": name,
         "steps": steps,
-        "settings": _settings(),
+        "settings": settings,
         "results": results,
         "machine": provenance.machine(),
         "versions": provenance.versions(),
     }
-    path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(content, default=_plain, indent=1) + "\n")
+    _teller("")("")
     print(f"{path}: {_summary(results)}", flush=True)
 
 
 def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
+
+
+def _teller(title: str) -> measures.Tell:
+    """Writes over one line of a terminal; elsewhere the results tell."""
+
+    def tell(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{title}: {text}" if title else "\r\033[K", end="", file=sys.stderr)
+
+    return tell
 
 
 def _summary(results: list[Result]) -> str:

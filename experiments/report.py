@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
-from experiments import cli, figures
+from experiments import cli, figures, probe_figures, style
 from experiments.bound import overlays
 from experiments.drawing import changes, drawing, summary
 from experiments.naming import schedule_name
@@ -49,11 +50,13 @@ _CAPTIONS = {
     "base rate would be the best, then moved and scaled to each loss by least squares, so that "
     "shapes can be compared and levels cannot.",
 }
+_WITHOUT_BANDS = ("convex_bound", "probe_density", "probe_plane", "probe_phases")
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
-img { width: 100%; height: auto; } figure { margin: 1.5rem 0; } #parameter_norm { width: 65%; }
+img { width: 100%; height: auto; } figure { margin: 1.5rem 0; }
+#parameter_norm, [id^=probe] { width: 65%; }
 summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
@@ -79,9 +82,7 @@ def write(workdir: str | Path) -> str:
     run = Run(workdir)
     directory = run.workdir / "figures"
     directory.mkdir(exist_ok=True)
-    images = {
-        name: figures.save(draw(run), directory / name) for name, draw in figures.FIGURES.items()
-    }
+    images = {name: style.save(figure, directory / name) for name, figure in _figures(run).items()}
     ends = final_values(run)
     rows, budgets, notes = table(ends), budget_table(run), _notes(run, ends)
     write_atomically(run.workdir / "results.json", _results(run, ends, rows, budgets, notes))
@@ -92,6 +93,11 @@ def write(workdir: str | Path) -> str:
     if budgets:
         tables += ["", _text(budgets, words=1)]
     return "\n".join([*tables, "", *notes, "", where])
+
+
+def _figures(run: Run) -> dict[str, Figure]:
+    always = {name: draw(run) for name, draw in figures.FIGURES.items()}
+    return {**always, **probe_figures.drawn(run)}
 
 
 class Final(NamedTuple):
@@ -295,11 +301,12 @@ def _text(lines: Rows, words: int) -> str:
 
 def _page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
+    captions = _CAPTIONS | {f"probe_{n}": text for n, (_, text) in probe_figures.FIGURES.items()}
     stand_in = " ".join(note for note in notes if note == STAND_IN)
     drawings = "".join(
         f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{_CAPTIONS[name]} {'' if name == 'convex_bound' else _BANDS} {stand_in}"
+        f"<figcaption>{captions[name]} {'' if name in _WITHOUT_BANDS else _BANDS} {stand_in}"
         "</figcaption>"
         "</figure>"
         for name, svg in images.items()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -10,6 +11,11 @@ from conftest import TINY, finish, rows_of, same, start
 
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
+from wsdjax.optim import second_moment
+from wsdjax.state import replicate
+
+COUNT = 6
+"""The nodes of decay from 18 to 36: 18, 20, 24, 30, 35, 36."""
 
 
 @pytest.fixture(scope="module")
@@ -72,39 +78,105 @@ def test_sharpness_along_a_trunk(snapped):
 
 
 def test_the_other_probes_of_a_node(snapped):
-    names = ("density", "moments", "noise")
+    """Each for both seeds; Adam's sharpness is that of the moments in the checkpoint."""
+    names = ("density", "moments", "noise", "preconditioned")
     code, _, err = probe(snapped, "decay", ",".join(names))
     assert (code, err) == (0, "")
     assert all(len(result(snapped, "decay", f"{name}-36")["results"]) == 2 for name in names)
+    store = BranchStore(snapped)
+    edge = store.edges()["decay"]
+    state = replicate(store.restore("decay", 36), 1)
+    nu, count = second_moment(state.opt_state)
+    assert count == 36
+    scale = probes.adam_preconditioner(nu, 36, edge.optimizer.b2, edge.optimizer.eps)
+    batches = data.in_order(data.load(edge.data).train, examples=60)
+    hessian = probes.Hessian(models.build(edge.model).loss, state.params, batches)
+    top = probes.eigenpairs(probes.Preconditioned(hessian, scale), state.params, tol=1e-3)
+    found = result(snapped, "decay", "preconditioned-36")["results"][1]["eigenvalues"]
+    np.testing.assert_allclose(found, top.eigenvalues, rtol=2e-3)
 
 
 def test_the_probes_of_a_range(snapped):
     """Over a fork; end points are the nodes' own losses."""
-    lengths = {"components": 1, "convexity": 3, "alignment": 3, "distances": 4}
-    names = ",".join([*lengths, "interpolate"])
-    code, _, err = probe(snapped, "decay@18:36:6", names, "--alphas=5")
+    lengths = {"components": 1, "convexity": COUNT - 1, "alignment": COUNT - 1, "distances": COUNT}
+    names = ",".join([*lengths, "interpolate", "plane", "phases"])
+    code, _, err = probe(snapped, "decay@18:36", names, "--points=4")
     assert (code, err) == (0, "")
     for name, length in lengths.items():
-        values = next(iter(result(snapped, "decay", f"{name}-18-36-4")["results"][0].values()))
+        first = result(snapped, "decay", f"{name}-18-36-{COUNT}")["results"][0]
+        values = next(iter(first.values()))
         assert len(values) == length
-    losses = result(snapped, "decay", "interpolate-18-36-4")["results"][0]["losses"]
+    line = result(snapped, "decay", f"interpolate-18-36-{COUNT}")["results"][0]
+    losses = [line["losses"][line["alphas"].index(end)] for end in (0, 1)]
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
     batches = data.in_order(data.load(edge.data).train, examples=60)
-    for loss, step in ((losses[0], 18), (losses[-1], 36)):
+    for loss, step in ((losses[0], 18), (losses[1], 36)):
         params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", step))
         expected = probes.loss(models.build(edge.model).loss, params, batches)
         assert loss == pytest.approx(expected, rel=1e-6)
+    plane = result(snapped, "decay", f"plane-18-36-{COUNT}")["results"][0]
+    assert np.shape(plane["losses"]) == (4, 4)
+    np.testing.assert_allclose(plane["trajectory"][-1], [0, 0], atol=1e-6)
+    rows = result(snapped, "decay", f"phases-18-36-{COUNT}")["results"][0]["along"]
+    assert [(row["direction"], row["step"]) for row in rows] == [
+        ("v_s", 24),
+        ("v_d", 24),
+        ("v_s", 36),
+        ("v_d", 36),
+    ]
+    directory = snapped / "branches" / "decay" / "probes"
+    assert not list(directory.glob("*.cells"))
+    page = (snapped / "report.html").read_text()
+    for name in ("interpolate", "plane", "phases", "convexity", "alignment", "distances"):
+        assert f'<figure id="probe_{name}">' in page
+
+
+def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path):
+    """What the file of cells has is not computed again."""
+    workdir = shutil.copytree(snapped, tmp_path / "w")
+    whole = probe(workdir, "decay@18:36:6", "plane", "--points=3")
+    assert whole[0] == 0, whole
+    directory = workdir / "branches" / "decay" / "probes"
+    expected = result(workdir, "decay", "plane-18-36-4")["results"]
+    (directory / "plane-18-36-4.json").unlink()
+    process = start(
+        "experiments.probe",
+        *(f"--workdir={workdir}", "--node=decay@18:36:6", "--probe=plane", "--points=3"),
+        "--examples=60",
+    )
+    first = directory / "plane-18-36-4-seed0.cells"
+    while process.poll() is None and not (first.exists() and first.read_text().count("loss") >= 2):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = first.read_text().count("loss") if first.exists() else 0
+    assert kept >= 2, "it ended before it could be killed"
+    assert not (directory / "plane-18-36-4.json").exists()
+    marked = first.read_text().splitlines()
+    cell = json.loads(marked[1])
+    marked[1] = json.dumps(cell | {"loss": 123.0})
+    first.write_text("\n".join(marked) + "\n")
+    code, _, err = probe(workdir, "decay@18:36:6", "plane", "--points=3")
+    assert (code, err) == (0, "")
+    again = result(workdir, "decay", "plane-18-36-4")["results"]
+    losses = np.ravel(again[0]["losses"])
+    assert losses[cell["point"]] == 123
+    others = np.arange(9) != cell["point"]
+    np.testing.assert_allclose(losses[others], np.ravel(expected[0]["losses"])[others], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("node", "name", "said"),
     [
-        ("decay", "sharp", "--probe=sharp: the probes are sharpness, density"),
+        ("decay", "sharp", "--probe=sharp: the probes are sharpness, preconditioned"),
         ("stem", "sharpness", "no branch 'stem'"),
         ("decay@7", "sharpness", "no such node; decay has 6, 12, 18"),
         ("decay@a", "sharpness", "write BRANCH, BRANCH@STEP or"),
         ("decay@36", "distances", "goes along nodes: give a range"),
+        ("trunk@12", "preconditioned", "a snapshot has no moments of Adam"),
+        ("decay@24:36", "phases", "the two phases meet at the fork, 24"),
+        ("decay@35:36", "plane", "2 nodes are too few: it takes 3"),
         ("", "sharpness", "give --node"),
     ],
 )

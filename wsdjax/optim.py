@@ -61,3 +61,9 @@ def decayed(params: Any) -> Any:
 def init(params: Any) -> optax.OptState:
     """The state of `adamw` for these parameters; it depends on no hyperparameter."""
     return adamw(hyper(AdamW())).init(params)
+
+
+def second_moment(opt_state: optax.OptState) -> tuple[Any, Any]:
+    """(nu, like the parameters, and the count of updates in it) of a state of `adamw`."""
+    adam = next(part for part in opt_state if isinstance(part, optax.ScaleByAdamState))
+    return adam.nu, adam.count

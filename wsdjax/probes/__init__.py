@@ -7,6 +7,7 @@ their leading axis. Nothing here knows a model, a config or a file.
 
 from wsdjax.probes.curvature import Sharpness, curvature_along, eigenpairs, hvp, sharpness
 from wsdjax.probes.density import (
+    Estimate,
     Moments,
     SpectralDensity,
     mass_by_leaf,
@@ -39,6 +40,7 @@ __all__ = [
     "Block",
     "Covariance",
     "Distances",
+    "Estimate",
     "GaussNewton",
     "GradientNoise",
     "Hessian",

@@ -1,0 +1,225 @@
+"""What `experiments.probe` measures: at a node of a run, or along several of them.
+
+Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results; names
+and the settings that they go by are in `AT_A_NODE` and `ALONG`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path as File
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wsdjax import optim, probes
+
+Result = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+class Node(NamedTuple):
+    loss_fn: Callable
+    params: Any
+    batches: list[Any]
+    given: dict[str, Any]
+    """The settings, by the flag's name."""
+    tell: Tell
+    """Shows how far it is."""
+    start: Any = None
+    """Eigenvectors of the node before, to start from."""
+    opt_state: Any = None
+    """None for a snapshot, which has parameters alone."""
+    optimizer: Any = None
+    """Its `AdamW`."""
+
+
+class Path(NamedTuple):
+    loss_fn: Callable
+    iterates: Sequence[Any]
+    """Parameters at each step, read when they are asked for."""
+    steps: list[int]
+    fork: int
+    """Completed updates at the branch's fork."""
+    batches: list[Any]
+    given: dict[str, Any]
+    tell: Tell
+    file: File
+    """Where a sweep may keep what it has, to go on after a stop."""
+
+
+class Unmeasurable(Exception):
+    """Why a measure has nothing to go by here."""
+
+
+def sharpness(node: Node) -> tuple[Result, Any]:
+    return _eigenvalues(node, probes.Hessian(node.loss_fn, node.params, node.batches))
+
+
+def preconditioned(node: Node) -> tuple[Result, Any]:
+    """Of P^-1/2 H P^-1/2 for Adam's P: what Adam sees (Cohen et al.)."""
+    if node.opt_state is None:
+        raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
+    nu, count = optim.second_moment(node.opt_state)
+    scale = probes.adam_preconditioner(nu, count, node.optimizer.b2, node.optimizer.eps)
+    hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
+    return _eigenvalues(node, probes.Preconditioned(hessian, scale))
+
+
+def _eigenvalues(node: Node, operator: Callable) -> tuple[Result, Any]:
+    def tell(progress):
+        node.tell(
+            f"{progress.products} products, {progress.estimate:.5g} ± {progress.residual:.1g}"
+        )
+
+    found = probes.eigenpairs(
+        operator,
+        node.params,
+        k=node.given["k"],
+        tol=node.given["tol"],
+        start=node.start,
+        on_progress=tell,
+    )
+    first = jax.tree.map(lambda rows: rows[0], found.eigenvectors)
+    result = found._asdict() | {"mass_of_first": _by_name(probes.mass_by_leaf(first))}
+    del result["eigenvectors"]
+    return result, found.eigenvectors
+
+
+def density(node: Node) -> tuple[Result, Any]:
+    return probes.spectral_density(node.loss_fn, node.params, node.batches)._asdict(), None
+
+
+def moments(node: Node) -> tuple[Result, Any]:
+    found = probes.moments(node.loss_fn, node.params, node.batches)
+    result: Result = {
+        "trace": found.trace._asdict(),
+        "frobenius_norm": found.frobenius_norm._asdict(),
+        "trace_by_leaf": _by_name(found.trace_by_leaf),
+    }
+    return result, None
+
+
+def noise(node: Node) -> tuple[Result, Any]:
+    found = probes.gradient_noise(node.loss_fn, node.params, node.batches, tol=node.given["tol"])
+    return found._asdict(), None
+
+
+def _by_name(tree: Any) -> Result:
+    """Values of leaves by their names; an `Estimate` is a leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: isinstance(x, probes.Estimate)
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            leaf._asdict() if isinstance(leaf, probes.Estimate) else leaf
+        )
+        for path, leaf in leaves
+    }
+
+
+AT_A_NODE: dict[str, tuple[Callable[[Node], tuple[Result, Any]], tuple[str, ...]]] = {
+    "sharpness": (sharpness, ("k", "tol")),
+    "preconditioned": (preconditioned, ("k", "tol")),
+    "density": (density, ()),
+    "moments": (moments, ()),
+    "noise": (noise, ("tol",)),
+}
+"""For each name the measure and the settings that it goes by, beside those of the loss."""
+
+
+def interpolate(path: Path) -> Result:
+    """From the first node to the last, and a quarter of the way beyond both."""
+    alphas = np.union1d(np.linspace(-0.25, 1.25, path.given["points"]), [0, 1])
+    ends = path.iterates[0], path.iterates[-1]
+    losses = probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
+    return {"alphas": alphas, "losses": losses}
+
+
+def plane(path: Path) -> Result:
+    """Through the last node, along the first two principal components (Li et al.), a quarter
+    beyond the trajectory on each side."""
+    _need(path, 3)
+    found = probes.principal_components(path.iterates, k=2)
+    axis_1, axis_2 = (jax.tree.map(lambda rows, i=i: rows[i], found.directions) for i in (0, 1))
+    last = path.iterates[-1]
+    way = probes.plane_coordinates(path.iterates, last, axis_1, axis_2)
+    low, high = way.min(0), way.max(0)
+    margin = (high - low) / 4
+    first, second = np.linspace(low - margin, high + margin, path.given["points"]).T
+    over = (path.loss_fn, last, axis_1, axis_2, first, second, path.batches)
+    losses = probes.loss_plane(*over, file=path.file)
+    return {
+        "losses": losses,
+        "coords_1": first,
+        "coords_2": second,
+        "trajectory": way,
+        "explained_variance_ratio": found.explained_variance_ratio,
+    }
+
+
+def components(path: Path) -> Result:
+    k = path.given["k"]
+    _need(path, k + 1)
+    found = probes.principal_components(path.iterates, k=k)
+    return {"explained_variance_ratio": found.explained_variance_ratio}
+
+
+def phases(path: Path) -> Result:
+    """v_s and v_d, and at the fork and the last node the curvature along each and its signal to
+    noise (Belloni et al., figures 4 and 5)."""
+    at = path.steps.index(path.fork) if path.fork in path.steps else -1
+    if not 1 <= at < len(path.steps) - 1:
+        raise Unmeasurable(
+            f"the two phases meet at the fork, {path.fork}: give a range with that node, one "
+            "before and one after"
+        )
+    found = probes.phase_directions(path.iterates[: at + 1], path.iterates[at:])
+    rows = []
+    for step, params in ((path.fork, path.iterates[at]), (path.steps[-1], path.iterates[-1])):
+        for name, direction in (("v_s", found.stable), ("v_d", found.decay)):
+            path.tell(f"curvature along {name} at {step}")
+            of = (path.loss_fn, params, direction, path.batches)
+            size, along = probes.curvature_along(*of)
+            rows.append(
+                {
+                    "direction": name,
+                    "step": step,
+                    "norm_of_product": size,
+                    "quotient": along,
+                    "signal_to_noise": probes.signal_to_noise(*of),
+                }
+            )
+    return {"explained": found.explained, "cosine": found.cosine, "along": rows}
+
+
+def convexity(path: Path) -> Result:
+    """Of every node but the last, against that."""
+    solution = path.iterates[-1]
+    tau = probes.weak_quasi_convexity(path.loss_fn, path.iterates[:-1], solution, path.batches)
+    return {"tau": tau}
+
+
+def alignment(path: Path) -> Result:
+    return {"cosines": probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
+
+
+def distances(path: Path) -> Result:
+    return probes.distances(path.iterates)._asdict()
+
+
+def _need(path: Path, count: int) -> None:
+    if len(path.steps) < count:
+        raise Unmeasurable(f"{len(path.steps)} nodes are too few: it takes {count} or more")
+
+
+ALONG: dict[str, tuple[Callable[[Path], Result], tuple[str, ...]]] = {
+    "interpolate": (interpolate, ("points",)),
+    "plane": (plane, ("points",)),
+    "components": (components, ("k",)),
+    "phases": (phases, ()),
+    "convexity": (convexity, ()),
+    "alignment": (alignment, ()),
+    "distances": (distances, ()),
+}
