@@ -9,6 +9,7 @@ from wsdjax import data
 from wsdjax.config import Photos
 from wsdjax.data import photos
 from wsdjax.data.augment import crop_and_flip
+from wsdjax.data.device import DeviceSplit
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_a_batch_depends_on_seed_and_step_alone(clean):
 
 def indices(size=103):
     """A split whose examples are their own indices."""
-    return data.Split(size, None, lambda _, i: {"inputs": i, "targets": i})
+    return DeviceSplit(size, None, lambda _, i: {"inputs": i, "targets": i})
 
 
 def test_an_epoch_shows_every_example_at_most_once():

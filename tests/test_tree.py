@@ -112,7 +112,10 @@ def test_a_tree_that_cannot_be_is_refused(branches, said):
         (lambda c: setattr(c, "batch_size", 0), "batch_size = 0: must be >= 1"),
         (lambda c: setattr(c, "batch_size", True), "batch_size = True: must be of type int"),
         (lambda c: setattr(c, "batch_size", 8.0), "batch_size = 8.0: must be of type int"),
-        (lambda c: setattr(c, "data", "photos"), "data = 'photos': must be one of Photos, Cifar10"),
+        (
+            lambda c: setattr(c, "data", "photos"),
+            "data = 'photos': must be one of Photos, Cifar10,",
+        ),
         (lambda c: setattr(c, "model", None), "model = None: must be a CNN"),
         (
             lambda c: setattr(c.optimizer, "peak_value", float("inf")),
