@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,8 +75,8 @@ class Learned:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, np.uint32) for each in encoded]
 
-    def save(self, path: Path) -> None:
-        self._tokenizer.save(str(path))
+    def save(self, path: str) -> None:
+        self._tokenizer.save(path)
 
 
 def load(name: str, separator: str | None = None) -> Bytes | Learned:
@@ -92,7 +93,9 @@ def load(name: str, separator: str | None = None) -> Bytes | Learned:
         except TokenizerError:
             raise
         except Exception as error:  # the library raises no narrower one
-            raise TokenizerError(f"{name} is no tokenizer.json: {_line(error)}") from None
+            said = " ".join(str(error).split())[:200]
+            raise TokenizerError(f"{name} is no tokenizer.json: {said}") from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try
     try:
         return Learned(name, library().Tokenizer.from_pretrained(name), separator)
     except TokenizerError:
@@ -100,7 +103,7 @@ def load(name: str, separator: str | None = None) -> Bytes | Learned:
     except Exception as error:
         raise TokenizerError(
             f"the tokenizer {name} is no file here, and could not be fetched from the Hugging Face "
-            f"hub ({_line(error)}): bring its tokenizer.json here and give that"
+            f"hub ({type(error).__name__}): bring its tokenizer.json here and give that"
         ) from None
 
 
@@ -144,7 +147,3 @@ def library() -> Any:
             f"only bytes need no library tokenizers. Install it: {INSTALL}"
         ) from None
     return tokenizers
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
