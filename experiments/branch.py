@@ -168,7 +168,7 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         parent=node,
         optimizer=Overrides(**overrides),
         reset_optimizer=_RESET.value,
-        data=parse(_DATA.value, "--data", ("Photos", "Cifar10")),
+        data=parse(_DATA.value, "--data", config.DATA),
         data_seed=_DATA_SEED.value,
         averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
     )

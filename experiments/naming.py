@@ -15,6 +15,7 @@ from wsdjax.config import (
     InverseSqrt,
     Photos,
     Rewarm,
+    Stdlib,
     WarmupCosine,
 )
 from wsdjax.edge import Edge
@@ -54,6 +55,10 @@ _NAMES = {
 
 
 def data_name(edges: Iterable[Edge]) -> str:
-    names = {Photos: "photos (not CIFAR-10)", Cifar10: "CIFAR-10"}
+    names = {
+        Photos: "photos (not CIFAR-10)",
+        Cifar10: "CIFAR-10",
+        Stdlib: "source of Python's standard library",
+    }
     kinds = dict.fromkeys(type(edge.data) for edge in edges)
     return ", ".join(names.get(kind, kind.__name__) for kind in kinds)

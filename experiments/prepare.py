@@ -1,32 +1,23 @@
-"""Fetches a data set and writes it in the form that training reads.
+"""Fetches a data set, or takes one's own text, and writes it in the form that training reads.
 
 python -m experiments.prepare cifar10 [--directory=DIR] [--archive=cifar-10-binary.tar.gz]
-
-Preparing needs TensorFlow, which the extra `cifar10` installs; training does not.
+python -m experiments.prepare text --input PATH_OR_PATTERN ... --tokenizer TOKENIZER --out DIR
+    [--held_out=0.005] [--workers=N] [--text_field=text]
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
-import tarfile
-import tempfile
-import types
-import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from experiments import cli
-
-INSTALL = 'pip install -c constraints.txt -e ".[cifar10]"'
-RECORD_BYTES = 1 + 32 * 32 * 3
-"""A label and an image, in CIFAR-10's binary format."""
-
-
-class PrepareError(Exception):
-    """What could not be prepared and what to do about it, in one line."""
+from experiments.documents import SUFFIXES
+from experiments.prepare_cifar10 import prepare_cifar10
+from experiments.prepare_text import Plan, prepare_text
+from wsdjax.validation import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,124 +29,79 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> None:
     parser = _Parser(prog="python -m experiments.prepare", description="Prepares a data set.")
     names = parser.add_subparsers(required=True, dest="NAME", metavar="NAME")
-    cifar10 = names.add_parser("cifar10", help="CIFAR-10 as ArrayRecord, through TFDS")
-    cifar10.set_defaults(prepare=lambda given: prepare_cifar10(given.directory, given.archive))
-    cifar10.add_argument(
-        "--directory",
-        default="",
-        help="where it goes, and what Cifar10(directory=...) reads; TFDS's own default if left out",
-    )
-    cifar10.add_argument(
-        "--archive",
-        type=Path,
-        help="a cifar-10-binary.tar.gz that is already here, taken instead of the download",
-    )
+    _add_cifar10(names.add_parser("cifar10", help="CIFAR-10 as ArrayRecord, through TFDS"))
+    _add_text(names.add_parser("text", help="text as token shards"))
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.error(f"name the data set to prepare: {', '.join(names.choices)}")
     given = parser.parse_args(arguments)
     try:
         given.prepare(given)
-    except (PrepareError, OSError) as error:
+    except (UserError, OSError) as error:
         cli.fail(error)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
 
 
-def prepare_cifar10(directory: str = "", archive: Path | None = None) -> None:
-    """Writes CIFAR-10 into `directory` (empty for TFDS's default) by TFDS's own builder.
-
-    Raises:
-      PrepareError: for a missing TensorFlow, no network, or an archive that is none.
-      OSError: for a directory that cannot be written, or holds something else already.
-    """
-    from absl import logging
-
-    from wsdjax.data.cifar10 import find
-
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of whatever is not there yet
-    builder = find(directory)
-    if builder.is_prepared():
-        return _tell("is already prepared", builder)
-
-    # Before the import, which would tell of the processor on standard error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import importlib_resources  # noqa: F401  (TFDS imports it, but does not require it)
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        reason = f"preparing CIFAR-10 needs TensorFlow ({error})"
-        raise PrepareError(f"{reason}. Install it: {INSTALL}") from error
-    import tensorflow_datasets as tfds
-
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    (url, published), *_ = builder.url_infos.items()
-    if archive is None:
-        _download(builder, url)
-    else:
-        with tempfile.TemporaryDirectory() as unpacked:
-            _unpack(archive, unpacked, published.checksum)
-            builder = _from(unpacked, builder.data_dir_root)
-            builder.download_and_prepare(file_format="array_record")
-    _tell("is prepared", builder)
+def _add_cifar10(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(prepare=lambda given: prepare_cifar10(given.directory, given.archive))
+    parser.add_argument(
+        "--directory",
+        default="",
+        help="where it goes, and what Cifar10(directory=...) reads; TFDS's own default if left out",
+    )
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        help="a cifar-10-binary.tar.gz that is already here, taken instead of the download",
+    )
 
 
-def _tell(what: str, builder: Any) -> None:
-    splits = builder.info.splits.values()
-    sizes = ", ".join(f"{split.name} {split.num_examples:,}" for split in splits)
-    print(f"CIFAR-10 {what} in {builder.data_dir}: {sizes} examples")
-
-
-def _download(builder: Any, url: str) -> None:
-    import requests
-    from tensorflow_datasets.core import download
-
-    try:
-        # TFDS repeats a failing download for minutes: ask once first whether anyone answers.
-        requests.head(url, timeout=20)
-        builder.download_and_prepare(file_format="array_record")
-    except (
-        requests.RequestException,
-        download.DownloadError,
-        download.download_manager.NonMatchingChecksumError,
-    ) as error:
-        raise PrepareError(
-            f"could not fetch {url} ({type(error).__name__}). Without a network, bring the file "
-            "here and give it as --archive=FILE"
-        ) from error
-
-
-def _unpack(archive: Path, target: str, checksum: str) -> None:
-    """Unpacks the archive into `target`, and sees that CIFAR-10's files are there and whole."""
-    with archive.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
-            print(f"note: {archive} is not the published archive: its SHA-256 differs")
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise PrepareError(f"{archive} is no .tar.gz archive, or is damaged: {error}") from error
-    folder = Path(target) / "cifar-10-batches-bin"
-    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        labels = content[::RECORD_BYTES]
-        if not content or len(content) % RECORD_BYTES or max(labels) > 9:
-            raise PrepareError(f"{archive} is not CIFAR-10 (binary version): see its {name}")
-    if not (folder / "batches.meta.txt").is_file():
-        raise PrepareError(f"{archive} is not CIFAR-10 (binary version): no batches.meta.txt")
-
-
-def _from(unpacked: str, data_dir: Any) -> Any:
-    """TFDS's builder of CIFAR-10, with an unpacked archive in place of the download."""
-    import tensorflow_datasets as tfds
-
-    class FromArchive(tfds.builder_cls("cifar10"), skip_registration=True):  # type: ignore[misc, call-arg]
-        name = "cifar10"
-
-        def _split_generators(self, dl_manager):
-            here = types.SimpleNamespace(download_and_extract=lambda url: unpacked)
-            return super()._split_generators(here)
-
-    return FromArchive(data_dir=data_dir)
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(
+        prepare=lambda given: prepare_text(
+            given.input,
+            given.tokenizer,
+            given.out,
+            Plan(given.held_out, given.text_field, given.shard_bytes, given.separator),
+            given.workers,
+        )
+    )
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PATH",
+        help=f"files ({', '.join(SUFFIXES)}), folders, patterns in quotes, or hf:NAME[:SPLIT]",
+    )
+    parser.add_argument(
+        "--tokenizer", required=True, help="bytes, a tokenizer.json, or a name on the hub"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where it goes, and what Text(directory) reads"
+    )
+    parser.add_argument(
+        "--held_out", type=float, default=0.005, help="the share of documents for testing"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes; as many as there are cores if left out",
+    )
+    parser.add_argument(
+        "--text_field", default="text", help="where .jsonl and .parquet have a document's text"
+    )
+    parser.add_argument(
+        "--separator", help="the tokenizer's token that ends a document, if it is not a usual one"
+    )
+    parser.add_argument(
+        "--shard_bytes",
+        type=int,
+        default=2**24,
+        help="bytes of input, at least, in one shard; there are at most some 128 shards",
+    )
 
 
 if __name__ == "__main__":

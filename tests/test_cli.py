@@ -60,7 +60,8 @@ def test_an_unknown_data_set(tmp_path):
         )
     )
     code, _, err = finish(start("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w"))
-    assert (code, err.strip()) == (2, "error: data = 'imagenet': must be one of Photos, Cifar10")
+    allowed = "Photos, Cifar10, Text, Stdlib, Bigram"
+    assert (code, err.strip()) == (2, f"error: data = 'imagenet': must be one of {allowed}")
 
 
 def test_a_config_that_is_not_there(tmp_path):

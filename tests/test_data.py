@@ -1,14 +1,20 @@
 """Batches are functions of (seed, step) and of nothing else."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from wsdjax import data
-from wsdjax.config import Photos
+from wsdjax.config import Bigram, Photos, Stdlib
 from wsdjax.data import photos
 from wsdjax.data.augment import crop_and_flip
+from wsdjax.data.device import DeviceSplit
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def test_a_batch_depends_on_seed_and_step_alone(clean):
 
 def indices(size=103):
     """A split whose examples are their own indices."""
-    return data.Split(size, None, lambda _, i: {"inputs": i, "targets": i})
+    return DeviceSplit(size, None, lambda _, i: {"inputs": i, "targets": i})
 
 
 def test_an_epoch_shows_every_example_at_most_once():
@@ -173,3 +179,26 @@ def test_augmented_streams_are_functions_of_seed_and_step(clean):
     b[3]
     assert equal(a[4], b[4])
     assert not equal(a[4], data.Stream(clean.train, 8, 5)[4])
+
+
+def test_configs_and_streams_of_text_import_no_jax(tmp_path):
+    """A mistake in a config of text is told before JAX is there to be imported."""
+    code = (
+        "import sys\n"
+        "from wsdjax import data\n"
+        "from wsdjax.config import Stdlib\n"
+        "print(Stdlib().classes, Stdlib().examples > 0, 'jax' in sys.modules)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.decode().split() == ["257", "True", "False"], done.stderr
+
+
+@pytest.mark.parametrize("config", [Photos(size=300), Bigram(size=300), Stdlib(length=999)])
+def test_no_epoch_is_another_nor_of_another_seed(config):
+    """For every kind of data: three epochs of three neighbouring seeds are nine orders."""
+    split = data.load(config).train
+    streams = data.Stream(split, 100, [5, 6, 7])
+    firsts = [np.asarray(streams[e * streams.batches_per_epoch]["inputs"]) for e in range(3)]
+    rows = {row.tobytes() for first in firsts for row in first}
+    assert len(rows) == 9

@@ -8,7 +8,17 @@ import pytest
 from conftest import load_config
 
 from wsdjax import lineage, plans, schedules, tree
-from wsdjax.config import Branch, Constant, Cooldown, Overrides, Photos, WarmupCosine, validate
+from wsdjax.config import (
+    Bigram,
+    Branch,
+    Constant,
+    Cooldown,
+    Overrides,
+    Photos,
+    Stdlib,
+    WarmupCosine,
+    validate,
+)
 from wsdjax.edge import Edge
 from wsdjax.serial import differences, from_json, to_json
 from wsdjax.validation import ConfigError
@@ -112,7 +122,19 @@ def test_a_tree_that_cannot_be_is_refused(branches, said):
         (lambda c: setattr(c, "batch_size", 0), "batch_size = 0: must be >= 1"),
         (lambda c: setattr(c, "batch_size", True), "batch_size = True: must be of type int"),
         (lambda c: setattr(c, "batch_size", 8.0), "batch_size = 8.0: must be of type int"),
-        (lambda c: setattr(c, "data", "photos"), "data = 'photos': must be one of Photos, Cifar10"),
+        (
+            lambda c: setattr(c, "data", "photos"),
+            "data = 'photos': must be one of Photos, Cifar10,",
+        ),
+        (lambda c: setattr(c, "data", Stdlib("bpe:9")), "data.tokenizer = 'bpe:9': must be \"byt"),
+        (
+            lambda c: setattr(c, "data", Bigram(vocabulary=3)),
+            "data.choices = 4: must be at most the vocabulary, 3",
+        ),
+        (
+            lambda c: setattr(c.tree["decay"], "data", Stdlib("bpe:x")),
+            "tree.decay.data.tokenizer = 'bpe:x'",
+        ),
         (lambda c: setattr(c, "model", None), "model = None: must be a CNN"),
         (
             lambda c: setattr(c.optimizer, "peak_value", float("inf")),

@@ -9,6 +9,7 @@ mistake is reported at once.
 import math
 from dataclasses import dataclass, field
 
+from wsdjax.data_config import Bigram, Cifar10, Photos, Stdlib, Text, check_data
 from wsdjax.length import Length
 from wsdjax.validation import ConfigError, check, kind_name, number
 
@@ -21,43 +22,6 @@ class CNN:
 
     widths: tuple[int, ...] = (32, 128, 128, 128)
     classes: int = number(10, ge=2)
-
-
-# Data.
-
-
-@dataclass
-class Photos:
-    """Crops of ten photographs; the class is the photograph (`wsdjax.data.photos`)."""
-
-    noise: float = number(1.0, ge=0)
-    """Standard deviation of the pixel noise, in units of the crop's own."""
-    size: int = number(100_000, ge=1)
-    """Training crops in one epoch."""
-    eval_size: int = number(2_000, ge=1)
-    augment: bool = False
-
-    classes = 10
-    revision = 2
-    """Counts the changes of what an index gives. Revision 1 had crops that showed nothing."""
-
-    @property
-    def examples(self) -> int:
-        """Training examples in one epoch."""
-        return self.size
-
-
-@dataclass
-class Cifar10:
-    """CIFAR-10 as prepared by ``python -m experiments.prepare cifar10``."""
-
-    directory: str = ""
-    """Where it was prepared; empty for TFDS's own default."""
-    augment: bool = False
-
-    classes = 10
-    examples = 50_000
-    revision = 1
 
 
 # Optimizer.
@@ -175,7 +139,7 @@ class Branch:
     optimizer: Overrides = field(default_factory=Overrides)
     reset_optimizer: bool = False
     """Whether the moments of Adam start from zero, as against going on from the parent's."""
-    data: Photos | Cifar10 | None = None
+    data: Photos | Cifar10 | Text | Stdlib | Bigram | None = None
     """Another data set, from its first batch on; None for the parent's."""
     data_seed: int | None = number(None, ge=0, lt=2**31)
     """The seed of a fresh stream, which starts with its first batch at the fork; None goes on
@@ -190,7 +154,7 @@ class Experiment:
     trained together; a replicate's seed decides its initialisation and its batches."""
 
     model: CNN
-    data: Photos | Cifar10
+    data: Photos | Cifar10 | Text | Stdlib | Bigram
     optimizer: AdamW
     tree: dict[str, Branch]
     batch_size: int = number(128, ge=1)
@@ -228,14 +192,17 @@ def validate(experiment: Experiment) -> None:
         widths = experiment.model.widths
         if not 1 <= len(widths) <= 5 or min(widths) < 1:
             raise ConfigError(f"model.widths = {widths!r}: must be 1 to 5 integers >= 1")
-    for name in experiment.tree:
+    check_data("data", experiment.data)
+    for name, branch in experiment.tree.items():
         _check_name(name)
+        check_data(f"tree.{name}.data", branch.data)
 
 
 def validate_branch(name: str, branch: Branch) -> None:
     """Checks a branch that is not in a config, as `validate` checks those that are."""
     _check_name(name)
     check(f"tree.{name}", branch, Branch, {})
+    check_data(f"tree.{name}.data", branch.data)
 
 
 def _check_name(name: str) -> None:
@@ -244,7 +211,9 @@ def _check_name(name: str) -> None:
 
 
 _SCHEDULE_TYPES = (Constant, Hold, Continued, InverseSqrt, WarmupCosine, Cooldown, Rewarm)
-_TAGGED = (CNN, Photos, Cifar10, AdamW, Overrides, Averages, *_SCHEDULE_TYPES, Branch, Experiment)
+_DATA_TYPES = (Photos, Cifar10, Text, Stdlib, Bigram)
+_TAGGED = (CNN, *_DATA_TYPES, AdamW, Overrides, Averages, *_SCHEDULE_TYPES, Branch, Experiment)
 TYPES = {kind.__name__: kind for kind in _TAGGED}
 """What a config is made of, by name."""
+DATA = tuple(kind.__name__ for kind in _DATA_TYPES)
 SCHEDULES = tuple(kind.__name__ for kind in _SCHEDULE_TYPES)

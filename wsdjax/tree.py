@@ -75,12 +75,12 @@ def resolve_branch(
       length: the run's in updates, for lengths in percent.
 
     Raises:
-      ConfigError: for a fork outside the parent, a length that means nothing here, classes
-        that are not the data's, or a schedule that does not fit.
+      ConfigError: for a fork outside the parent, a length that means nothing here, fewer
+        classes than the data's, or a schedule that does not fit.
     """
     where = f"tree.{name}"
     data = branch.data or parent.data
-    if parent.model.classes != data.classes:
+    if parent.model.classes < data.classes:
         raise ConfigError(
             f"{where}: the model has {parent.model.classes} classes, "
             f"{type(data).__name__} has {data.classes}"

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax import config
-from wsdjax.data import Dataset, Split
+from wsdjax.data.device import DeviceSplit
+from wsdjax.data.split import Dataset
 
 CLASSES = (
     "airplane",
@@ -81,7 +82,7 @@ def _command(directory: str) -> str:
     return f"{PREPARE} --directory={directory}" if directory else PREPARE
 
 
-def _read(builder: Any, name: str) -> Split:
+def _read(builder: Any, name: str) -> DeviceSplit:
     source = builder.as_data_source(split=name)
     records = source.__getitems__(range(len(source)))
     images = jnp.asarray(np.stack([record["image"] for record in records]))
@@ -93,7 +94,7 @@ def _read(builder: Any, name: str) -> Split:
         inputs = (images[indices].astype(jnp.float32) / 255 - mean_1x1x1xC) / std_1x1x1xC
         return {"inputs": inputs, "targets": labels[indices]}
 
-    return Split(len(labels), (images, labels), examples)
+    return DeviceSplit(len(labels), (images, labels), examples)
 
 
 def _line(error: Exception) -> str:

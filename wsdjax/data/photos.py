@@ -22,7 +22,8 @@ import skimage.data
 import skimage.io
 
 from wsdjax import config
-from wsdjax.data import Dataset, Split
+from wsdjax.data.device import DeviceSplit
+from wsdjax.data.split import Dataset
 
 CROP, BLOCK = 32, 64
 CLASSES = (
@@ -56,8 +57,8 @@ def load(config: config.Photos) -> Dataset:
         return make
 
     return Dataset(
-        Split(config.size, train, examples(0)),
-        Split(config.eval_size, test, examples(_TEST_SEED)),
+        DeviceSplit(config.size, train, examples(0)),
+        DeviceSplit(config.eval_size, test, examples(_TEST_SEED)),
         CLASSES,
     )
 

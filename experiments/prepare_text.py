@@ -1,0 +1,285 @@
+"""Text to token shards, which `Text(directory=DIR)` reads (`wsdjax.data.tokens`).
+
+The inputs, in the order of their names, are cut into jobs, each of which makes one shard for
+training and one for testing. Which jobs there are depends on the inputs alone, so that the shards
+are the same to the byte for any number of workers, and after any kill: a shard has its name once it
+is whole, and the same command makes those that are missing. A document is held out by a hash of
+its text, so that none is in both splits.
+
+The Pile with the tokenizer of GPT-NeoX, as Pythia was trained. It is no longer published whole;
+this copy, in the same 30 files, leaves out the parts under copyright:
+
+    hf download EleutherAI/gpt-neox-20b tokenizer.json --local-dir neox
+    hf download monology/pile-uncopyrighted --repo-type dataset --include 'train/*' --local-dir pile
+    python -m experiments.prepare text --input 'pile/train/*.jsonl.zst' \\
+        --tokenizer neox/tokenizer.json --out data/pile
+
+SlimPajama-627B, 59,166 files of 895 GB that become 1.3 TB of shards (of a tenth of it,
+train/chunk1, come some 60 billion tokens):
+
+    hf download cerebras/SlimPajama-627B --repo-type dataset --include 'train/*' --local-dir slim
+    python -m experiments.prepare text --input 'slim/train/**/*.jsonl.zst' \\
+        --tokenizer neox/tokenizer.json --out data/slimpajama
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.documents import Source, documents, find
+from experiments.preparing import Progress
+from wsdjax.data import tokenizer as tokenizers
+from wsdjax.data import tokens
+from wsdjax.validation import UserError
+
+PLAN = "plan.json"
+_MOST_SHARDS = 128
+"""Of a split: a process may have some 1,000 files open, and each shard is one."""
+_CHARACTERS_TOGETHER = 2**20
+
+
+class PrepareError(UserError):
+    """What could not be prepared and what to do about it, in one line."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the shards, beside the inputs and the tokenizer."""
+
+    held_out: float = 0.005
+    """The share of documents for testing."""
+    text_field: str = "text"
+    shard_bytes: int = 2**24
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training shard and one test shard."""
+
+    number: int
+    sources: tuple[str, ...]
+
+    def paths(self, out: Path) -> list[Path]:
+        return [out / tokens.shard_name(split, self.number) for split in tokens.SPLITS]
+
+
+def prepare_text(
+    inputs: Sequence[str], tokenizer: str, out: Path, plan: Plan, workers: int = 1
+) -> None:
+    """Writes the inputs as token shards into `out`, as far as they are not there yet.
+
+    Raises:
+      UserError: for what cannot be read or had, for a directory that holds something else, and
+        for a corpus without documents in both splits.
+    """
+    if not 0 < plan.held_out < 1:
+        raise PrepareError(f"--held_out={plan.held_out}: must be between 0 and 1")
+    if workers < 1 or plan.shard_bytes < 1:
+        raise PrepareError("--workers and --shard_bytes must be at least 1")
+    chosen = tokenizers.load(tokenizer, plan.separator)
+    sources = find(inputs)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _agree(out, sources, chosen, plan)
+        jobs = split_into_jobs(sources, plan.shard_bytes)
+        missing = [job for job in jobs if not _is_done(job, out, chosen)]
+        if missing:
+            (out / tokens.JSON).unlink(missing_ok=True)
+            for_workers = "bytes"
+            if isinstance(chosen, tokenizers.Learned):
+                for_workers = str(out / "tokenizer.json")  # it need not be fetched again
+                chosen.save(for_workers)
+            _work(missing, len(jobs), workers, (out, chosen.fingerprint, for_workers, plan))
+        described = _describe(jobs, out, chosen)
+        tokens.write_description(described)
+    sizes = ", ".join(
+        f"{split} {sum(s.tokens for s in shards):,}" for split, shards in described.splits.items()
+    )
+    print(
+        f"{out} is {'prepared' if missing else 'already prepared'}: {sizes} tokens of "
+        f"{chosen.vocabulary:,} by {chosen.name}"
+    )
+
+
+def split_into_jobs(sources: Iterable[Source], shard_bytes: int) -> list[Job]:
+    """Neighbouring sources together, until they have `shard_bytes`, or more where that would
+    make too many jobs."""
+    sources = list(sources)
+    enough = max(shard_bytes, math.ceil(sum(source.size for source in sources) / _MOST_SHARDS))
+    jobs: list[Job] = []
+    names: list[str] = []
+    size = 0
+    for source in sources:
+        names.append(source.name)
+        size += source.size
+        if size >= enough:
+            jobs.append(Job(len(jobs), tuple(names)))
+            names, size = [], 0
+    return [*jobs, Job(len(jobs), tuple(names))] if names else jobs
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepareError(f"another process is preparing text in {out}") from None
+        for left_by_a_kill in out.glob("*.tmp"):
+            left_by_a_kill.unlink()
+        yield
+
+
+def _agree(out: Path, sources: Sequence[Source], chosen: tokenizers.Tokenizer, plan: Plan) -> None:
+    """Sees that what is in the directory is what is asked for; a new one gets it in writing."""
+    asked = {
+        "tokenizer": {"name": chosen.name, "fingerprint": chosen.fingerprint},
+        **{f"--{name}": value for name, value in dataclasses.asdict(plan).items()},
+        "inputs": [list(source) for source in sources],
+    }
+    path = out / PLAN
+    if not path.exists():
+        if (out / tokens.JSON).exists():
+            raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asked, indent=1) + "\n")
+        temporary.replace(path)
+    begun = json.loads(path.read_text())
+    different = [name for name in asked if begun.get(name) != asked[name]]
+    if begun["tokenizer"]["fingerprint"] == chosen.fingerprint and "tokenizer" in different:
+        different.remove("tokenizer")  # the same one under another name
+    if different:
+        what = different[0]
+        told = "" if what == "inputs" else f", {begun[what]!r} there and {asked[what]!r} now"
+        raise PrepareError(
+            f"{out} was begun with another {what}{told} (see {path}): give another --out, or "
+            "delete it"
+        )
+
+
+def _is_done(job: Job, out: Path, chosen: tokenizers.Tokenizer) -> bool:
+    try:
+        for path in job.paths(out):
+            tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary)
+    except tokens.TokensError:  # missing, or spoilt since
+        return False
+    return True
+
+
+def _describe(jobs: Sequence[Job], out: Path, chosen: tokenizers.Tokenizer) -> tokens.Description:
+    splits: dict[str, list[tokens.Shard]] = {split: [] for split in tokens.SPLITS}
+    for job in jobs:
+        for shards, path in zip(splits.values(), job.paths(out), strict=True):
+            shard = tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary)
+            if shard.tokens:
+                shards.append(shard)
+    if not any(splits.values()):
+        raise PrepareError(f"{', '.join(jobs[0].sources[:3])}: no document with any text")
+    for split, shards in splits.items():
+        if not shards:
+            raise PrepareError(
+                f"{out}: no document for {split!r}: give more documents or another --held_out, "
+                "and another --out"
+            )
+    return tokens.Description(
+        out, chosen.name, chosen.fingerprint, chosen.vocabulary, chosen.separator, splits
+    )
+
+
+# The workers.
+
+
+def _work(jobs: Sequence[Job], of: int, workers: int, settings: tuple) -> None:
+    """Does the jobs in processes; the first error stops them all."""
+    spawn = multiprocessing.get_context("spawn")
+    written, stop = spawn.Value("q", 0), spawn.Value("b", False)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), spawn, _begin, (written, stop, *settings))
+    progress = Progress(of - len(jobs), of)
+    waiting = {pool.submit(_write, job) for job in jobs}
+    try:
+        while waiting:
+            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+            for each in done:
+                each.result()
+            progress.show(of - len(waiting), written.value)
+    except BrokenProcessPool:
+        raise PrepareError("a worker was killed, for memory perhaps: try fewer --workers") from None
+    finally:
+        stop.value = True
+        pool.shutdown(cancel_futures=True)
+        progress.stop()
+
+
+_given: Any = None
+"""What a worker was started with."""
+
+
+def _begin(*given: Any) -> None:
+    global _given
+    written, stop, out, fingerprint, tokenizer, plan = given
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
+    chosen = tokenizers.load(tokenizer, plan.separator)
+    _given = (written, stop, out, fingerprint, chosen, plan)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _write(job: Job) -> None:
+    written, stop, out, fingerprint, chosen, plan = _given
+    train, test = (
+        tokens.ShardWriter(path, fingerprint, chosen.vocabulary) for path in job.paths(out)
+    )
+    for texts in _some(job, plan.text_field):
+        for text, encoded in zip(texts, chosen.encode(texts), strict=True):
+            content = text.encode()
+            writer = test if _is_held_out(content, plan.held_out) else train
+            writer.write_document(encoded, chosen.separator, len(content))
+            with written.get_lock():
+                written.value += len(encoded) + 1
+        if stop.value:
+            return
+    test.close()
+    train.close()
+
+
+def _some(job: Job, field: str) -> Iterator[list[str]]:
+    """The documents, so many together that a call of the tokenizer is worth it."""
+    texts: list[str] = []
+    size = 0
+    for name in job.sources:
+        for text in documents(name, field):
+            texts.append(text)
+            size += len(text)
+            if size >= _CHARACTERS_TOGETHER:
+                yield texts
+                texts, size = [], 0
+    yield texts
+
+
+def _is_held_out(content: bytes, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < share * 2**64

@@ -1,0 +1,253 @@
+"""Token shards and windows over them; every fault is told in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsdjax import data, tree
+from wsdjax.config import Text
+from wsdjax.data import tokens
+from wsdjax.data.host import HostSplit, _order
+from wsdjax.validation import UserError
+
+VOCABULARY, SEPARATOR, LENGTH = 97, 96, 8
+FINGERPRINT, OTHER = "ab" * 32, "cd" * 32
+
+
+def write(directory: Path, splits, vocabulary=VOCABULARY) -> tokens.Description:
+    """Shards of these lists of documents: ``{"train": [[document, ...], ...], "test": ...}``."""
+    directory.mkdir(exist_ok=True)
+    shards: dict[str, list[tokens.Shard]] = {}
+    for split, lists in splits.items():
+        for number, documents in enumerate(lists):
+            path = directory / tokens.shard_name(split, number)
+            writer = tokens.ShardWriter(path, FINGERPRINT, vocabulary)
+            for document in documents:
+                writer.write_document(np.asarray(document), SEPARATOR, len(document))
+            writer.close()
+            shard = tokens.read_shard(path, FINGERPRINT, vocabulary)
+            shards.setdefault(split, []).append(shard)
+    described = tokens.Description(directory, "test", FINGERPRINT, vocabulary, SEPARATOR, shards)
+    tokens.write_description(described)
+    return described
+
+
+def documents(sizes, seed=0, vocabulary=SEPARATOR):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, vocabulary, size) for size in sizes]
+
+
+def joined(texts):
+    return np.concatenate([np.append(text, SEPARATOR) for text in texts])
+
+
+@pytest.fixture
+def directory(tmp_path):
+    splits = {
+        "train": [documents([30, 0, 41], 1), documents([5], 2), documents([70, 19], 3)],
+        "test": [documents([60], 4)],
+    }
+    write(tmp_path / "text", splits)
+    return tmp_path / "text"
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 2**16, 2**16 + 1, 2**20])
+def test_what_is_written_is_read(vocabulary, tmp_path):
+    """In 2 bytes a token where the vocabulary allows; a separator ends each document."""
+    texts = documents([50, 33], vocabulary=vocabulary)
+    described = write(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
+    assert tokens.describe(tmp_path / "text") == described
+    (shard,) = described.splits["train"]
+    assert shard == ("train-00000.tokens", 85, joined(texts).max(), 85)
+    size = (tmp_path / "text" / shard.file).stat().st_size
+    assert size == 64 + 85 * (2 if vocabulary <= 2**16 else 4)
+    windows = tokens.Windows(described, "train", 84)
+    batch = windows[[0]]
+    assert batch["inputs"].dtype == batch["targets"].dtype == np.int32
+    np.testing.assert_array_equal(batch["inputs"][0], joined(texts)[:-1])
+    np.testing.assert_array_equal(batch["targets"][0], joined(texts)[1:])
+
+
+def test_window_i_of_a_shard_starts_at_i_times_the_length(directory):
+    """It has length + 1 tokens of one shard; a shard's every token but its first is a target
+    once, save for fewer than `length` at its end."""
+    described = tokens.describe(directory)
+    windows = tokens.Windows(described, "train", LENGTH)
+    shards = [
+        joined(documents(sizes, seed))
+        for seed, sizes in ((1, [30, 0, 41]), (2, [5]), (3, [70, 19]))
+    ]
+    expected = [
+        shard[i * LENGTH : (i + 1) * LENGTH + 1]
+        for shard in shards
+        for i in range((len(shard) - 1) // LENGTH)
+    ]
+    assert len(windows) == len(expected) == 9 + 0 + 11
+    batch = windows[np.arange(20).reshape(4, 5)]
+    assert batch["inputs"].shape == batch["targets"].shape == (4, 5, LENGTH)
+    np.testing.assert_array_equal(batch["inputs"].reshape(20, LENGTH), [w[:-1] for w in expected])
+    np.testing.assert_array_equal(batch["targets"].reshape(20, LENGTH), [w[1:] for w in expected])
+
+
+def test_fewer_windows_are_spread_evenly_over_all(directory):
+    described = tokens.describe(directory)
+    whole, some = (tokens.Windows(described, "train", LENGTH, most) for most in (None, 5))
+    assert len(some) == 5
+    np.testing.assert_array_equal(some[range(5)]["inputs"], whole[[0, 4, 8, 12, 16]]["inputs"])
+    assert len(tokens.Windows(described, "train", LENGTH, 1_000)) == len(whole)
+
+
+def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
+    config = Text(str(directory), LENGTH, eval_tokens=30)
+    assert (config.classes, config.examples, config.tokens_per_example) == (VOCABULARY, 20, LENGTH)
+    assert tree.units(config, 4) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
+    assert config.bytes_per_token == 1
+    dataset = data.load(config)
+    assert (dataset.train.size, dataset.test.size) == (20, 3)
+    assert [len(b["targets"]) for b in data.in_order(dataset.test, 2)] == [2, 1]
+
+
+def test_a_stream_of_text_is_a_function_of_seed_and_step(directory):
+    """Whatever was read before, by whichever object, and whichever seeds stand beside it."""
+    train = data.load(Text(str(directory), LENGTH)).train
+    stream = data.Stream(train, 6, 3)
+    late, first = stream[200], stream[0]
+    assert late["inputs"].shape == (6, LENGTH)
+    beside = data.Stream(train, 6, [7, 3])
+    for t, batch in ((200, late), (0, first)):
+        assert beside[t]["inputs"].shape == (2, 6, LENGTH)
+        for name in ("inputs", "targets"):
+            np.testing.assert_array_equal(data.Stream(train, 6, 3)[t][name], batch[name])
+            np.testing.assert_array_equal(beside[t][name][1], batch[name])
+    assert not np.array_equal(first["inputs"], stream[1]["inputs"])
+
+
+def test_every_epoch_is_another_permutation(directory):
+    """Of which a batch that would not be full is left out."""
+    split = HostSplit(tokens.Windows(tokens.describe(directory), "train", LENGTH))
+    stream = data.Stream(split, 6, 0)
+    assert stream.batches_per_epoch == 3
+    seen = [np.concatenate([_order(20, 6, 0)[3 * e + i] for i in range(3)]) for e in range(4)]
+    for epoch, indices in enumerate(seen):
+        assert len(set(indices.tolist())) == 18
+        assert set(indices.tolist()) <= set(range(20))
+        read = np.concatenate([stream[3 * epoch + i]["inputs"] for i in range(3)])
+        np.testing.assert_array_equal(read, split.windows[indices]["inputs"])
+    assert len({tuple(indices) for indices in seen}) == 4
+
+
+def test_no_epoch_of_a_seed_is_one_of_its_neighbours():
+    """Replicates have the seeds s, s + 1, ...; grain alone shuffles epoch e by seed + e."""
+    orders = [_order(50, 50, seed) for seed in range(10)]
+    epochs = {tuple(order[e]) for order in orders for e in range(10)}
+    assert len(epochs) == 100
+
+
+def test_the_order_of_many_windows_takes_no_memory():
+    tracemalloc.start()
+    batch = _order(3 * 10**8, 256, 0)[10**6 + 17]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(batch.tolist())) == 256
+    assert peak < 2**20
+
+
+def test_tokens_are_not_augmented(directory):
+    with pytest.raises(ValueError, match="no augmentation of tokens"):
+        data.Stream(data.load(Text(str(directory), LENGTH)).train, 2, 0, augment=True)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def of_another_tokenizer(path):
+    writer = tokens.ShardWriter(path, OTHER, VOCABULARY)
+    writer.write_document(np.zeros(60, int), SEPARATOR, 60)
+    writer.close()
+
+
+def out_of_the_vocabulary(path):
+    with path.open("r+b") as file:
+        file.seek(64 + 2 * 10)
+        file.write(np.array([VOCABULARY], "<u2").tobytes())
+
+
+def longer(path):
+    writer = tokens.ShardWriter(path, FINGERPRINT, VOCABULARY)
+    writer.write_document(np.zeros(99, int), SEPARATOR, 60)
+    writer.close()
+
+
+def change_json(name, value):
+    def change(path):
+        path = path.parent / "tokens.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    return change
+
+
+FAULTS = {
+    "no tokens.json": (
+        lambda path: (path.parent / "tokens.json").unlink(),
+        "tokens.json is not there. Prepare it: python -m experiments.prepare text",
+    ),
+    "no shard": (lambda path: path.unlink(), "test-00000.tokens is missing"),
+    "a shard cut short": (truncate, r"test-00000.tokens has 183 bytes instead of 186"),
+    "a header cut short": (lambda path: os.truncate(path, 9), "test-00000.tokens is no shard"),
+    "no shard at all": (lambda path: path.write_text("x" * 99), "test-00000.tokens is no shard"),
+    "another tokenizer": (
+        of_another_tokenizer,
+        r"test-00000.tokens was written with another tokenizer \(cdcdcdcdcdcd...\)",
+    ),
+    "another shard": (longer, "test-00000.tokens is not the shard that tokens.json tells of"),
+    "a token outside": (out_of_the_vocabulary, "test-00000.tokens: token 97 is outside the voc"),
+    "a smaller vocabulary": (change_json("vocabulary", 90), "00.tokens: token 96 is outside the"),
+    "a larger vocabulary": (change_json("vocabulary", 2**17), "tokens was written with another"),
+    "a description of the future": (change_json("format", 2), "tokens.json has format 2"),
+    "a spoilt description": (change_json("splits", {}), "tokens.json is damaged"),
+    "half a description": (
+        lambda path: truncate(path.parent / "tokens.json"),
+        "tokens.json is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_in_one_line_that_names_the_file(fault, directory):
+    spoil, said = FAULTS[fault]
+    spoil(directory / "test-00000.tokens")
+    with pytest.raises(UserError, match=said) as error:
+        data.in_order(data.load(Text(str(directory), LENGTH)).test)
+    assert str(directory) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_split_without_a_whole_window_is_told(directory):
+    """Before anything is loaded too: the config needs the number of windows."""
+    for read in (lambda config: config.examples, data.load):
+        with pytest.raises(UserError, match=r"tokens.json: the longest shard of 'train' has 91"):
+            read(Text(str(directory), 91))
+    with pytest.raises(UserError, match=r"the longest shard of 'test' has 61 tokens.*window 67"):
+        data.load(Text(str(directory), 66))
+
+
+@pytest.mark.parametrize("token", [VOCABULARY, -1])
+def test_a_token_outside_the_vocabulary_is_not_written(token, tmp_path):
+    writer = tokens.ShardWriter(tmp_path / "train-00000.tokens", FINGERPRINT, VOCABULARY)
+    with pytest.raises(UserError, match=f"train-00000.tokens: token {token} is outside"):
+        writer.write_document(np.array([1, token]), SEPARATOR, 2)
+
+
+def test_a_shard_has_its_name_once_it_is_whole(tmp_path):
+    writer = tokens.ShardWriter(tmp_path / "train-00000.tokens", FINGERPRINT, VOCABULARY)
+    writer.write_document(np.arange(9), SEPARATOR, 9)
+    assert not (tmp_path / "train-00000.tokens").exists()
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["train-00000.tokens"]

@@ -1,0 +1,69 @@
+"""Splits that stay in device memory, where a batch is made or gathered: no host pipeline can
+feed many seeds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wsdjax.data.augment import crop_and_flip
+from wsdjax.data.split import Batch
+
+# What a seed is used for: a key of its own for each, apart from those of the initialisation.
+_ORDER, _AUGMENT = 2**31, 2**31 + 1
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceSplit:
+    """`size` examples, each a pure function of its index."""
+
+    size: int
+    arrays: Any
+    """What `examples` reads: a pytree of arrays, an argument of compiled functions."""
+    examples: Callable[[Any, jax.Array], Batch]
+    """``examples(arrays, indices [B]) -> {"inputs": [B, ...], "targets": [B, ...]}``."""
+    together: int = 250
+
+    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
+        make, order = _programs(self, batch_size, augment, bool(seeds.ndim))
+        # A function of (seed, epoch), kept because many steps share it.
+        order_of = functools.lru_cache(maxsize=2)(functools.partial(order, seeds))
+        per_epoch = self.size // batch_size
+        return lambda t: make(self.arrays, seeds, order_of(t // per_epoch), t)
+
+    def part(self, start: int, stop: int) -> Batch:
+        return jax.jit(self.examples)(self.arrays, jnp.arange(start, stop))
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+    split: DeviceSplit, batch_size: int, augment: bool, many: bool
+) -> tuple[Callable[..., Batch], Callable[..., jax.Array]]:
+    """(batch, order), jitted once for all streams of a split: branches share their compilation."""
+
+    def batch(arrays, seed, order, t):
+        at = t % (split.size // batch_size) * batch_size
+        made = split.examples(arrays, jax.lax.dynamic_slice(order, (at,), (batch_size,)))
+        if augment:
+            key = jax.random.fold_in(_key(seed, _AUGMENT), t)
+            made["inputs"] = crop_and_flip(key, made["inputs"])
+        return made
+
+    def order(seed, epoch):
+        key = jax.random.fold_in(_key(seed, _ORDER), epoch)
+        return jax.random.permutation(key, split.size)
+
+    if many:
+        batch = jax.vmap(batch, in_axes=(None, 0, 0, None))
+        order = jax.vmap(order, in_axes=(0, None))
+    return jax.jit(batch), jax.jit(order)
+
+
+def _key(seed: Any, use: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(use))

@@ -1,0 +1,52 @@
+"""Splits that stay in files, where the host reads the windows of a batch, in grain's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from wsdjax.data.split import Batch
+from wsdjax.data.tokens import Windows
+
+_TOKENS_TOGETHER = 2**15
+
+
+@dataclass(frozen=True, eq=False)
+class HostSplit:
+    """The windows of a split of token shards; a batch's leaves are int32 arrays of the host,
+    [B, L] or [R, B, L]."""
+
+    windows: Windows
+
+    @property
+    def size(self) -> int:
+        return len(self.windows)
+
+    @property
+    def together(self) -> int:
+        return max(1, _TOKENS_TOGETHER // self.windows.length)
+
+    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
+        if augment:
+            raise ValueError("augment = True: there is no augmentation of tokens")
+        orders = [_order(self.size, batch_size, int(seed)) for seed in seeds.ravel()]
+        shape = (*seeds.shape, batch_size)
+        return lambda t: self.windows[np.reshape([order[t] for order in orders], shape)]
+
+    def part(self, start: int, stop: int) -> Batch:
+        return self.windows[np.arange(start, stop)]
+
+
+def _order(size: int, batch_size: int, seed: int) -> grain.MapDataset:
+    """Item t is batch t's indices, [batch_size]: of each epoch a permutation, cut into batches.
+
+    The permutation is a cipher of the index: it takes no memory, whatever the size. Grain
+    shuffles epoch e with seed + e, so that the epochs of neighbouring seeds would be the same
+    ones; the seeds are therefore scattered first.
+    """
+    scattered = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    indices = grain.MapDataset.range(size).seed(scattered).shuffle()
+    return indices.batch(batch_size, drop_remainder=True).repeat(None)

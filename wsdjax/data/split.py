@@ -1,0 +1,47 @@
+"""What a data set is to whoever trains on it: splits that give batches by number.
+
+A split keeps its examples where it suits them: images in device memory (`DeviceSplit`), text in
+files that the host reads (`HostSplit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Batch = dict[str, Any]
+"""`inputs` and `targets`: arrays, of the host or of a device, over examples."""
+
+
+class Split(Protocol):
+    """`size` examples, each a pure function of its index."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def together(self) -> int:
+        """How many examples to evaluate at once, unless one is told otherwise."""
+
+    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
+        """Shuffled batches, as `Stream` describes them: a function of t.
+
+        Args:
+          batch_size: examples in a batch, at most `size`.
+          seeds: uint32, [] for leaves [batch_size, ...], or [R] for [R, batch_size, ...].
+          augment: whether the inputs are augmented.
+        """
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The examples start, ..., stop - 1 in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    train: Split
+    test: Split
+    classes: tuple[str, ...] = ()
+    """What the classes of images are called; tokens have no names."""

@@ -1,0 +1,122 @@
+"""The Python standard library's own source as a text: some 12 MB, no download.
+
+Every .py, .txt and .rst file of the library as installed is a document (docstrings and `pydoc`'s
+topics are its documentation), apart from tests and what this machine's build wrote. Files whose
+path has a hash divisible by 20 are held out. Another version of Python has another text.
+
+The token shards are made once, in a directory of ~/.cache/wsdjax (or $XDG_CACHE_HOME/wsdjax) that
+is named by their content.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from wsdjax.data import tokenizer as tokenizers
+from wsdjax.data import tokens
+
+_SUFFIXES = (".py", ".txt", ".rst")
+_LEFT_OUT = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
+_OF_THIS_BUILD = ("config-", "_sysconfigdata", "sitecustomize")
+_ONE_IN = 20
+
+
+class Document(NamedTuple):
+    path: str
+    """Relative to the library's directory, with slashes."""
+    text: str
+
+    @property
+    def held_out(self) -> bool:
+        return int(hashlib.sha256(self.path.encode()).hexdigest(), 16) % _ONE_IN == 0
+
+
+@functools.cache
+def describe(tokenizer: str) -> tokens.Description:
+    """The library's token shards, which are made if they are not there yet.
+
+    Args:
+      tokenizer: "bytes", or "bpe:1024" for a BPE of so many tokens, trained on the documents that
+        are not held out.
+    """
+    documents = read(Path(sysconfig.get_paths()["stdlib"]))
+    directory = _cache() / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
+    if not (directory / tokens.JSON).exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
+        try:
+            prepare(made, tokenizer, documents)
+            shutil.rmtree(directory, ignore_errors=True)  # one whose tokens.json was deleted
+            # All at once: a process that is killed leaves nothing half made under this name.
+            made.rename(directory)
+        except OSError:
+            if not (directory / tokens.JSON).exists():  # nor has another process made it meanwhile
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    return tokens.describe(directory)
+
+
+def read(library: Path) -> list[Document]:
+    """The documents of a standard library, in the order of their paths."""
+    found = []
+    for directory, below, names in os.walk(library):
+        below[:] = [name for name in below if name not in _LEFT_OUT]
+        found += [Path(directory, name) for name in names if name.endswith(_SUFFIXES)]
+    relative = sorted(path.relative_to(library).as_posix() for path in found)
+    return [
+        Document(path, (library / path).read_bytes().decode())
+        for path in relative
+        if not path.startswith(_OF_THIS_BUILD)
+    ]
+
+
+def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> None:
+    """Writes the documents as token shards, one for each split."""
+    chosen = _tokenizer(tokenizer, [each.text for each in documents if not each.held_out])
+    splits = {}
+    for split, held_out in (("train", False), ("test", True)):
+        path = directory / tokens.shard_name(split, 0)
+        writer = tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary)
+        texts = [each.text for each in documents if each.held_out == held_out]
+        for text, encoded in zip(texts, chosen.encode(texts), strict=True):
+            writer.write_document(encoded, chosen.separator, len(text.encode()))
+        writer.close()
+        splits[split] = [tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary)]
+    tokens.write_description(
+        tokens.Description(
+            directory,
+            *(chosen.name, chosen.fingerprint, chosen.vocabulary, chosen.separator),
+            splits,
+        )
+    )
+
+
+def _tokenizer(tokenizer: str, texts: list[str]) -> tokenizers.Tokenizer:
+    kind, _, size = tokenizer.partition(":")
+    if kind == "bpe":
+        return tokenizers.train_bpe(tokenizer, texts, int(size))
+    return tokenizers.load(kind)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
+
+
+def _key(tokenizer: str, documents: Sequence[Document]) -> str:
+    """A hash of all that decides the shards."""
+    key = hashlib.sha256(f"{tokens.FORMAT} {tokenizer}".encode())
+    if tokenizer != "bytes":
+        key.update(tokenizers.library().__version__.encode())
+    for each in documents:
+        content = each.text.encode()
+        key.update(f"{each.path} {len(content)} ".encode() + content)
+    return key.hexdigest()[:16]
