@@ -29,7 +29,7 @@ class Programs:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():
-            model = models.build(edge.model)
+            model = models.build(edge.model, training=True)
             evaluate_params, average = make_evaluate(model), make_average(edge.averages)
 
             def evaluate(state, batches):
