@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from wsdjax.config import Transformer
+from wsdjax.model_config import Transformer
 from wsdjax.validation import ConfigError
 
 PYTHIA = {

@@ -24,7 +24,8 @@ class Language(nnx.Module):
 
     def __init__(self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: Any):
         sizes = config.vocabulary, config.width
-        self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, dtype=dtype, rngs=rngs)
+        self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, rngs=rngs)
+        self.embed.dtype = dtype  # its own default is float32, whatever its parameters become
         self.tied = config.tied
         if not config.tied:
             self.head = nnx.Linear(

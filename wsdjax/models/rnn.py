@@ -20,7 +20,7 @@ class RNN(Language):
         super().__init__(config, rngs, dtype)
         layer = {"lstm": LSTM, "gru": GRU}[config.cell]
         self.layers = nnx.vmap(lambda rngs: layer(config.width, rngs, dtype))(
-            rngs.fork(split=config.layers)
+            rngs.split(config.layers)
         )
 
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
