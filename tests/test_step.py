@@ -146,6 +146,31 @@ def test_an_evaluation_weighs_a_batch_by_its_examples():
     assert whole["accuracy"][1] == pytest.approx(float(right.mean()))
 
 
+def test_micro_batches_are_the_large_batch():
+    """State and metrics after three updates of two replicates, in float64."""
+    with jax.enable_x64(True):
+        data = [jax.tree.map(as_float64, b) for b in batches(3, 2)]
+        found = []
+        for accumulate in (1, 4):
+            state = jax.tree.map(as_float64, states.create(MODEL, [0, 1]))
+            step = make_step(MODEL, accumulate=accumulate)
+            for batch, hyper in zip(data, hypers([1e-2, 1e-2, 1e-3], 2), strict=True):
+                state, metrics = step(state, batch, hyper)
+            found.append((state, metrics))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12), *found)
+
+
+def test_micro_batches_bound_what_is_in_memory_at_a_time():
+    """No array of the program has the activations of the whole batch."""
+    state = jax.eval_shape(lambda: states.create(MODEL, [0]))
+    batch, hyper = next(batches(1, 1)), next(hypers([1e-3], 1))
+    temporary = [
+        make_step(MODEL, accumulate=n).lower(state, batch, hyper).compile().memory_analysis()
+        for n in (1, 8)
+    ]
+    assert temporary[1].temp_size_in_bytes < temporary[0].temp_size_in_bytes / 4
+
+
 def test_the_state_is_donated():
     """Its memory becomes the new state's."""
     state = states.create(MODEL, [0])

@@ -9,6 +9,8 @@ from conftest import load_config
 
 from wsdjax import lineage, plans, schedules, tree
 from wsdjax.config import (
+    CNN,
+    RNN,
     Bigram,
     Branch,
     Constant,
@@ -16,6 +18,7 @@ from wsdjax.config import (
     Overrides,
     Photos,
     Stdlib,
+    Transformer,
     WarmupCosine,
     validate,
 )
@@ -135,12 +138,33 @@ def test_a_tree_that_cannot_be_is_refused(branches, said):
             lambda c: setattr(c.tree["decay"], "data", Stdlib("bpe:x")),
             "tree.decay.data.tokenizer = 'bpe:x'",
         ),
-        (lambda c: setattr(c, "model", None), "model = None: must be a CNN"),
+        (lambda c: setattr(c, "model", None), "model = None: must be one of CNN, Transformer, RNN"),
         (
             lambda c: setattr(c.optimizer, "peak_value", float("inf")),
             "optimizer.peak_value = inf: must be finite",
         ),
         (lambda c: setattr(c, "tree", {}), "tree: is empty"),
+        (lambda c: setattr(c, "accumulate", 3), "accumulate = 3: must divide batch_size = 8"),
+        (
+            lambda c: setattr(c, "model", Transformer(norm="batch")),
+            "model.norm = 'batch': must be one of layer, rms",
+        ),
+        (
+            lambda c: setattr(c, "model", Transformer(heads=7)),
+            "model.heads = 7: must divide width = 768",
+        ),
+        (
+            lambda c: setattr(c, "model", Transformer(kv_heads=5)),
+            "model.kv_heads = 5: must divide heads = 12",
+        ),
+        (
+            lambda c: setattr(c, "model", Transformer(rotary_fraction=0.3)),
+            "model.rotary_fraction = 0.3: rotates 19 of the 64 coordinates",
+        ),
+        (
+            lambda c: setattr(c, "model", RNN(cell="rnn")),
+            "model.cell = 'rnn': must be one of lstm, gru",
+        ),
         (lambda c: c.tree.update({"a b": c.tree["trunk"]}), "'a b' is no branch name"),
         (lambda c: c.tree.update({"..": c.tree["trunk"]}), "'..' is no branch name"),
         (lambda c: setattr(c, "seed", 5_000_000_000), "seed = 5000000000: must be >= 0 and <"),
@@ -187,12 +211,34 @@ def test_a_config_survives_json():
         assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
 
 
+def test_a_model_may_have_more_classes_than_the_data_but_not_fewer():
+    """A vocabulary may be padded."""
+    config = load_config()
+    padded = dataclasses.replace(config, model=CNN(classes=12))
+    assert tree.resolve(padded)["trunk"].model.classes == 12
+    with pytest.raises(ConfigError, match="the model has 9 classes, Photos has 10"):
+        tree.resolve(dataclasses.replace(config, model=CNN(classes=9)))
+
+
+def test_micro_batches_and_first_weights_are_part_of_a_branch():
+    """Every branch has the experiment's; a program or a start of another kind is no sibling."""
+    config = dataclasses.replace(load_config(), accumulate=2, weights="there")
+    edges = tree.resolve(config)
+    assert {(edge.accumulate, edge.weights) for edge in edges.values()} == {(2, "there")}
+    trunk = edges["trunk"]
+    for change in ({"accumulate": 4}, {"weights": ""}):
+        other = dataclasses.replace(trunk, name="other", **change)
+        assert len(tree.groups({"trunk": trunk, "other": other})) == 2
+
+
 def test_an_edge_of_the_first_format_streams_by_its_own_seed():
     fields = tree.resolve(dataclasses.replace(load_config(), seed=5))["trunk"].to_json()
-    for new in ("data_seed", "data_start", "reset_optimizer", "averages"):
+    later = ("data_seed", "data_start", "reset_optimizer", "averages", "accumulate", "weights")
+    for new in later:
         del fields[new]
     edge = Edge.from_json(fields)
     assert (edge.data_seed, edge.data_start, edge.reset_optimizer) == (5, 0, False)
+    assert (edge.accumulate, edge.weights) == (1, "")
 
 
 def test_a_branch_may_be_called_inf():

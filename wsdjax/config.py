@@ -11,18 +11,8 @@ from dataclasses import dataclass, field
 
 from wsdjax.data_config import Bigram, Cifar10, Photos, Stdlib, Text, check_data
 from wsdjax.length import Length
+from wsdjax.model_config import CNN, RNN, Transformer, validate_model
 from wsdjax.validation import ConfigError, check, kind_name, number
-
-# Models.
-
-
-@dataclass
-class CNN:
-    """The CNN of Belloni et al.: 3x3 convolutions, each with ReLU and 2x2 max-pooling."""
-
-    widths: tuple[int, ...] = (32, 128, 128, 128)
-    classes: int = number(10, ge=2)
-
 
 # Optimizer.
 
@@ -153,11 +143,16 @@ class Experiment:
     """Everything a run is. `seeds` replicates, with the seeds `seed`, `seed` + 1, ..., are
     trained together; a replicate's seed decides its initialisation and its batches."""
 
-    model: CNN
+    model: CNN | Transformer | RNN
     data: Photos | Cifar10 | Text | Stdlib | Bigram
     optimizer: AdamW
     tree: dict[str, Branch]
     batch_size: int = number(128, ge=1)
+    accumulate: int = number(1, ge=1)
+    """Micro-batches that a batch is cut into: an update's memory is that of one of them."""
+    weights: str = ""
+    """A Hugging Face directory whose weights every root starts from; empty for the
+    initialisation."""
     seed: int = number(0, ge=0, lt=2**31)
     seeds: int = number(1, ge=1, lt=2**16)
     length: Length | None = number(None, ge=1)
@@ -188,11 +183,13 @@ def validate(experiment: Experiment) -> None:
     check("", experiment, Experiment, {})
     if not experiment.tree:
         raise ConfigError("tree: is empty; declare at least one Branch")
-    if isinstance(experiment.model, CNN):
-        widths = experiment.model.widths
-        if not 1 <= len(widths) <= 5 or min(widths) < 1:
-            raise ConfigError(f"model.widths = {widths!r}: must be 1 to 5 integers >= 1")
+    validate_model("model", experiment.model)
     check_data("data", experiment.data)
+    if experiment.batch_size % experiment.accumulate:
+        raise ConfigError(
+            f"accumulate = {experiment.accumulate}: must divide batch_size = "
+            f"{experiment.batch_size}"
+        )
     for name, branch in experiment.tree.items():
         _check_name(name)
         check_data(f"tree.{name}.data", branch.data)
@@ -211,8 +208,18 @@ def _check_name(name: str) -> None:
 
 
 _SCHEDULE_TYPES = (Constant, Hold, Continued, InverseSqrt, WarmupCosine, Cooldown, Rewarm)
+_MODELS = (CNN, Transformer, RNN)
 _DATA_TYPES = (Photos, Cifar10, Text, Stdlib, Bigram)
-_TAGGED = (CNN, *_DATA_TYPES, AdamW, Overrides, Averages, *_SCHEDULE_TYPES, Branch, Experiment)
+_TAGGED = (
+    *_MODELS,
+    *_DATA_TYPES,
+    AdamW,
+    Overrides,
+    Averages,
+    *_SCHEDULE_TYPES,
+    Branch,
+    Experiment,
+)
 TYPES = {kind.__name__: kind for kind in _TAGGED}
 """What a config is made of, by name."""
 DATA = tuple(kind.__name__ for kind in _DATA_TYPES)

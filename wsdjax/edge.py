@@ -25,6 +25,8 @@ class Edge:
     model: Any
     data: Any
     batch_size: int
+    accumulate: int
+    """Micro-batches of one update."""
     seed: int
     """Of the first replicate's initialisation; the next ones have seed + 1, ..."""
     seeds: int
@@ -34,21 +36,25 @@ class Edge:
     """Where that stream began: update n sees its batch n - 1 - data_start."""
     reset_optimizer: bool
     averages: Averages
+    weights: str
+    """The Hugging Face directory that a root starts from; empty for the initialisation."""
 
     def to_json(self) -> dict[str, Any]:
         return {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Edge:
-        """Of a record of this format or of format 1, whose branches all went on with their
-        parent's batches and moments and averaged nothing."""
-        first_format = {
+        """Of a record of this format, of one without the last two fields, or of format 1, whose
+        branches all went on with their parent's batches and moments and averaged nothing."""
+        before = {
             "data_seed": fields["seed"],
             "data_start": 0,
             "reset_optimizer": False,
             "averages": to_json(Averages()),
+            "accumulate": 1,
+            "weights": "",
         }
-        return cls(**from_json(first_format | fields))
+        return cls(**from_json(before | fields))
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class Programs:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():
-            model = models.build(edge.model)
+            model = models.build(edge.model, training=True)
             evaluate_params, average = make_evaluate(model), make_average(edge.averages)
 
             def evaluate(state, batches):
@@ -38,9 +38,10 @@ class Programs:
                     values[f"eval_{name}"] = evaluate_params(params, batches)
                 return {f"{a}_{b}": v for a, found in values.items() for b, v in found.items()}
 
-            return Program(model, make_step(model, placed, edge.averages), evaluate)
+            step = make_step(model, placed, edge.averages, edge.accumulate)
+            return Program(model, step, evaluate)
 
-        return self._once((repr(edge.model), repr(edge.averages), placed), make)
+        return self._once((repr(edge.model), repr(edge.averages), edge.accumulate, placed), make)
 
     def train_split(self, config: Any) -> data.Split:
         return self._data(config)[0].train

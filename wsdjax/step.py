@@ -20,7 +20,10 @@ Metrics = dict[str, jax.Array]
 
 
 def make_step(
-    model: Model, placed: Shardings | None = None, averaged: Averages | None = None
+    model: Model,
+    placed: Shardings | None = None,
+    averaged: Averages | None = None,
+    accumulate: int = 1,
 ) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
     """``step(state, batch, hyper) -> (state, metrics)``, jitted; `state` is donated.
 
@@ -28,12 +31,14 @@ def make_step(
     `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
     update, `update_norm` to the update itself. With `placed` the new state lies where the
     old one did, so that the next step does not compile again. `averaged` tells which averages
-    of the weights the state holds.
+    of the weights the state holds. The gradient is that of the whole batch, computed in
+    `accumulate` parts.
     """
     averaged = averaged or Averages()
+    loss_and_gradients = _accumulated(jax.value_and_grad(model.loss), accumulate)
 
     def one(params, opt_state, averages_, step, batch, hyper):
-        loss, gradients = jax.value_and_grad(model.loss)(params, batch)
+        loss, gradients = loss_and_gradients(params, batch)
         updates, opt_state = optim.adamw(hyper).update(gradients, opt_state, params)
         metrics = {
             "loss": loss,
@@ -56,6 +61,28 @@ def make_step(
         return jax.jit(step, donate_argnums=0)
     state = State(placed.everywhere, *(placed.replicates,) * 3)
     return jax.jit(step, donate_argnums=0, out_shardings=(state, placed.replicates))
+
+
+def _accumulated(of_batch: Callable[[Any, Batch], Any], parts: int) -> Callable[[Any, Batch], Any]:
+    """The mean of ``of_batch(params, part)`` over equal parts of a batch, one after the other."""
+    if parts == 1:
+        return of_batch
+
+    def of_parts(params, batch):
+        # Part i has the examples i, i + parts, ...: each device then has a share of every part.
+        batches = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def add(sums, part):
+            return jax.tree.map(jnp.add, sums, of_batch(params, part)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], batches)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_batch, params, first))
+        sums, _ = jax.lax.scan(add, zeros, batches)
+        return jax.tree.map(lambda total: total / parts, sums)
+
+    return of_parts
 
 
 def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:

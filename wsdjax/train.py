@@ -12,7 +12,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from wsdjax import data, mesh, models, provenance, tree
+from wsdjax import data, huggingface, interop, mesh, models, provenance, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Branch, validate_branch
@@ -83,12 +83,16 @@ class Trainer:
         """Finds what would stop these branches from training, before anything is written.
 
         Raises:
-          ConfigError: for a batch that the devices or the data set cannot give, or a
-            TensorBoard that is not installed.
-          FileNotFoundError: for data that are not prepared.
+          ConfigError: for a batch that the devices or the data set cannot give, weights of
+            another model, or a TensorBoard that is not installed.
+          FileNotFoundError: for data that are not prepared, or weights that are not there.
         """
         try:
-            for edge in edges.values():
+            there = self.store.edges()
+            for name, edge in edges.items():
+                begun = edge.parent or (name in there and self.store.steps(name))
+                if edge.weights and not begun:
+                    huggingface.check_weights(edge.weights, edge.model)
                 mesh.shardings(edge.seeds, edge.batch_size)
                 data.Stream(self._programs.train_split(edge.data), edge.batch_size, edge.seed)
         except ValueError as error:
@@ -221,7 +225,8 @@ class Trainer:
                     parts = [states.forked(node, edge, before) for edge in group]
                 else:
                     seeds = [seed for edge in group for seed in edge.replicate_seeds]
-                    parts = [states.create(model, seeds, first.averages)]
+                    begun = interop.starting_from(first.weights, model) if first.weights else model
+                    parts = [states.create(begun, seeds, first.averages)]
                 break
             except DamagedCheckpoint:
                 owners = [e.name for e in group] if common else [first.parent]

@@ -31,12 +31,14 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
         model=experiment.model,
         data=experiment.data,
         batch_size=experiment.batch_size,
+        accumulate=experiment.accumulate,
         seed=experiment.seed,
         seeds=experiment.seeds,
         data_seed=experiment.seed,
         data_start=0,
         reset_optimizer=False,
         averages=experiment.averages,
+        weights=experiment.weights,
     )
     length = run_length(experiment)
     edges: dict[str, Edge] = {}
@@ -80,7 +82,7 @@ def resolve_branch(
     """
     where = f"tree.{name}"
     data = branch.data or parent.data
-    if parent.model.classes < data.classes:
+    if parent.model.classes < data.classes:  # more are a vocabulary that was padded
         raise ConfigError(
             f"{where}: the model has {parent.model.classes} classes, "
             f"{type(data).__name__} has {data.classes}"
@@ -116,12 +118,14 @@ def resolve_branch(
         model=parent.model,
         data=data,
         batch_size=parent.batch_size,
+        accumulate=parent.accumulate,
         seed=parent.seed,
         seeds=parent.seeds,
         data_seed=parent.data_seed if branch.data_seed is None else branch.data_seed,
         data_start=start if new_stream else parent.data_start,
         reset_optimizer=branch.reset_optimizer,
         averages=branch.averages or parent.averages,
+        weights=parent.weights,
     )
     try:
         lineage.schedule_of(edge, edges)
@@ -193,7 +197,7 @@ def groups(edges: Mapping[str, Edge]) -> list[list[Edge]]:
     for edge in edges.values():
         program = (
             *(repr(edge.model), repr(edge.data), repr(edge.averages)),
-            *(edge.batch_size, edge.data_start),
+            *(edge.batch_size, edge.accumulate, edge.data_start, edge.weights),
         )
         together.setdefault((edge.parent, edge.start, edge.end, *program), []).append(edge)
     return list(together.values())

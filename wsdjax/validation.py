@@ -23,11 +23,16 @@ def number(default: Any, **bounds: float) -> Any:
     return field(default=default, metadata=bounds)
 
 
+def choice(*names: str) -> Any:
+    """A field that is one of `names`, by default the first."""
+    return field(default=names[0], metadata={"among": names})
+
+
 def kind_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
+def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
     """`value`, which stands at `path`, against its annotation `kind`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     dot = f"{path}." if path else ""
@@ -72,7 +77,11 @@ def check(path: str, value: Any, kind: Any, bounds: dict[str, float]) -> None:
         _check_bounds(path, value, bounds)
 
 
-def _check_bounds(path: str, value: Any, bounds: dict[str, float]) -> None:
+def _check_bounds(path: str, value: Any, bounds: dict[str, Any]) -> None:
+    if "among" in bounds:
+        if value not in bounds["among"]:
+            raise ConfigError(f"{path} = {value!r}: must be one of {', '.join(bounds['among'])}")
+        return
     if isinstance(value, float) and math.isinf(value) and bounds.get("le") != math.inf:
         raise ConfigError(f"{path} = {value!r}: must be finite")
     tests = {

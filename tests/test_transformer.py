@@ -1,0 +1,328 @@
+"""The transformer against one written out by hand, and against itself computed in other ways."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.extend.core import jaxprs_in_params
+
+from wsdjax import families, models, optim
+from wsdjax.config import Transformer
+from wsdjax.models import attention
+from wsdjax.models.transformer import rotate
+from wsdjax.validation import ConfigError
+
+NEOX = Transformer(29, 32, 2, 2, hidden=48, loss_chunk=5)
+LLAMA = families.llama(
+    vocabulary=29, width=32, layers=2, heads=2, kv_heads=1, hidden=40, tied=True, loss_chunk=5
+)
+quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+BATCH = {
+    name: jax.random.randint(jax.random.key(i), (3, 7), 0, 29)
+    for i, name in enumerate(("inputs", "targets"))
+}
+
+
+def by_hand(config, params, tokens):
+    """Logits, by a loop over layers and heads."""
+
+    def linear(p, x):
+        return x @ p["kernel"] + (p["bias"][None, None] if "bias" in p else 0)
+
+    def norm(p, x):
+        if config.norm == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps)
+        return x * p["scale"][None, None] + (p["bias"][None, None] if "bias" in p else 0)
+
+    def attend(p, x):
+        length, size = x.shape[1], config.width // config.heads
+        q, k, v = (linear(p[name], x) for name in ("query", "key", "value"))
+        shared = config.heads // (config.kv_heads or config.heads)
+        later = jnp.triu(jnp.full((length, length), -jnp.inf), 1)[None]
+        heads = []
+        for h in range(config.heads):
+            own, their = (jnp.s_[..., i * size : (i + 1) * size] for i in (h, h // shared))
+            q_h, k_h = (turned(each) for each in (q[own], k[their]))
+            scores = q_h @ k_h.swapaxes(1, 2) / math.sqrt(size) + later
+            heads.append(jax.nn.softmax(scores) @ v[their])
+        return linear(p["out"], jnp.concatenate(heads, -1))
+
+    def turned(x):
+        half = int(x.shape[-1] * config.rotary_fraction) // 2
+        angles = np.outer(np.arange(x.shape[1]), config.rotary_theta ** (-np.arange(half) / half))
+        pairs = (x[..., :half] + 1j * x[..., half : 2 * half]) * np.exp(1j * angles)[None]
+        return jnp.concatenate([pairs.real, pairs.imag, x[..., 2 * half :]], -1)
+
+    def mlp(p, x):
+        if config.gated:
+            gate = linear(p["gate"], x)
+            return linear(p["down"], gate / (1 + jnp.exp(-gate)) * linear(p["up"], x))
+        up = linear(p["up"], x)
+        return linear(p["down"], up * (1 + jax.scipy.special.erf(up / math.sqrt(2))) / 2)
+
+    x = params["embed"]["embedding"][tokens]
+    for i in range(config.layers):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+        after = x + attend(layer["attention"], norm(layer["attention_norm"], x))
+        read = x if config.parallel_residual else after
+        x = after + mlp(layer["mlp"], norm(layer["mlp_norm"], read))
+    x = norm(params["final_norm"], x)
+    return x @ params["embed"]["embedding"].T if config.tied else linear(params["head"], x)
+
+
+def whole_loss(logits, targets):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def derivatives(loss, params):
+    """Value, gradient and a Hessian-vector product, jitted."""
+    vector = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+
+    @quickly_compiled
+    def all_of(params):
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, gradient, jax.jvp(jax.grad(loss), (params,), (vector,))[1]
+
+    return all_of(params)
+
+
+def random_params(model, dtype):
+    """All of them random, biases and gains too, so large that every one of them matters."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(shapes))))
+    return jax.tree.map(lambda s: 0.4 * jax.random.normal(next(keys), s.shape, dtype), shapes)
+
+
+@pytest.fixture(scope="module", params=[NEOX, LLAMA], ids=["neox", "llama"])
+def reference(request):
+    """(config, params, value, gradient, HVP) in float64, by hand."""
+    with jax.enable_x64(True):
+        params = random_params(models.build(request.param), jnp.float64)
+        value, *others = derivatives(
+            lambda p: whole_loss(by_hand(request.param, p, BATCH["inputs"]), BATCH["targets"]),
+            params,
+        )
+    return request.param, params, value, *others
+
+
+@pytest.mark.parametrize(
+    ("loops", "remat", "chunk"),
+    [
+        ("unrolled", "none", 10_000),
+        ("scanned", "none", 1),
+        ("scanned", "dots", 6),
+        ("scanned", "layers", 10_000),
+    ],
+)
+def test_every_way_to_compute_it_is_the_plain_one(reference, loops, remat, chunk, monkeypatch):
+    """Value, gradient and Hessian-vector product; 7 positions are no multiple of a chunk's 2."""
+    config, params, *expected = reference
+    if loops == "scanned":
+        monkeypatch.setattr(jax, "default_backend", lambda: "another")
+    with jax.enable_x64(True):
+        model = models.build(dataclasses.replace(config, remat=remat, loss_chunk=chunk))
+        found = derivatives(lambda p: model.loss(p, BATCH), params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11),
+            found,
+            tuple(expected),
+        )
+
+
+def test_logits_and_accuracy_are_those_by_hand(reference):
+    config, params, value, *_ = reference
+    with jax.enable_x64(True):
+        model, expected = models.build(config), by_hand(config, params, BATCH["inputs"])
+        logits, metrics = (
+            jax.jit(model.apply)(params, BATCH["inputs"]),
+            model.metrics(params, BATCH),
+        )
+        np.testing.assert_allclose(logits, expected, atol=1e-11)
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-12)
+        right = (expected.argmax(-1) == BATCH["targets"]).mean()
+        assert metrics["accuracy"] == pytest.approx(float(right))
+
+
+def sizes_in(jaxpr):
+    """The sizes of all arrays that a program makes, those of its loops' bodies included."""
+    for equation in jaxpr.eqns:
+        yield from (v.aval.size for v in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from sizes_in(inner)
+
+
+def test_the_logits_never_exist_whole():
+    """Neither in the loss and its gradient nor in a Hessian-vector product."""
+    vocabulary, tokens = 1_009, BATCH["inputs"].size
+    model = models.build(dataclasses.replace(NEOX, vocabulary=vocabulary))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def programs(loss):
+        yield jax.make_jaxpr(jax.value_and_grad(loss))(params)
+        yield jax.make_jaxpr(lambda p: jax.jvp(jax.grad(loss), (p,), (p,)))(params)
+
+    def whole(p):
+        return whole_loss(model.apply(p, BATCH["inputs"]), BATCH["targets"])
+
+    for chunked, other in zip(
+        programs(lambda p: model.loss(p, BATCH)), programs(whole), strict=True
+    ):
+        # A chunk of 5 tokens is one position of each of the three examples.
+        sizes = {n // vocabulary for n in sizes_in(chunked.jaxpr) if n % vocabulary == 0}
+        assert sizes <= {0, 1, 3, NEOX.width}
+        assert tokens * vocabulary in sizes_in(other.jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("70M", 70_426_624),
+        ("160M", 162_322_944),
+        ("410M", 405_334_016),
+        ("1B", 1_011_781_632),
+        ("1.4B", 1_414_647_808),
+        ("2.8B", 2_775_208_960),
+        ("6.9B", 6_857_302_016),
+        ("12B", 11_846_072_320),
+    ],
+)
+def test_pythias_sizes_are_its_papers(size, count):
+    assert parameters(families.pythia(size)) == count
+
+
+def test_sizes_of_the_llamas():
+    assert parameters(families.plainlm()) == 162_183_936
+    width, hidden, layers, _ = families.WEN["0.6B"]
+    model = families.wen_llama("0.6B", tied=True)
+    per_layer = 4 * width**2 + 3 * width * hidden + 2 * width
+    assert parameters(model) == model.vocabulary * width + layers * per_layer + width
+    with pytest.raises(ConfigError, match=r"size = '0.2B': must be one of 0.1B, 0.3B"):
+        families.wen_llama("0.2B")
+
+
+def parameters(config):
+    shapes = jax.eval_shape(models.build(config).init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("config", [NEOX, LLAMA], ids=["neox", "llama"])
+def test_the_initialisation(config):
+    """N(0, 0.02), output projections 0.02 / sqrt(2 layers); every layer its own."""
+    wide = dataclasses.replace(config, width=64, hidden=96, vocabulary=512)
+    params = jax.jit(models.build(wide).init)(jax.random.key(0))
+    for path, leaf in jax.tree.leaves_with_path(params):
+        names = [key.key for key in path]
+        if names[-1] in ("bias", "scale"):
+            np.testing.assert_array_equal(leaf, float(names[-1] == "scale"))
+            continue
+        output = names[-2] in ("out", "down")
+        std = 0.02 / math.sqrt(2 * wide.layers) if output else 0.02
+        np.testing.assert_allclose(leaf.std(), std, rtol=0.05)
+        assert abs(leaf.mean()) < 5 * std / math.sqrt(leaf.size)
+        if names[0] == "layers":
+            assert leaf.shape[0] == wide.layers
+            assert abs(np.corrcoef(leaf[0].ravel(), leaf[1].ravel())[0, 1]) < 0.1
+
+
+def test_matrices_alone_are_decayed():
+    """Stacked biases and gains are 2-D, and known by their names."""
+    params = jax.eval_shape(models.build(NEOX).init, jax.random.key(0))
+    for path, decayed in jax.tree.leaves_with_path(optim.decayed(params)):
+        assert decayed == (path[-1].key in ("kernel", "embedding"))
+
+
+def test_no_logit_depends_on_a_later_token(reference):
+    config, params, *_ = reference
+    params = jax.tree.map(jnp.float32, params)
+    apply = jax.jit(models.build(config, training=True).apply)
+    logits = apply(params, BATCH["inputs"])
+    for t in range(1, 7):
+        changed = apply(params, BATCH["inputs"].at[:, t].add(1) % 29)
+        np.testing.assert_array_equal(changed[:, :t], logits[:, :t])
+        assert (changed[:, t:] != logits[:, t:]).any(axis=(0, 2)).all()
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    """And a rotation changes no length; what is beyond the fraction stays."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 8))
+    q_at, k_at = (
+        rotate(jnp.broadcast_to(each, (1, 20, 1, 8)), 6, 50.0)[0, :, 0] for each in (q, k)
+    )
+    products = q_at @ k_at.T
+    for distance in range(-19, 20):
+        diagonal = jnp.diagonal(products, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
+    np.testing.assert_allclose(products[0, 0], q @ k, atol=1e-6)
+    np.testing.assert_allclose((q_at**2).sum(1), (q**2).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(q_at[:, 6:], np.broadcast_to(q[6:], (20, 2)))
+
+
+@pytest.mark.parametrize(
+    ("other", "length"),
+    [
+        (partial(attention.of_jax, implementation="xla"), 9),
+        (attention.flash, 128),
+        (attention.fused, 9),
+    ],
+    ids=["xla", "pallas", "here"],
+)
+def test_fused_attention_is_the_plain_one(other, length):
+    """Value and gradients, with grouped queries; the TPU's kernel by Pallas's interpreter."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (
+        jax.random.normal(key, (2, length, heads, 8))
+        for key, heads in zip(keys[:3], (4, 2, 2), strict=True)
+    )
+    weights = jax.random.normal(keys[3], q.shape)
+
+    def of(attend):
+        loss = jax.value_and_grad(lambda *qkv: (attend(*qkv) * weights).sum(), (0, 1, 2))
+        return jax.jit(loss)(q, k, v)
+
+    with pltpu.force_tpu_interpret_mode():
+        found, gradients = of(other)
+    expected, expected_gradients = of(attention.plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5)
+
+
+def test_replicates_are_as_alone():
+    model = models.build(NEOX)
+    together = jax.jit(jax.vmap(lambda i: model.init(jax.random.key(i))))(jnp.arange(2))
+    losses = jax.jit(jax.vmap(model.loss, in_axes=(0, None)))(together, BATCH)
+    init, loss = jax.jit(model.init), jax.jit(model.loss)
+    for i in range(2):
+        alone = init(jax.random.key(i))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, alone)
+        np.testing.assert_allclose(losses[i], loss(alone, BATCH), rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", [NEOX, LLAMA], ids=["neox", "llama"])
+def test_bfloat16_is_what_training_computes_in(config):
+    """Close to float32 but not equal; parameters, gradients, logits and loss are float32."""
+    config = dataclasses.replace(config, compute="bfloat16", remat="dots")
+    exact, model = models.build(config), models.build(config, training=True)
+    params = jax.tree.map(lambda leaf: leaf / 2, random_params(model, jnp.float32))
+
+    def found(model):
+        loss, gradient = jax.value_and_grad(model.loss)(params, BATCH)
+        return model.apply(params, BATCH["inputs"]), loss, gradient
+
+    (logits, loss, gradient), (expected, expected_loss, expected_gradient) = (
+        quickly_compiled(partial(found, each))() for each in (model, exact)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, loss, gradient))} == {
+        np.dtype(np.float32)
+    }
+    assert 1e-5 < float(jnp.abs(logits - expected).max() / expected.std()) < 0.1
+    np.testing.assert_allclose(loss, expected_loss, rtol=5e-3)
+    apart = optax.tree.norm(optax.tree.sub(gradient, expected_gradient))
+    assert apart < 0.05 * optax.tree.norm(expected_gradient)

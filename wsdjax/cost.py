@@ -1,0 +1,94 @@
+"""What training a model costs, from its trace: nothing is computed or allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from wsdjax import averages, models
+from wsdjax.config import Averages
+from wsdjax.models import Batch
+
+
+class Cost(NamedTuple):
+    """Of one replicate."""
+
+    parameters: int
+    flops: int
+    """Of the matrix products of one update: three times those of the loss, one for the forward
+    pass and two for the backward pass. What rematerialisation repeats is not in it, so that
+    utilisation by it is the model's own (Chowdhery et al.)."""
+    state_bytes: int
+    """Parameters, gradients, both moments of Adam, averages of the weights."""
+    activation_bytes: int
+    """What the forward pass leaves for the backward pass of one micro-batch."""
+
+
+def of_update(
+    config: Any, batch: Batch, accumulate: int = 1, averaged: Averages | None = None
+) -> Cost:
+    """The cost of one update of a model.
+
+    Args:
+      config: the model's.
+      batch: of the whole update; arrays or their shapes.
+      accumulate: micro-batches that it is cut into.
+      averaged: the averages that are kept.
+    """
+    model = models.build(config, training=True)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    kept = jax.eval_shape(lambda p: averages.init(averaged or Averages(), p), params)
+    part = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (leaf.shape[0] // accumulate, *leaf.shape[1:]), leaf.dtype
+        ),
+        batch,
+    )
+    # Of the plain model: the products inside a fused kernel cannot be seen.
+    loss = jax.make_jaxpr(models.build(config).loss)(params, part)
+    return Cost(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        flops=3 * accumulate * _flops(loss.jaxpr),
+        state_bytes=4 * _bytes(params) + _bytes(kept),
+        activation_bytes=_left_behind(model, params, part),
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
+    def forward(params, batch):
+        _, backward = jax.vjp(lambda p: model.loss(p, batch), params)
+        return jax.tree.leaves(backward)
+
+    jaxpr = jax.make_jaxpr(forward)(params, batch).jaxpr
+    given = {*jaxpr.invars, *jaxpr.constvars}
+    made = {var for var in jaxpr.outvars if not isinstance(var, Literal)} - given
+    return _bytes([var.aval for var in made])
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    """Of the matrix products of a trace; a loop of unknown length counts once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * sum(_flops(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr)):
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value

@@ -1,0 +1,243 @@
+"""Weights from and to Hugging Face's directories of safetensors, without PyTorch.
+
+A parameter of ours and its tensor there differ in names, in the transpose of matrices, and in
+that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor,
+[heads, 3, head_dim, width]. Rotary positions are theirs already (`wsdjax.models.transformer`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from wsdjax import models
+from wsdjax.huggingface import InteropError, config_json, config_of, is_neox, read_json
+from wsdjax.model_config import Transformer
+
+__all__ = ["InteropError", "config_of", "load_huggingface", "save_huggingface"]
+
+_NEOX = {
+    "embed": "gpt_neox.embed_in",
+    "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
+    "layers.attention.query": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.key": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.value": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.out": "gpt_neox.layers.{}.attention.dense",
+    "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
+    "layers.mlp.up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
+    "layers.mlp.down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+    "final_norm": "gpt_neox.final_layer_norm",
+    "head": "embed_out",
+}
+_LLAMA = {
+    "embed": "model.embed_tokens",
+    "layers.attention_norm": "model.layers.{}.input_layernorm",
+    "layers.attention.query": "model.layers.{}.self_attn.q_proj",
+    "layers.attention.key": "model.layers.{}.self_attn.k_proj",
+    "layers.attention.value": "model.layers.{}.self_attn.v_proj",
+    "layers.attention.out": "model.layers.{}.self_attn.o_proj",
+    "layers.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "layers.mlp.up": "model.layers.{}.mlp.up_proj",
+    "layers.mlp.down": "model.layers.{}.mlp.down_proj",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+}
+_FUSED = ("query", "key", "value")
+_NO_PARAMETERS = re.compile(r"\.attention\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""Masks and frequencies, which older checkpoints hold too."""
+
+
+def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params]:
+    """The model of a GPT-NeoX or LLaMA directory, and its parameters in float32.
+
+    `directory` has `config.json` and `model.safetensors`, whole or in shards with an index.
+    While it is read, one stacked leaf is in memory beside the parameters.
+
+    Raises:
+      FileNotFoundError: for a file that is not there.
+      InteropError: for a model that ours cannot be, or a tensor that is missing, of another
+        shape, or left over, naming the file.
+    """
+    directory = Path(directory)
+    model = models.build(config_of(directory))
+    tensors = _Tensors(directory)
+
+    def read(path, leaf):
+        place = _Place.of(path, model.config)
+        whole = np.empty(leaf.shape, np.float32)
+        for i, part in enumerate(whole if place.stacked else [whole]):
+            part[...] = place.ours(tensors.read(place.name.format(i), place.shape(leaf)))
+        return jnp.asarray(whole)
+
+    params = jax.tree.map_with_path(read, _shapes(model))
+    # Some checkpoints hold tied weights twice.
+    tensors.check_none_left(("embed_out.weight", "lm_head.weight") if model.config.tied else ())
+    return model, params
+
+
+def starting_from(directory: str | Path, model: models.Model) -> models.Model:
+    """The model with an `init` that gives the directory's weights, whatever the key."""
+    params = load_huggingface(directory)[1]
+    return dataclasses.replace(model, init=lambda key: params)
+
+
+def save_huggingface(
+    model: models.Model, params: models.Params, directory: str | Path, context: int = 2_048
+) -> None:
+    """Writes `config.json` and `model.safetensors`, which transformers opens.
+
+    Args:
+      model: of a `Transformer` that is a GPT-NeoX or a LLaMA.
+      params: of one replicate, as `model.init` gives them.
+      directory: made if need be.
+      context: what config.json calls max_position_embeddings; rotary positions have no maximum.
+
+    Raises:
+      InteropError: for a model that Hugging Face has not, or parameters that are not its own.
+    """
+    content = config_json(model.config, context)
+    _check_shapes(_shapes(model), params)
+    tensors: dict[str, np.ndarray] = {}
+
+    def write(path, leaf):
+        place = _Place.of(path, model.config)
+        for i, value in enumerate(leaf if place.stacked else [leaf]):
+            place.put(tensors, place.name.format(i), np.asarray(value, np.float32))
+
+    jax.tree.map_with_path(write, params)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter of ours is in a checkpoint, and in which form."""
+
+    name: str
+    """Of its tensor, with {} for the number of the layer."""
+    stacked: bool
+    matrix: bool
+    """Theirs is out x in, ours in x out."""
+    part: int | None
+    """0, 1 or 2 in a tensor that fuses queries, keys and values."""
+    heads: int
+
+    @classmethod
+    def of(cls, path: Any, config: Transformer) -> _Place:
+        *modules, kind = (key.key for key in path)
+        names = _NEOX if is_neox(config) else _LLAMA
+        fused = names is _NEOX and modules[-1] in _FUSED
+        return cls(
+            f"{names['.'.join(modules)]}.{'bias' if kind == 'bias' else 'weight'}",
+            stacked=modules[0] == "layers",
+            matrix=kind == "kernel",
+            part=_FUSED.index(modules[-1]) if fused else None,
+            heads=config.heads,
+        )
+
+    def shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        """Of the tensor, for the leaf's own."""
+        shape = leaf.shape[1:] if self.stacked else leaf.shape
+        first, *rest = shape[::-1] if self.matrix else shape
+        return (first if self.part is None else 3 * first, *rest)
+
+    def ours(self, tensor: np.ndarray) -> np.ndarray:
+        if self.part is not None:
+            rest = tensor.shape[1:]
+            tensor = tensor.reshape(self.heads, 3, -1, *rest)[:, self.part].reshape(-1, *rest)
+        return tensor.T if self.matrix else tensor
+
+    def put(self, tensors: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
+        """Adds our `value` to `tensors`, in their form."""
+        value = np.ascontiguousarray(value.T if self.matrix else value)
+        if self.part is None:
+            tensors[name] = value
+            return
+        rest = value.shape[1:]
+        whole = tensors.setdefault(name, np.empty((3 * len(value), *rest), np.float32))
+        by_head = whole.reshape(self.heads, 3, -1, *rest)
+        by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
+
+
+class _Tensors:
+    """The tensors of a directory's safetensors files, read one at a time."""
+
+    def __init__(self, directory: Path):
+        whole, index = (directory / f"model.safetensors{end}" for end in ("", ".index.json"))
+        self._opened: dict[Path, Any] = {}
+        self._read: set[str] = set()
+        if whole.exists():
+            self._listing = whole
+            self._files = dict.fromkeys(self._open(whole).keys(), whole)
+        elif index.exists():
+            self._listing = index
+            shards = read_json(index).get("weight_map", {})
+            self._files = {name: directory / file for name, file in shards.items()}
+        else:
+            raise FileNotFoundError(
+                f"{whole} is not there, nor is {index.name}: weights in another format, such as "
+                "pytorch_model.bin, must be saved as safetensors first"
+            )
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in self._files:
+            raise InteropError(f"{self._listing}: has no tensor {name!r}")
+        file = self._files[name]
+        try:
+            tensor = self._open(file).get_tensor(name)
+        except SafetensorError as error:
+            raise InteropError(f"{file}: {name!r} cannot be read ({error})") from None
+        if tensor.shape != shape:
+            raise InteropError(
+                f"{file}: {name!r} has the shape {tensor.shape}; by config.json it is {shape}"
+            )
+        self._read.add(name)
+        return tensor
+
+    def check_none_left(self, allowed: Collection[str]) -> None:
+        left = [n for n in self._files if not (n in self._read or _NO_PARAMETERS.search(n))]
+        if strange := sorted(set(left) - set(allowed)):
+            raise InteropError(
+                f"{self._listing}: config.json tells nothing of the tensors {', '.join(strange)}"
+            )
+
+    def _open(self, file: Path) -> Any:
+        if file not in self._opened:
+            if not file.exists():
+                raise FileNotFoundError(f"{file} is not there: {self._listing.name} names it")
+            try:
+                self._opened[file] = safe_open(file, framework="numpy")
+            except SafetensorError as error:
+                raise InteropError(f"{file} is damaged ({error}): fetch it again") from None
+        return self._opened[file]
+
+
+def _shapes(model: models.Model) -> models.Params:
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _check_shapes(expected: models.Params, params: models.Params) -> None:
+    there, given = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (expected, params)
+    )
+    for path in there | given:
+        if there.get(path) != given.get(path):
+            raise InteropError(
+                f"params{path} has the shape {given.get(path)}, the model's has {there.get(path)}; "
+                "of a state's replicates wsdjax.state.replicate takes one"
+            )

@@ -1,0 +1,71 @@
+"""Causal attention: plain, which has derivatives of every order, and fused, which has one.
+
+All take queries [B, L, H, K], keys and values [B, L, G, K], where H is a multiple of G and
+consecutive queries share a key, and return [B, L, H, K] in the dtype of the values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
+    """softmax(q k' / sqrt(K)) v over the positions up to a token's own; the softmax in float32."""
+    B, L, H, K = q_BxLxHxK.shape
+    q = q_BxLxHxK.reshape(B, L, k_BxLxGxK.shape[2], -1, K)
+    scores = jnp.einsum("blgrk,bmgk->bgrlm", q, k_BxLxGxK) / math.sqrt(K)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    seen = jnp.tril(jnp.ones((L, L), bool))
+    scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(v_BxLxGxK.dtype)
+    return jnp.einsum("bgrlm,bmgk->blgrk", weights, v_BxLxGxK).reshape(B, L, H, K)
+
+
+def fused(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
+    """The device's own kernel, without the scores in memory; `plain` where there is none.
+
+    On a GPU it is cuDNN's, which takes bfloat16; on a TPU the flash attention of JAX, for one
+    device, since what is compiled for several does not divide its kernel among them.
+    """
+    L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
+    match jax.default_backend():
+        case "gpu" if q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
+            return of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, "cudnn")
+        case "tpu" if L % 128 == 0 and K <= 128 and jax.device_count() == 1:
+            return flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+    return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+
+
+def of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, implementation: Literal["cudnn", "xla"]) -> jax.Array:
+    """`jax.nn.dot_product_attention`, by cuDNN on GPUs or by XLA anywhere."""
+    return jax.nn.dot_product_attention(
+        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, is_causal=True, implementation=implementation
+    )
+
+
+def flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
+    """FlashAttention in Pallas for TPUs; L is a multiple of 128."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as tpu
+
+    L, H, K = q_BxLxHxK.shape[1:]
+    block = math.gcd(L, 512)  # the default of 128 leaves the matrix unit idle
+    blocks = tpu.BlockSizes(
+        **dict.fromkeys(("block_q", "block_k_major", "block_k"), block),
+        **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv"), block),
+        **dict.fromkeys(("block_k_dkv", "block_q_dkv"), block),
+        **dict.fromkeys(("block_k_major_dq", "block_k_dq", "block_q_dq"), block),
+        block_b=1,
+    )
+    k, v = (jnp.repeat(each, H // each.shape[2], axis=2) for each in (k_BxLxGxK, v_BxLxGxK))
+    q, k, v = (each.swapaxes(1, 2) for each in (q_BxLxHxK, k, v))
+    attended = tpu.flash_attention(
+        q, k, v, causal=True, sm_scale=1 / math.sqrt(K), block_sizes=blocks
+    )
+    return attended.swapaxes(1, 2)

@@ -1,0 +1,69 @@
+"""What language models share: an embedding, a head, and a loss whose logits never exist whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from wsdjax import config
+
+NORMAL = nnx.initializers.normal(0.02)
+"""N(0, 0.02), the initialisation of all weights but those of output projections."""
+
+
+class Language(nnx.Module):
+    """An embedding and a head; what lies between is a subclass's `features`.
+
+    With `dtype` None arrays are of the parameters' dtype throughout, otherwise matrix products
+    take their operands in `dtype`.
+    """
+
+    def __init__(self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: Any):
+        sizes = config.vocabulary, config.width
+        self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, rngs=rngs)
+        self.embed.dtype = dtype  # its own default is float32, whatever its parameters become
+        self.tied = config.tied
+        if not config.tied:
+            self.head = nnx.Linear(
+                *sizes[::-1], use_bias=False, kernel_init=NORMAL, dtype=dtype, rngs=rngs
+            )
+
+    def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Logits [B, L, V]: those at a position are of the token that comes next."""
+        return self.logits(self.features(tokens_BxL))
+
+    def features(self, tokens_BxL: jax.Array) -> jax.Array:
+        """[B, L, D]; a position depends on no later token."""
+        raise NotImplementedError
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """[..., V] of features [..., D], float32."""
+        logits = self.embed.attend(features) if self.tied else self.head(features)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def metrics(model: Language, batch: dict[str, jax.Array], chunk: int) -> dict[str, jax.Array]:
+    """`loss`, the mean cross-entropy over all tokens in nats, and `accuracy`.
+
+    The logits of about `chunk` tokens exist at a time, and are computed again in the backward
+    pass. A chunk is some positions of every example, and not some examples: these may lie on
+    many devices.
+    """
+    tokens, targets = batch["inputs"], batch["targets"]
+
+    @jax.checkpoint
+    def at_a_position(features_BxD, targets_B):
+        logits = model.logits(features_BxD)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets_B)
+        return {"loss": losses.mean(), "accuracy": (logits.argmax(-1) == targets_B).mean()}
+
+    at_every_position = jax.lax.map(
+        lambda position: at_a_position(*position),
+        (model.features(tokens).swapaxes(0, 1), targets.swapaxes(0, 1)),
+        batch_size=max(1, chunk // len(tokens)),
+    )
+    return jax.tree.map(jnp.mean, at_every_position)

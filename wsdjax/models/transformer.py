@@ -1,0 +1,163 @@
+"""One transformer for two families: GPT-NeoX (Pythia) and LLaMA differ in its options."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wsdjax import config
+from wsdjax.models.attention import Attention
+from wsdjax.models.language import NORMAL, Language
+
+
+class Transformer(Language):
+    """Pre-norm layers between an embedding and a head. Their parameters are stacked, leaves
+    [layers, ...], and applied by one `scan`, so that depth costs no compilation."""
+
+    def __init__(
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+    ):
+        super().__init__(config, rngs, dtype)
+        self.layers = nnx.vmap(lambda rngs: Layer(config, rngs, dtype, attention))(
+            rngs.split(config.layers)
+        )
+        self.final_norm = _norm(config, rngs, dtype)
+        self.remat = config.remat
+
+    def features(self, tokens_BxL: jax.Array) -> jax.Array:
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x_BxLxD, params):
+            return nnx.merge(graph, params)(x_BxLxD), None
+
+        # On CPUs XLA's loops cost a tenth of a step; but what is to be computed again is kept
+        # apart from its first computation by the loop alone.
+        unroll = jax.default_backend() == "cpu" and self.remat == "none"
+        x_BxLxD, _ = jax.lax.scan(
+            _remat(layer, self.remat), self.embed(tokens_BxL), stacked, unroll=unroll
+        )
+        return self.final_norm(x_BxLxD)
+
+
+class Layer(nnx.Module):
+    """Attention and MLP, each on a normalised input and added to the residual stream."""
+
+    def __init__(
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+    ):
+        self.parallel = config.parallel_residual
+        self.attention_norm = _norm(config, rngs, dtype)
+        self.attention = SelfAttention(config, rngs, dtype, attention)
+        self.mlp_norm = _norm(config, rngs, dtype)
+        self.mlp = MLP(config, rngs, dtype)
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        attended = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
+        read = x_BxLxD if self.parallel else attended
+        return attended + self.mlp(self.mlp_norm(read))
+
+
+class SelfAttention(nnx.Module):
+    """Causal attention with rotary positions, and with grouped queries if kv_heads < heads."""
+
+    def __init__(
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+    ):
+        self.attend = attention
+        self.size = config.width // config.heads
+        self.rotated = int(self.size * config.rotary_fraction)
+        self.theta = config.rotary_theta
+        grouped = (config.kv_heads or config.heads) * self.size
+        self.query = _linear(config, config.width, config.width, rngs, dtype)
+        self.key = _linear(config, config.width, grouped, rngs, dtype)
+        self.value = _linear(config, config.width, grouped, rngs, dtype)
+        self.out = _linear(config, config.width, config.width, rngs, dtype, output=True)
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        B, L, D = x_BxLxD.shape
+        q, k, v = (
+            project(x_BxLxD).reshape(B, L, -1, self.size)
+            for project in (self.query, self.key, self.value)
+        )
+        q, k = (rotate(each, self.rotated, self.theta) for each in (q, k))
+        return self.out(self.attend(q, k, v).reshape(B, L, D))
+
+
+class MLP(nnx.Module):
+    """down(gelu(up x)), or down(silu(gate x) up x): SwiGLU (Shazeer)."""
+
+    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any):
+        self.gated = config.gated
+        if config.gated:
+            self.gate = _linear(config, config.width, config.hidden, rngs, dtype)
+        self.up = _linear(config, config.width, config.hidden, rngs, dtype)
+        self.down = _linear(config, config.hidden, config.width, rngs, dtype, output=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.gated:
+            return self.down(nnx.silu(self.gate(x)) * self.up(x))
+        return self.down(nnx.gelu(self.up(x), approximate=False))
+
+
+def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
+    """Rotary positions (Su et al.) on the first `rotated` coordinates of each head.
+
+    The pairs (i, i + rotated / 2) turn by the angle position / theta^(2 i / rotated): halves,
+    as in Hugging Face's `rotate_half`, and not neighbours as in the paper.
+    """
+    dtype = jnp.promote_types(x_BxLxHxK.dtype, jnp.float32)
+    frequencies = theta ** -(jnp.arange(0, rotated, 2, dtype) / rotated)
+    angles = jnp.outer(jnp.arange(x_BxLxHxK.shape[1], dtype=dtype), frequencies)
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    first, second, rest = jnp.split(x_BxLxHxK, (rotated // 2, rotated), axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin, rest)
+    return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Any) -> nnx.Module:
+    if config.norm == "rms":
+        return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(
+        config.width,
+        epsilon=config.norm_eps,
+        use_bias=config.biases,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _linear(
+    config: config.Transformer,
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    dtype: Any,
+    output: bool = False,
+) -> nnx.Linear:
+    """Output projections start smaller, so that the residual stream's variance does not grow
+    with its 2 x layers summands (Radford et al.)."""
+    small = nnx.initializers.normal(0.02 / math.sqrt(2 * config.layers))
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=config.biases,
+        kernel_init=small if output else NORMAL,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _remat(layer, policy: str):
+    match policy:
+        case "layers":
+            return jax.checkpoint(layer, prevent_cse=False)
+        case "dots":
+            # Not those with a batch axis: attention's scores are what must not be kept.
+            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            return jax.checkpoint(layer, prevent_cse=False, policy=kept)
+    return layer
