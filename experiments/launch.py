@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments import report
+from experiments.estimate import estimate
 from experiments.progress import progress
 from experiments.reading import read_config
 from wsdjax import lineage, tree
@@ -59,6 +60,8 @@ def launch(
             content = config if missing or not old else {**old, "compare": config["compare"]}
             write_atomically(store.workdir / "config.json", json.dumps(content, indent=2) + "\n")
         page.unlink(missing_ok=True)  # a page that is there is up to date
+        for line in estimate({name: edges[name] for name in missing}):
+            print(line, file=sys.stderr)
         _print_jumps(store, missing)
         _write_status(store, "running")
         try:

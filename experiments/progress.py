@@ -17,22 +17,21 @@ def progress() -> Progress:
 
 
 class Bar:
-    """Step of how many, time left, images a second, loss and rate."""
+    """Step of how many, time left, loss, rate, and images or tokens a second."""
 
-    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         self._bar = tqdm(
             total=end,
             initial=step,
             desc=title,
-            unit="image",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}{postfix}]",
         )
-        self._speed = _Speed(examples_per_step)
+        self._speed = _Speed(each, unit)
         self._bar.set_postfix_str("compiling")
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        self._bar.set_postfix_str(_line(loss, rate, self._speed.images_per_second()), refresh=False)
+        self._bar.set_postfix_str(_line(loss, rate, self._speed.lap()), refresh=False)
         self._bar.update()
 
     def stop(self) -> None:
@@ -40,22 +39,21 @@ class Bar:
 
 
 class Lines:
-    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
-        self._title, self._end, self._images = title, end, examples_per_step
-        self._speed = _Speed(examples_per_step)
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        self._title, self._end = title, end
+        self._speed = _Speed(each, unit)
         self._last = time.monotonic()
         print(f"{title}: updates {step + 1} to {end}, compiling", file=sys.stderr, flush=True)
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        speed = self._speed.images_per_second()
+        speed = self._speed.lap()
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and step < self._end:
             return
         self._last = now
         line = f"{self._title}: update {step} of {self._end}, {_line(loss, rate, speed)}"
         if speed:
-            left = (self._end - step) * self._images / speed
-            line += f", {left:.0f} s left"
+            line += f", {(self._end - step) * self._speed.seconds:.0f} s left"
         print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
@@ -63,19 +61,21 @@ class Lines:
 
 
 class _Speed:
-    """Images a second, averaged over some 20 updates; the first, which compiles, left out."""
+    """Seconds an update, averaged over some 20; the first, which compiles, left out."""
 
-    def __init__(self, examples_per_step: int):
-        self._images, self._seconds, self._last = examples_per_step, 0.0, 0.0
+    def __init__(self, each: int, unit: str):
+        self._each, self._unit = each, unit
+        self.seconds, self._last = 0.0, 0.0
 
-    def images_per_second(self) -> float:
+    def lap(self) -> str:
+        """Images or tokens a second; empty until two updates are done."""
         now, last = time.monotonic(), self._last
         self._last = now
         if last:
             taken = now - last
-            self._seconds = 0.95 * self._seconds + 0.05 * taken if self._seconds else taken
-        return self._images / self._seconds if self._seconds else 0.0
+            self.seconds = 0.95 * self.seconds + 0.05 * taken if self.seconds else taken
+        return f"{self._each / self.seconds:,.0f} {self._unit}/s" if self.seconds else ""
 
 
-def _line(loss: float, rate: float, speed: float) -> str:
-    return f"loss {loss:.4f}, rate {rate:.2e}" + (f", {speed:,.0f} images/s" if speed else "")
+def _line(loss: float, rate: float, speed: str) -> str:
+    return f"loss {loss:.4f}, rate {rate:.2e}" + (f", {speed}" if speed else "")

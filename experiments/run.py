@@ -1,7 +1,10 @@
 """Trains whatever of a config's tree is still missing, then draws its report.
 
 python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/NAME]
-    [--config.field=value ...] [--checkpoint_dir=PATH]
+    [--config.field=value ...] [--checkpoint_dir=PATH] [--dry_run]
+
+--dry_run tells parameters, tokens, FLOPs and memory, which every run tells first, and stops there;
+the data need not be prepared.
 """
 
 from __future__ import annotations
@@ -23,12 +26,19 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/NAME 
 _CHECKPOINT_DIR = flags.DEFINE_string(
     "checkpoint_dir", None, "Where checkpoints go if not into the workdir: a bucket, for example."
 )
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Tell what the run would cost, and stop.")
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     experiment = _CONFIG.value
     validate(experiment)
+    if _DRY_RUN.value:
+        from experiments.estimate import estimate
+        from wsdjax import tree
+
+        print("\n".join(estimate(tree.resolve(experiment))))
+        return
     workdir = Path(_WORKDIR.value or Path("runs") / Path(_config_file()).stem)
     run(experiment, workdir, _CHECKPOINT_DIR.value)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from wsdjax import averages, models
@@ -73,13 +74,25 @@ def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
     return _bytes([var.aval for var in made])
 
 
+def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
+    """What a batch of a data set is like, from its config alone: the data need not be there."""
+    if length := getattr(data, "tokens_per_example", 0):
+        tokens = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        return {"inputs": tokens, "targets": tokens}
+    return {
+        "inputs": jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32),
+        "targets": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+
+
 def _flops(jaxpr: Jaxpr) -> int:
     """Of the matrix products of a trace; a loop of unknown length counts once."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            left: Any = equation.invars[0].aval
+            out: Any = equation.outvars[0].aval
             total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += times * sum(_flops(inner) for inner in _inner(equation.params))

@@ -63,7 +63,7 @@ def updates(length: Length, one: Mapping[str, float]) -> int:
 
 
 _MEANINGLESS = {
-    "epochs": "the data have no epochs",
+    "epochs": "the data have no epochs, or are not prepared yet",
     "tokens": "the data have no tokens",
     "%": "a percentage of what? Set the experiment's length, or give updates or epochs",
 }

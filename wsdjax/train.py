@@ -42,7 +42,9 @@ class Stopped(Exception):
 class Progress(Protocol):
     """Told of every update whose row has been read."""
 
-    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None: ...
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        """`each` update takes so many of a unit: images or tokens."""
+
     def update(self, step: int, loss: float, rate: float) -> None: ...
     def stop(self) -> None: ...
 
@@ -50,7 +52,7 @@ class Progress(Protocol):
 class Silent:
     """Progress that shows nothing."""
 
-    def start(self, title: str, step: int, end: int, examples_per_step: int) -> None:
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         pass
 
     def update(self, step: int, loss: float, rate: float) -> None:
@@ -173,7 +175,9 @@ class Trainer:
         title = " + ".join(names)
         if begin > first.start:
             log.info("%s: going on from update %d of %d", title, begin, end)
-        self.progress.start(title, begin, end, len(seeds) * first.batch_size)
+        tokens = getattr(first.data, "tokens_per_example", 0)
+        each = len(seeds) * first.batch_size * (tokens or 1)
+        self.progress.start(title, begin, end, each, "tokens" if tokens else "images")
         clock, unread = _Clock(), None
         try:
             for n in range(begin + 1, end + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from wsdjax import lineage
 from wsdjax.config import Branch, Continued, Cooldown, Experiment, Hold
+from wsdjax.data.tokens import NotPrepared
 from wsdjax.edge import Edge
 from wsdjax.length import Length, updates
 from wsdjax.validation import ConfigError
@@ -82,11 +84,12 @@ def resolve_branch(
     """
     where = f"tree.{name}"
     data = branch.data or parent.data
-    if parent.model.classes < data.classes:  # more are a vocabulary that was padded
-        raise ConfigError(
-            f"{where}: the model has {parent.model.classes} classes, "
-            f"{type(data).__name__} has {data.classes}"
-        )
+    with contextlib.suppress(NotPrepared):  # which is for the trainer to tell
+        if parent.model.classes < data.classes:  # more are a vocabulary that was padded
+            raise ConfigError(
+                f"{where}: the model has {parent.model.classes} classes, "
+                f"{type(data).__name__} has {data.classes}"
+            )
     start = parent.end
     if at := _parent_of(branch)[1]:
         along_parent = units(parent.data, parent.batch_size, length)
@@ -141,7 +144,9 @@ def _parent_of(branch: Branch) -> tuple[str, str]:
 
 def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, float]:
     """What one epoch and one token of `data`, and one percent of `length`, are in updates."""
-    one: dict[str, float] = {"epochs": data.examples // batch_size}
+    one: dict[str, float] = {}
+    with contextlib.suppress(NotPrepared):
+        one["epochs"] = data.examples // batch_size
     if tokens := getattr(data, "tokens_per_example", 0):
         one["tokens"] = 1 / (batch_size * tokens)
     if length is not None:
