@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli, figures, probe_figures, style
+from experiments import baselines, cli, figures, probe_figures, style
 from experiments.bound import overlays
 from experiments.drawing import changes, drawing, summary
 from experiments.naming import schedule_name
@@ -242,6 +242,7 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
         f"Losses in nats, {over}; the training loss is a running mean over a fiftieth of the "
         "updates."
     )
+    notes += _bits(run, ends)
     if any(isinstance(edge.data, Photos) for edge in edges.values()):
         notes.append(STAND_IN)
     found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
@@ -259,6 +260,21 @@ def _notes(run: Run, ends: list[Final]) -> list[str]:
     if unfinished:
         notes.append(f"Not finished: {', '.join(unfinished)}.")
     return notes
+
+
+def _bits(run: Run, ends: list[Final]) -> list[str]:
+    """Of language models and of n-grams beside them."""
+    models = []
+    for end in ends:
+        name = end.lineage[-1]
+        if baselines.is_text(config := run.edges[name].data):
+            bits = baselines.bits_a_byte(end.held_out_loss.mean(), config)
+            models.append(f"{name} ({end.schedule}) {bits:.3f}")
+    if not models:
+        return []
+    counted = [f"{name}, {bits:.3f}" for name, bits in baselines.ngrams(run).items()]
+    beside = f" Beside them, Kneser-Ney: {'; '.join(counted)}." if counted else ""
+    return [f"Held-out bits a byte: {', '.join(models)}.{beside}"]
 
 
 def _results(run: Run, ends: list[Final], rows: Rows, budgets: Rows, notes: list[str]) -> str:

@@ -1,0 +1,37 @@
+"""The LLaMA models of Wen et al. under WSD-S and WSD, with a cosine for each budget.
+
+    python -m experiments.run --config=experiments/configs/lm_llama_wen.py[:0.1B|0.3B|0.6B|1.2B]
+
+Context 4,096, 4M tokens a batch, budgets of 50, 100 and 200 billion tokens, decays of a tenth to a
+tenth of the peak, which is 6e-4 for the two small sizes and 4e-4 for the two large ones. The text
+is prepared as for `lm_pythia160m.py`.
+
+Hardware: the paper's was a TPU v3-256; training over several processes is not implemented here, so
+that it takes a machine with that many devices in one process. Not yet run. --dry_run tells what it
+costs.
+"""
+
+from wsdjax import families, plans
+from wsdjax.config import AdamW, Experiment, Text
+
+PEAKS = {"0.1B": 6e-4, "0.3B": 6e-4, "0.6B": 4e-4, "1.2B": 4e-4}
+
+
+def get_config(size: str = "0.1B") -> Experiment:
+    budgets, warmup = (12_500, 25_000, 50_000), 1_000
+    model = families.wen_llama(size, compute="bfloat16", remat="dots")
+    peak = PEAKS[size]
+    return Experiment(
+        model=model,
+        data=Text("data/text", length=4_096),
+        optimizer=AdamW(peak_value=peak, b2=0.95, weight_decay=0.1, clip_norm=1.0),
+        tree=(
+            plans.wsd_s(budgets, warmup, end_value=peak / 10)
+            | plans.cooldown_lengths(budgets, warmup, end_value=peak / 10)
+            | plans.oracle_cosines(budgets, warmup, end_value=peak / 10)
+        ),
+        batch_size=1_024,
+        accumulate=64,
+        eval_every=500,
+        checkpoint_every=2_500,
+    )

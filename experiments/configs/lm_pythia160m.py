@@ -1,0 +1,33 @@
+"""The language model of Belloni et al.: Pythia 160M, 3 billion tokens, the cooldown the last 20%.
+
+    python -m experiments.prepare text --input DIR/*.jsonl.zst \\
+        --tokenizer EleutherAI/pythia-160m --out data/text
+    python -m experiments.run --config=experiments/configs/lm_pythia160m.py
+
+Batch 256 of length 2,048 in 8 micro-batches, AdamW with betas 0.9 and 0.95, weight decay 0.1,
+gradients clipped to 1. The paper's peak and warmup are not known to us: the peak is
+Pythia's own, the warmup 5%, as in the paper's study of the CNN. The commands for the Pile and for
+SlimPajama are in `experiments/prepare_text.py`.
+
+Hardware: one GPU of 24 GB or more, or a TPU; --config.model.remat=none is faster where the memory
+suffices. Not yet run: see the README's list of what is not
+measured. --dry_run tells what it costs.
+"""
+
+from wsdjax import families, plans
+from wsdjax.config import AdamW, Experiment, Text
+
+
+def get_config() -> Experiment:
+    tree = plans.wsd("100%", "5%", "20%") | plans.cosine("100%", "5%")
+    return Experiment(
+        model=families.pythia("160M", compute="bfloat16", remat="dots"),
+        data=Text("data/text", length=2_048),
+        optimizer=AdamW(peak_value=6e-4, b2=0.95, weight_decay=0.1, clip_norm=1.0),
+        tree=tree,
+        length="3e9 tokens",
+        batch_size=256,
+        accumulate=8,
+        eval_every=200,
+        checkpoint_every=1_000,
+    )
