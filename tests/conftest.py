@@ -74,6 +74,14 @@ def rows_of(store, name: str) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For programs that take longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The workdir of the tiny tree, trained by the command without a stop."""

@@ -22,6 +22,7 @@ from wsdjax.huggingface import check_weights, config_of
 from wsdjax.train import Stopped, Trainer
 from wsdjax.validation import ConfigError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,

@@ -12,6 +12,7 @@ import torch
 from wsdjax import models
 from wsdjax.config import RNN
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CONFIG = RNN(vocabulary=29, width=16, layers=2, loss_chunk=4)
 BATCH = {
     name: jax.random.randint(jax.random.key(i), (3, 7), 0, 29)
