@@ -12,6 +12,7 @@ from pathlib import Path
 # One compilation of each program for all tests and the processes that they start.
 _CACHE = tempfile.TemporaryDirectory(prefix="wsdjax-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402

@@ -1,0 +1,97 @@
+"""Language models through the commands: from text to a tree of branches, a report and probes."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, finish, rows_of, same, start
+
+from wsdjax import data, models, probes
+from wsdjax.branches import BranchStore
+
+TINY = ROOT / "tests" / "configs" / "tiny_lm.py"
+
+
+def run(workdir, *more):
+    return finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *more))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("lm") / "w"
+    code, out, err = run(workdir)
+    assert code == 0, err
+    return workdir, out, err
+
+
+def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
+    """Parameters, tokens; bits a byte beside a bigram's and a 5-gram's of the same text."""
+    workdir, out, err = trained
+    assert "Transformer: 12,704 parameters, 2 seeds" in err
+    assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
+    assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
+    counted = json.loads((workdir / "baselines.json").read_text())["bits_a_byte"]
+    assert [name.split(",")[0] for name in counted] == 2 * ["bigram", "5-gram"]
+    few, many = list(counted.values())[1::2]
+    assert 1 < many < few < 8
+    edge = BranchStore(workdir).edges()["decay"]
+    assert edge.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
+
+
+def test_stopped_and_resumed_is_the_same_to_the_bit(trained, tmp_path):
+    """Windows of text in micro-batches, in bfloat16."""
+    workdir = shutil.copytree(trained[0], tmp_path / "w")
+    store = BranchStore(workdir)
+    for name, step in (("decay", 12), ("trunk", 6)):
+        store.discard_after(name, step)
+    code, _, err = run(workdir)
+    assert code == 0, err
+    plain = BranchStore(trained[0])
+    for name in ("trunk", "decay"):
+        assert same(store.restore(name), plain.restore(name))
+        assert rows_of(store, name) == rows_of(plain, name)
+
+
+def test_a_node_is_probed_as_any_other(trained):
+    """In float32, whatever it was trained in, over held-out windows too."""
+    workdir = trained[0]
+    arguments = ("--node=decay", "--probe=sharpness", "--examples=30", "--split=test")
+    code, _, err = finish(start("experiments.probe", f"--workdir={workdir}", *arguments))
+    assert (code, err) == (0, "")
+    store = BranchStore(workdir)
+    edge = store.edges()["decay"]
+    path = store.directory("decay") / "probes" / f"sharpness-{edge.end}.json"
+    found = json.loads(path.read_text())["results"][0]
+    assert found["computed_in"] == "float32"
+    params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", edge.end))
+    batches = data.in_order(data.load(edge.data).test, examples=30)
+    expected = probes.sharpness(models.build(edge.model).loss, params, batches, tol=1e-3)
+    np.testing.assert_allclose(found["eigenvalues"], expected.eigenvalues, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("lm_quickstart.py", "Transformer: 918,912 parameters"),
+        ("lm_quickstart.py:gru", "RNN: "),
+        ("lm_pythia160m.py", "Transformer: 162,322,944 parameters"),
+        ("lm_llama_wen.py:1.2B", "4,096 tokens"),
+    ],
+)
+def test_what_a_config_costs_is_told_without_its_data(config, said, tmp_path):
+    arguments = (f"--config=experiments/configs/{config}", "--dry_run")
+    code, out, err = finish(start("experiments.run", *arguments, XDG_CACHE_HOME=str(tmp_path)))
+    assert (code, err) == (0, "")
+    assert said in out
+    assert " FLOPs and " in out
+
+
+def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):
+    arguments = ("--config=experiments/configs/lm_pythia160m.py", f"--workdir={tmp_path / 'w'}")
+    code, _, err = finish(start("experiments.run", *arguments))
+    assert code == 2
+    assert "python -m experiments.prepare text" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "w").exists()
