@@ -262,6 +262,8 @@ def test_parameters_of_16_bits_are_computed_in_32(cnn):
     model, params, batches = cnn
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     raised = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
+    ends = probes.interpolate(model.loss, low, params, [0.0], batches)
+    assert ends[0] == probes.loss(model.loss, low, batches)
     a, b = (probes.sharpness(model.loss, each, batches).eigenvalues for each in (low, raised))
     np.testing.assert_array_equal(a, b)
 
@@ -310,6 +312,26 @@ def test_the_basis_is_chosen_by_its_size(memory, kept):
     """A vector is of 4,000 bytes; of 24 there must be room."""
     params = {"a": jnp.zeros(600), "b": jnp.zeros((20, 20))}
     assert choose(params, 80, 24, memory) == kept
+
+
+def test_an_iteration_that_is_cut_short_returns_k_all_the_same():
+    """As good as they are, and not called converged."""
+    loss_fn, params, batches, _ = quadratic(np.linspace(-1, 1, 200))
+    found = probes.sharpness(loss_fn, params, batches, k=5, max_products=12)
+    assert found.eigenvalues.shape == (5,)
+    assert found.products == 12
+    assert not found.converged.any()
+
+
+def test_an_operator_may_be_any_function():
+    loss_fn, params, batches, _ = quadratic(np.linspace(0, 1, 40))
+    hessian = probes.Hessian(loss_fn, params, batches)
+
+    def shifted(vector):
+        return jax.tree.map(lambda h, v: h + 0.5 * v, hessian(vector), vector)
+
+    found = probes.eigenpairs(shifted, params)
+    np.testing.assert_allclose(found.eigenvalues, [1.5], rtol=1e-5)
 
 
 def test_what_was_chosen_is_reported():
@@ -674,7 +696,31 @@ MISTAKES = {
         lambda: probes.curvature_along(simple, W, {"w": jnp.zeros(3)}, ONES),
         "the direction has the norm 0.0",
     ),
-    "another structure": (lambda: probes.hvp(simple, W, {"v": jnp.ones(3)}, ONES), "the vector is"),
+    "another structure": (
+        lambda: probes.hvp(simple, W, {"v": jnp.ones(3)}, ONES),
+        r"the vector is no tree like the parameters: it lacks \['w'\] and has \['v'\]",
+    ),
+    "a pair for batches": (
+        lambda: probes.sharpness(simple, W, (ONES[0], jnp.arange(2))),
+        r"batches\[1\] is unlike batches\[0\]; a single batch",
+    ),
+    "something beside the loss": (
+        lambda: probes.sharpness(lambda p, b: (simple(p, b), None), W, ONES),
+        "returns a tuple",
+    ),
+    "no eigenvalue": (lambda: probes.sharpness(simple, W, ONES, k=0), "k = 0: must be at least 1"),
+    "a negative tolerance": (
+        lambda: probes.sharpness(simple, W, ONES, tol=-1),
+        "tol = -1: must be",
+    ),
+    "too few products": (
+        lambda: probes.sharpness(simple, W, ONES, k=3, max_products=5),
+        "max_products = 5: must be at least 6 for k = 3",
+    ),
+    "an axis of zero norm": (
+        lambda: probes.loss_plane(simple, W, W, {"w": jnp.zeros(3)}, [0], [0], ONES),
+        "axis_2 has the norm 0.0",
+    ),
     "another shape": (
         lambda: probes.hvp(simple, W, {"w": jnp.ones(4)}, ONES),
         r"the vector\['w'\] has shape \(4,\), the parameter \(3,\)",

@@ -12,6 +12,7 @@ from wsdjax.probes import basis as bases
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.vectors import (
+    ProbeError,
     Tree,
     as_parameters,
     combine,
@@ -136,7 +137,8 @@ def eigenpairs(
     random vector, since from one start no second vector of a repeated eigenvalue is found.
 
     Args:
-      operator: v -> A v, such as `Hessian`, `GaussNewton`, `Preconditioned`.
+      operator: v -> A v, symmetric: a function from trees like `params` to such trees, jitted
+        or not, such as `Hessian`, `GaussNewton`, `Preconditioned`, or a sum of these.
       params: what a vector is like.
       k, tol: as for `sharpness`.
       smallest: the k smallest instead.
@@ -154,9 +156,16 @@ def eigenpairs(
       on_progress: told of each product.
 
     Raises:
-      ProbeError: for a product that is not finite.
+      ProbeError: for a product that is not finite, or numbers that make no sense.
     """
     params = as_parameters(params)
+    for name, value, least in (
+        ("k", k, 1),
+        ("tol", tol, 0),
+        ("max_products", max_products, 2 * min(k, size(params))),
+    ):
+        if value < least:
+            raise ProbeError(f"{name} = {value}: must be at least {least} for k = {k}")
     sign = -1.0 if smallest else 1.0
     counted = _Counted(operator, sign)
     n = size(params)

@@ -82,8 +82,8 @@ class Krylov:
         coefficients, after = np.asarray(coefficients, np.float64), float(after)
         if not (np.isfinite(coefficients).all() and np.isfinite(after)):
             raise ProbeError(
-                "the Hessian times a vector is not finite: look for NaN in parameters or data, "
-                "or a loss without a second derivative there"
+                "the operator times a vector is not finite: look for NaN in the loss itself, in "
+                "parameters or data, or for a loss without a second derivative there"
             )
         self._columns[:, self.p] = coefficients
         if after > 10 * self._eps * self.scale:

@@ -49,12 +49,23 @@ def weights(batches: Batches) -> np.ndarray:
         leaves = jax.tree.leaves(batch)
         if not leaves or jnp.ndim(leaves[0]) == 0:
             raise ProbeError(f"batches[{i}] has no array with a leading axis of examples")
+        if _kind(batch) != _kind(batches[0]):
+            raise ProbeError(
+                f"batches[{i}] is unlike batches[0]; a single batch (x, y) is given as [(x, y)]"
+            )
         counts.append(len(leaves[0]))
     return np.array(counts, np.float64) / sum(counts)
 
 
+def _kind(batch: Any) -> Any:
+    """What batches have in common that differ in their examples alone."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, [(jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves]
+
+
 def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
-    """The mean loss, its sum over batches in float64."""
+    """The mean loss, its sum over batches in float64; of 16-bit parameters in float32."""
+    params = as_parameters(params)
     values = [_loss(loss_fn, params, batch) for batch in batches]
     return float(np.dot(weights(batches), np.array(jax.device_get(values), np.float64)))
 
@@ -70,6 +81,10 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
 def _loss(loss_fn, params, batch):
     with jax.default_matmul_precision("highest"):
         value = loss_fn(params, batch)
+    if isinstance(value, tuple):
+        raise ProbeError(
+            "loss_fn must return a scalar, and returns a tuple: drop what is beside it"
+        )
     if jnp.shape(value) != ():
         raise ProbeError(f"loss_fn must return a scalar, and returns shape {jnp.shape(value)}")
     return value

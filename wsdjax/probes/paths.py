@@ -77,10 +77,13 @@ def loss_plane(
       float64 [n1, n2].
 
     Raises:
-      ProbeError: for trees that do not match, or integer leaves.
+      ProbeError: for trees that do not match, integer leaves, an axis of zero norm, or a file
+        of another sweep.
     """
     origin = as_parameters(origin, "origin")
     axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
+    for i, axis in enumerate(axes, start=1):
+        normalized(axis, f"axis_{i}")
     first, second = np.asarray(coords_1, np.float64), np.asarray(coords_2, np.float64)
     grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
     points = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)

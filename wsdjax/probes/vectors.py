@@ -49,10 +49,13 @@ def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
     Raises:
       ProbeError: where structure or shapes are not those of `params`.
     """
-    found: Any = jax.tree.structure(tree)
-    wanted: Any = jax.tree.structure(params)
-    if not found == wanted:
-        raise ProbeError(f"{name} is {found}, the parameters are {wanted}")
+    found, wanted = (_names(each) for each in (tree, params))
+    if found != wanted:
+        missing, extra = (", ".join(a - b) for a, b in ((wanted, found), (found, wanted)))
+        told = [f"lacks {missing}"] * bool(missing) + [f"has {extra}"] * bool(extra)
+        raise ProbeError(f"{name} is no tree like the parameters: it {' and '.join(told)}")
+    leaves = jax.tree.leaves(tree)
+    tree = jax.tree.unflatten(jax.tree.structure(params), leaves)
 
     def fitted(path, leaf, param):
         if jnp.shape(leaf) != jnp.shape(param):
@@ -63,6 +66,11 @@ def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
         return jnp.asarray(leaf, param.dtype)
 
     return jax.tree.map_with_path(fitted, tree, params)
+
+
+def _names(tree: Tree) -> set[str]:
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return {jax.tree_util.keystr(path) for path in paths}
 
 
 @jax.jit
