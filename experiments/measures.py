@@ -1,7 +1,7 @@
 """What `experiments.probe` measures: at a node of a run, or along several of them.
 
-Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results; names
-and the settings that they go by are in `AT_A_NODE` and `ALONG`.
+Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results;
+`AT_A_NODE` and `ALONG` have them by name.
 """
 
 from __future__ import annotations
@@ -119,14 +119,39 @@ def _by_name(tree: Any) -> Result:
     }
 
 
-AT_A_NODE: dict[str, tuple[Callable[[Node], tuple[Result, Any]], tuple[str, ...]]] = {
-    "sharpness": (sharpness, ("k", "tol")),
-    "preconditioned": (preconditioned, ("k", "tol")),
-    "density": (density, ()),
-    "moments": (moments, ()),
-    "noise": (noise, ("tol",)),
+class Measure(NamedTuple):
+    measure: Callable
+    uses: tuple[str, ...]
+    """The settings that it goes by, beside those of the loss."""
+    headline: Callable[[Result], str]
+    """What of a result is told when it is there."""
+
+
+def _told(result: Result) -> str:
+    values = ", ".join(f"{value:.5g}" for value in result["eigenvalues"])
+    worst, all_converged = max(result["residuals"]), all(result["converged"])
+    return f"{values} ± {worst:.1g}" + ("" if all_converged else " (not converged)")
+
+
+def _span(name: str) -> Callable[[Result], str]:
+    return lambda result: f"{min(result[name]):.4g} to {max(result[name]):.4g}"
+
+
+def _explained(result: Result) -> str:
+    return ", ".join(f"{ratio:.1%}" for ratio in result["explained_variance_ratio"])
+
+
+AT_A_NODE: dict[str, Measure] = {
+    "sharpness": Measure(sharpness, ("k", "tol"), _told),
+    "preconditioned": Measure(preconditioned, ("k", "tol"), _told),
+    "density": Measure(
+        density, (), lambda r: f"{np.nanmin(r['nodes']):.4g} to {np.nanmax(r['nodes']):.4g}"
+    ),
+    "moments": Measure(
+        moments, (), lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"])
+    ),
+    "noise": Measure(noise, ("tol",), lambda r: f"noise scale {r['noise_scale']:.4g} examples"),
 }
-"""For each name the measure and the settings that it goes by, beside those of the loss."""
 
 
 def interpolate(path: Path) -> Result:
@@ -214,12 +239,25 @@ def _need(path: Path, count: int) -> None:
         raise Unmeasurable(f"{len(path.steps)} nodes are too few: it takes {count} or more")
 
 
-ALONG: dict[str, tuple[Callable[[Path], Result], tuple[str, ...]]] = {
-    "interpolate": (interpolate, ("points",)),
-    "plane": (plane, ("points",)),
-    "components": (components, ("k",)),
-    "phases": (phases, ()),
-    "convexity": (convexity, ()),
-    "alignment": (alignment, ()),
-    "distances": (distances, ()),
+ALONG: dict[str, Measure] = {
+    "interpolate": Measure(interpolate, ("points",), _span("losses")),
+    "plane": Measure(
+        plane,
+        ("points",),
+        lambda r: f"{np.nanmin(r['losses']):.4g} to {np.nanmax(r['losses']):.4g} nats",
+    ),
+    "components": Measure(components, ("k",), _explained),
+    "phases": Measure(
+        phases,
+        (),
+        lambda r: (
+            f"v_s explains {r['explained'][0]:.1%}, v_d "
+            f"{r['explained'][1]:.1%}, cosine {r['cosine']:.2f}"
+        ),
+    ),
+    "convexity": Measure(convexity, (), _span("tau")),
+    "alignment": Measure(alignment, (), _span("cosines")),
+    "distances": Measure(
+        distances, (), lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}"
+    ),
 }

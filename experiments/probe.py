@@ -22,9 +22,9 @@ Along a range:
     alignment        cosine of each move with the negative gradient
     distances        norms, distance travelled and moved
 
-Each result is a small JSON file under branches/BRANCH/probes/, with its settings; it is not
-computed again, and a plane goes on from the cell at which it was stopped. At the end the report
-is drawn again.
+Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings; it
+is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
+with the branch that made it. At the end the report is drawn again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,9 @@ import numpy as np
 from absl import flags
 
 from experiments import cli, measures
-from experiments.measures import ALONG, AT_A_NODE, Result, Unmeasurable
-from wsdjax import data, models, provenance, state
+from experiments.measures import ALONG, AT_A_NODE, Measure, Result, Unmeasurable
+from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.config import AdamW
 from wsdjax.metrics import write_atomically
 from wsdjax.validation import ConfigError
 
@@ -54,7 +54,7 @@ _PROBE = flags.DEFINE_list("probe", [], "Which probes, with commas between them.
 _EXAMPLES = flags.DEFINE_integer("examples", 1_000, "Examples in the loss.", lower_bound=1)
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Of the branch's data set.")
 _K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
-_TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.")
+_TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.", lower_bound=0)
 _POINTS = flags.DEFINE_integer(
     "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2
 )
@@ -77,15 +77,21 @@ def main() -> None:
     of = _Loss(
         store, branch, models.build(edge.model).loss, data.in_order(split, examples=_EXAMPLES.value)
     )
-    for name in _PROBE.value:
-        measure = of.at_nodes if name in AT_A_NODE else of.along
-        try:
-            measure(name, steps)
-        except Unmeasurable as error:
-            raise ConfigError(f"--probe={name} at --node={_NODE.value}: {error}") from None
+    refused = []
+    try:
+        for name in _PROBE.value:
+            try:
+                (of.at_nodes if name in AT_A_NODE else of.along)(name, steps)
+            except (Unmeasurable, probes.ProbeError) as error:
+                refused.append(f"--probe={name} at --node={_NODE.value}: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from what is finished.", file=sys.stderr)
+        cli.end(130)
     from experiments import report
 
     report.write(store.workdir)
+    if refused:
+        raise ConfigError("; ".join(refused))
 
 
 def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
@@ -106,6 +112,8 @@ def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
         raise ConfigError(f"--node={text}: write BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
     first, last = int(parts[0]), int(parts[min(1, len(parts) - 1)])
     every = max(1, int(parts[2])) if len(parts) == 3 else 1
+    if last < first:
+        raise ConfigError(f"--node={text}: the range goes backwards, from {first} to {last}")
     steps = [s for s in nodes if first <= s <= last and (s - first) % every == 0]
     if not steps:
         raise ConfigError(
@@ -122,56 +130,74 @@ class _Loss:
         self._store, self._branch = store, branch
         self._loss_fn, self._batches = loss_fn, batches
         self._edge = store.edges()[branch]
-        self._directory = store.directory(branch) / "probes"
-        self._directory.mkdir(exist_ok=True)
 
     def at_nodes(self, name: str, steps: list[int]) -> None:
-        measure, uses = AT_A_NODE[name]
+        kind = AT_A_NODE[name]
+        given, tag = _settings(kind)
         starts: dict[int, Any] = {}
         for step in steps:
-            path, settings = self._directory / f"{name}-{step}.json", _settings(uses)
-            if _is_there(path, settings):
+            owner = self._owner(step)
+            path = self._directory(owner) / f"{name}-{step}-{tag}.json"
+            if _is_there(path):
                 starts = {}
                 continue
-            results = []
+            began, results = time.monotonic(), []
             for i, each in enumerate(self._replicates(step, name == "preconditioned")):
                 node = measures.Node(
                     self._loss_fn,
                     each.params,
                     self._batches,
-                    settings,
-                    _teller(f"{name} of {self._branch}@{step}, seed {i}"),
+                    given,
+                    _teller(f"{name} of {owner}@{step}, seed {i}"),
                     starts.get(i),
                     each.opt_state or None,
-                    self._optimizer(step),
+                    self._store.edges()[owner].optimizer,
                 )
-                result, starts[i] = measure(node)
+                result, starts[i] = kind.measure(node)
                 results.append(result)
-            _write(path, name, [step], settings, results)
+            _write(path, name, [step], given, results)
+            _report(f"{name} of {owner}@{step}", kind, results, began)
 
     def along(self, name: str, steps: list[int]) -> None:
-        measure, uses = ALONG[name]
-        stem, settings = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}", _settings(uses)
-        path = self._directory / f"{stem}.json"
-        if _is_there(path, settings):
+        kind, fork = ALONG[name], self._edge.start
+        given, tag = _settings(kind)
+        if (
+            name == "phases"
+            and steps[0] < fork < steps[-1]
+            and fork in self._store.nodes(self._branch)
+        ):
+            steps = sorted({*steps, fork})
+        stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes-{tag}"
+        path = self._directory(self._branch) / f"{stem}.json"
+        if _is_there(path):
             return
-        results = []
+        began, results = time.monotonic(), []
         for i in range(self._edge.seeds):
-            file = self._directory / f"{stem}-seed{i}.cells"
             each = measures.Path(
                 self._loss_fn,
                 _Iterates(self._store, self._branch, steps, i),
                 steps,
-                self._edge.start,
+                fork,
                 self._batches,
-                settings,
+                given,
                 _teller(f"{name} of {_NODE.value}, seed {i}"),
-                file,
+                path.with_name(f"{stem}-seed{i}.cells"),
             )
-            results.append(measure(each))
-        _write(path, name, steps, settings, results)
-        for file in self._directory.glob(f"{stem}-seed*.cells"):
+            results.append(kind.measure(each))
+        _write(path, name, steps, given, results)
+        _report(f"{name} of {_NODE.value}", kind, results, began)
+        for file in path.parent.glob(f"{stem}-seed*.cells"):
             file.unlink()
+
+    def _directory(self, branch: str) -> Path:
+        directory = self._store.directory(branch) / "probes"
+        directory.mkdir(exist_ok=True)
+        return directory
+
+    def _owner(self, step: int) -> str:
+        """The branch of the lineage that made the node."""
+        lineage = self._store.lineage(self._branch)
+        return next(segment.branch for segment in lineage if step <= segment.stop)
 
     def _replicates(self, step: int, with_moments: bool) -> Iterator[state.State]:
         """Each seed's state; of parameters alone if no moments are asked for, or there are none."""
@@ -181,12 +207,6 @@ class _Loss:
                 whole = self._store.restore(self._branch, step)
         for i in range(self._edge.seeds):
             yield state.replicate(whole, i)
-
-    def _optimizer(self, step: int) -> AdamW:
-        """Of the branch that made the node."""
-        lineage = self._store.lineage(self._branch)
-        owner = next(segment.branch for segment in lineage if step <= segment.stop)
-        return self._store.edges()[owner].optimizer
 
 
 class _Iterates(Sequence):
@@ -207,30 +227,38 @@ class _Iterates(Sequence):
         return jax.tree.map(lambda leaf: leaf[replicate], params)
 
 
-def _settings(uses: Sequence[str]) -> Result:
-    """What a result depends on: the loss's flags and those that the measure goes by."""
-    return {name: flags.FLAGS[name].value for name in ("examples", "split", *uses)}
+def _settings(kind: Measure) -> tuple[Result, str]:
+    """What a result depends on, the loss's flags and those that the measure goes by; and the
+    same as part of a file's name."""
+    given = {name: flags.FLAGS[name].value for name in ("examples", "split", *kind.uses)}
+    more = "".join(f"-{name}{given[name]:g}" for name in kind.uses)
+    return given, f"{given['split']}{given['examples']}{more}"
 
 
-def _is_there(path: Path, settings: Result) -> bool:
-    if not path.exists() or json.loads(path.read_text())["settings"] != settings:
-        return False
-    print(f"{path} is there")
-    return True
+def _is_there(path: Path) -> bool:
+    if path.exists():
+        print(f"{path} is there")
+    return path.exists()
 
 
-def _write(path: Path, name: str, steps: list[int], settings: Result, results: list) -> None:
+def _write(path: Path, name: str, steps: list[int], given: Result, results: list) -> None:
     content = {
         "probe": name,
         "steps": steps,
-        "settings": settings,
+        "settings": given,
         "results": results,
         "machine": provenance.machine(),
         "versions": provenance.versions(),
     }
     write_atomically(path, json.dumps(content, default=_plain, indent=1) + "\n")
+
+
+def _report(title: str, kind: Measure, results: list[Result], began: float) -> None:
+    """A line for each seed."""
     _teller("")("")
-    print(f"{path}: {_summary(results)}", flush=True)
+    for i, result in enumerate(results):
+        print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
+    print(f"    {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _plain(value: Any) -> Any:
@@ -245,15 +273,6 @@ def _teller(title: str) -> measures.Tell:
             print(f"\r\033[K{title}: {text}" if title else "\r\033[K", end="", file=sys.stderr)
 
     return tell
-
-
-def _summary(results: list[Result]) -> str:
-    """The first value of each replicate, to see something while it runs."""
-    name = next(iter(results[0]))
-    firsts = [np.ravel(np.asarray(result[name], dtype=object))[0] for result in results]
-    return f"{name} " + ", ".join(
-        f"{value:.6g}" if isinstance(value, float) else str(value) for value in firsts
-    )
 
 
 if __name__ == "__main__":

@@ -5,86 +5,68 @@ As everywhere, a line is a mean over seeds and a band reaches from the lowest to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.measured import Content, apart, measured, of_loss
 from experiments.reading import Run
 from experiments.style import STYLE, legend_above, looks, mark_cooldowns, once_each
 
-Content = dict[str, Any]
-
-
-def measured(run: Run, probe: str) -> dict[str, list[Content]]:
-    """By branch what the files of a probe hold, in the order of their last steps. Of several
-    settings those of the newest file: curves of different losses are not to be compared."""
-    files = [
-        (path.stat().st_mtime, name, json.loads(path.read_text()))
-        for name in run.edges
-        for path in (run.store.directory(name) / "probes").glob(f"{probe}-*.json")
-    ]
-    if not files:
-        return {}
-    newest = max(files, key=lambda each: each[0])[2]["settings"]
-    found: dict[str, list[Content]] = {}
-    for _, name, content in files:
-        if content["settings"] == newest:
-            found.setdefault(name, []).append(content)
-    return {
-        name: sorted(each, key=lambda c: (c["steps"][-1], len(c["steps"])))
-        for name, each in found.items()
-    }
-
-
-def _of_loss(content: Content) -> str:
-    given = content["settings"]
-    split = {"train": "training", "test": "held-out"}[given["split"]]
-    return f"loss over {given['examples']:,} {split} examples"
+LINES = ("-", "--", ":")
 
 
 def _along_training(probe: str, value: Callable[[Content], Any], label: str) -> Callable:
-    """A figure of one number a node against updates."""
+    """A figure of one number a node against updates; other settings are dashed, then dotted."""
 
     def draw(run: Run) -> Figure | None:
-        found = measured(run, probe)
-        if not found:
+        groups = measured(run, probe)[: len(LINES)]
+        if not groups:
             return None
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axis = figure.subplots()
-        for name, contents in found.items():
-            steps = [content["steps"][-1] for content in contents]
-            values = np.array([[value(r) for r in content["results"]] for content in contents])
-            _line(axis, run, name, steps, values)
+        figure, axis = _axis()
+        for group, style in zip(groups, LINES, strict=False):
+            for name, contents in group.of.items():
+                parent = group.of.get(run.edges[name].parent, [])
+                # From the fork on, so that the line is not broken there.
+                at_fork = [c for c in parent if c["steps"][-1] == run.edges[name].start]
+                shown = [*at_fork, *contents]
+                steps = [content["steps"][-1] for content in shown]
+                values = np.array([[value(r) for r in c["results"]] for c in shown])
+                said = looks(run)[name].label + apart(group, groups)
+                _line(axis, run, name, steps, values, said, style)
         mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=label)
-        _finish(figure, axis, next(iter(found.values()))[0])
+        _finish(figure, axis, of_loss(groups[0].settings))
         return figure
 
     return draw
 
 
-def _along_range(probe: str, column: str, label: str, levels: tuple[float, ...] = ()) -> Callable:
-    """A figure of the last range of each branch: a value for each of its first nodes."""
+def _along_range(
+    probe: str, columns: dict[str, str], label: str, levels: tuple[float, ...] = ()
+) -> Callable:
+    """A figure of the last range of each branch: values for its first nodes."""
 
     def draw(run: Run) -> Figure | None:
-        found = measured(run, probe)
-        if not found:
+        groups = measured(run, probe)
+        if not groups:
             return None
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axis = figure.subplots()
-        for name, contents in found.items():
-            values = np.array([result[column] for result in contents[-1]["results"]], float).T
-            _line(axis, run, name, contents[-1]["steps"][: len(values)], values)
+        figure, axis = _axis()
+        for name, contents in groups[0].of.items():
+            for (column, said), style in zip(columns.items(), LINES, strict=False):
+                values = np.array([result[column] for result in contents[-1]["results"]], float).T
+                legend = looks(run)[name].label + (f", {said}" if said else "")
+                _line(axis, run, name, contents[-1]["steps"][: len(values)], values, legend, style)
         for level in levels:
             axis.axhline(level, color="black", lw=0.8, ls=":")
         mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=label)
-        _finish(figure, axis, next(iter(found.values()))[-1])
+        _finish(figure, axis, "" if probe == "distances" else of_loss(groups[0].settings))
         return figure
 
     return draw
@@ -92,48 +74,85 @@ def _along_range(probe: str, column: str, label: str, levels: tuple[float, ...] 
 
 def interpolations(run: Run) -> Figure | None:
     """The loss along the line from the first node of each range to its last."""
-    found = measured(run, "interpolate")
-    if not found:
+    groups = measured(run, "interpolate")
+    if not groups:
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for name, contents in found.items():
-        for content, style in zip(contents[-3:], ("-", "--", ":"), strict=False):
+    figure, axis = _axis()
+    for name, contents in groups[0].of.items():
+        for content, style in zip(contents[-3:], LINES, strict=False):
             values = np.array([result["losses"] for result in content["results"]]).T
             steps = f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
             alphas = content["results"][0]["alphas"]
             _line(axis, run, name, alphas, values, f"{name}, {steps}", style)
     axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
-    _finish(figure, axis, next(iter(found.values()))[-1])
+    _finish(figure, axis, of_loss(groups[0].settings))
     return figure
 
 
 def densities(run: Run) -> Figure | None:
-    """The density of the Hessian's eigenvalues at each node, on a logarithmic scale, first seed."""
-    found = measured(run, "density")
-    if not found:
+    """The density of the Hessian's eigenvalues at the last nodes, on a logarithmic scale."""
+    groups = measured(run, "density")
+    if not groups:
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    shown = [(name, content) for name, contents in found.items() for content in contents]
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for (name, content), colour in zip(shown, colours, strict=True):
-        first = content["results"][0]
-        label = f"{name}@{content['steps'][-1]}"
-        axis.semilogy(first["grid"], first["density"], color=colour, lw=1.2, label=label)
-    axis.set(xlabel="eigenvalue", ylabel="density", ylim=(1e-6, None))
-    _finish(figure, axis, shown[-1][1])
+    shown = [(name, content) for name, contents in groups[0].of.items() for content in contents]
+    shown = shown[-4:]
+    figure = Figure(figsize=(7, 1.2 + 1.5 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, (name, content) in zip(axes, shown, strict=True):
+        look = looks(run)[name]
+        for i, result in enumerate(content["results"]):
+            label = look.label if i == 0 else ""
+            alpha = 1 if i == 0 else 0.4
+            grid, density = result["grid"], result["density"]
+            axis.semilogy(grid, density, color=look.colour, lw=1.2, label=label, alpha=alpha)
+        greatest = max(max(result["density"]) for result in content["results"])
+        axis.set(ylim=(1e-7 * greatest, 3 * greatest), ylabel="density")
+        axis.annotate(
+            f"after update {content['steps'][-1]:,}",
+            (0.99, 0.85),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=9,
+        )
+    axes[-1].set_xlabel("eigenvalue of the Hessian")
+    axes[0].set_title(of_loss(groups[0].settings), loc="left", fontsize=10)
+    handles: dict[str, Artist] = {}
+    for axis in axes:
+        handles |= once_each(axis)
+    legend_above(figure, handles)
+    return figure
+
+
+def explained(run: Run) -> Figure | None:
+    """The share of the variance of its nodes that each principal component explains."""
+    groups = measured(run, "components")
+    if not groups:
+        return None
+    group = max(groups, key=lambda g: g.settings["k"])
+    figure, axis = _axis()
+    for i, (name, contents) in enumerate(group.of.items()):
+        ratios = np.array([r["explained_variance_ratio"] for r in contents[-1]["results"]])
+        at = np.arange(1, ratios.shape[1] + 1) + 0.8 * i / len(group.of)
+        look = looks(run)[name]
+        width = 0.8 / len(group.of)
+        axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=look.label)
+        for row in ratios:
+            axis.plot(at, row, "k.", ms=4)
+    axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1))
+    axis.set_xticks(range(1, ratios.shape[1] + 1))
+    _finish(figure, axis, "")
     return figure
 
 
 def planes(run: Run) -> Figure | None:
     """The loss over the plane of the first two principal components, first seed."""
-    found = measured(run, "plane")
-    if not found:
+    groups = measured(run, "plane")
+    if not groups:
         return None
-    figure = Figure(figsize=(1 + 4.6 * len(found), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(found), squeeze=False)[0]
-    for axis, (name, contents) in zip(axes, found.items(), strict=True):
+    group = max(groups, key=lambda g: g.settings["points"])
+    figure = Figure(figsize=(1 + 4.6 * len(group.of), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(group.of), squeeze=False)[0]
+    for axis, (name, contents) in zip(axes, group.of.items(), strict=True):
         first, steps = contents[-1]["results"][0], contents[-1]["steps"]
         losses = np.array(first["losses"], float)
         # Logarithmic above the lowest, since a valley is flat beside its walls.
@@ -150,46 +169,66 @@ def planes(run: Run) -> Figure | None:
             axis.annotate("$T_c$", way[steps.index(fork)], (6, 6), textcoords="offset points")
         ratios = [f"{ratio:.0%}" for ratio in first["explained_variance_ratio"]]
         axis.set(xlabel=f"first component ({ratios[0]})", ylabel=f"second ({ratios[1]})")
-        title = f"{name}, {steps[0]:,} to {steps[-1]:,} (star), {_of_loss(contents[-1])}"
+        title = f"{name}, {steps[0]:,} to {steps[-1]:,} (star), {of_loss(group.settings)}"
         axis.set_title(title, loc="left", fontsize=9)
         axis.grid(False)
     return figure
 
 
 def phases(run: Run) -> Figure | None:
-    """v' H v along the dominant direction of each phase, at the fork and at the end."""
-    found = measured(run, "phases")
-    if not found:
+    """||H v|| and v' H v along the dominant direction of each phase, at the fork and the end."""
+    groups = measured(run, "phases")
+    if not groups:
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    labels = []
-    for i, (name, contents) in enumerate(found.items()):
-        results = contents[-1]["results"]
-        for j, row in enumerate(results[0]["along"]):
-            values = np.array([result["along"][j]["quotient"] for result in results])
-            at, colour = 5 * i + j, looks(run)[name].colour
-            axis.bar(at, values.mean(), color=colour, alpha=0.5 if row["direction"] == "v_s" else 1)
-            axis.plot([at] * len(values), values, "k.", ms=4)
-            labels.append((at, f"${row['direction']}$ at\n{row['step']:,}"))
-        axis.bar(0, 0, color=looks(run)[name].colour, label=looks(run)[name].label)
-    axis.set_xticks(*zip(*labels, strict=True))
-    axis.set_ylabel("$v'Hv$")
-    _finish(figure, axis, next(iter(found.values()))[-1])
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    said = []
+    for axis, column, label in (
+        (axes[0], "norm_of_product", r"$\|Hv\|$"),
+        (axes[1], "quotient", r"curvature $v'Hv$"),
+    ):
+        ticks = []
+        for i, (name, contents) in enumerate(groups[0].of.items()):
+            results, look = contents[-1]["results"], looks(run)[name]
+            for j, row in enumerate(results[0]["along"]):
+                values = np.array([result["along"][j][column] for result in results])
+                at, faint = 5 * i + j, 0.5 if row["direction"] == "v_s" else 1
+                label_once = look.label if j == 1 else ""
+                axis.bar(at, values.mean(), color=look.colour, alpha=faint, label=label_once)
+                axis.plot([at] * len(values), values, "k.", ms=4)
+                ticks.append((at, f"${row['direction']}$ at\n{row['step']:,}"))
+            if axis is axes[0]:
+                v_s, v_d = np.mean([result["explained"] for result in results], axis=0)
+                cosine = np.mean([result["cosine"] for result in results])
+                said.append(
+                    f"{name}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ {v_d:.0%}, "
+                    f"cosine {cosine:.2f}"
+                )
+        axis.set_xticks(*zip(*ticks, strict=True))
+        axis.set_ylabel(label)
+    axes[0].set_title("; ".join(said), loc="left", fontsize=9)
+    axes[1].set_title(of_loss(groups[0].settings), loc="right", fontsize=9)
+    legend_above(figure, once_each(axes[0]))
     return figure
 
 
-def _line(axis: Axes, run: Run, name: str, x: Any, values: np.ndarray, label="", style="") -> None:
+def _axis() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _line(
+    axis: Axes, run: Run, name: str, x: Any, values: np.ndarray, label: str, style: str
+) -> None:
     """The mean over [T, R] and its band."""
-    look = looks(run)[name]
-    mean, line = values.mean(1), style or look.line
-    axis.plot(x, mean, line, color=look.colour, marker=".", lw=1.5, label=label or look.label)
+    colour, mean = looks(run)[name].colour, values.mean(1)
+    axis.plot(x, mean, style, color=colour, marker=".", lw=1.5, label=label)
     if values.shape[1] > 1:
-        axis.fill_between(x, values.min(1), values.max(1), color=look.colour, alpha=0.2, lw=0)
+        axis.fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
 
 
-def _finish(figure: Figure, axis: Axes, content: Content) -> None:
-    axis.set_title(_of_loss(content), loc="left", fontsize=10)
+def _finish(figure: Figure, axis: Axes, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
     legend_above(figure, once_each(axis))
 
 
@@ -202,11 +241,16 @@ FIGURES: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         _along_training(
             "preconditioned", lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"
         ),
-        "Largest eigenvalue of the Hessian as Adam's preconditioner P scales it (Cohen et al.).",
+        "Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; full-batch Adam "
+        "is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
     ),
-    "density": (densities, "Density of the Hessian's eigenvalues at nodes, of the first seed."),
+    "density": (
+        densities,
+        "Density of the Hessian's eigenvalues at the last nodes that were measured; other seeds "
+        "are faint.",
+    ),
     "moments": (
-        _along_training("moments", lambda r: r["trace"]["value"], r"$\mathrm{tr}\,H$"),
+        _along_training("moments", lambda r: r["trace"]["value"], r"trace of the Hessian"),
         "Trace of the Hessian, by Hutchinson's estimator.",
     ),
     "noise": (
@@ -219,23 +263,33 @@ FIGURES: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         "Loss over the plane of the first two principal components of the nodes, and their way "
         "through it; first seed, levels logarithmic above the lowest.",
     ),
+    "components": (
+        explained,
+        "How much of the variance of its nodes each principal component explains; dots are seeds "
+        "(Belloni et al., figure 5).",
+    ),
     "phases": (
         phases,
-        "Curvature along v<sub>s</sub>, the first principal component of the stable phase, and "
-        "v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., figure 4).",
+        "||Hv|| and curvature along v<sub>s</sub>, the first principal component of the stable "
+        "phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
+        "figure 4).",
     ),
     "convexity": (
-        _along_range("convexity", "tau", r"$\tau$", (0, 1)),
+        _along_range("convexity", {"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
         "Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
         "(Belloni et al., figure 7).",
     ),
     "alignment": (
-        _along_range("alignment", "cosines", r"$\cos(-\nabla L, \Delta\theta)$", (0,)),
+        _along_range(
+            "alignment", {"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)
+        ),
         "Cosine of the negative gradient with the move to the next node.",
     ),
     "distances": (
-        _along_range("distances", "moved", r"$\|\theta_t - \theta_0\|$"),
-        "Distance moved from the first node.",
+        _along_range(
+            "distances", {"moved": "moved", "travelled": "travelled"}, "distance in parameter space"
+        ),
+        "Distance moved from the first node, and travelled from node to node.",
     ),
 }
 

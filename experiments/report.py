@@ -50,7 +50,13 @@ _CAPTIONS = {
     "base rate would be the best, then moved and scaled to each loss by least squares, so that "
     "shapes can be compared and levels cannot.",
 }
-_WITHOUT_BANDS = ("convex_bound", "probe_density", "probe_plane", "probe_phases")
+_WITHOUT_BANDS = (
+    "convex_bound",
+    "probe_density",
+    "probe_plane",
+    "probe_components",
+    "probe_phases",
+)
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
@@ -318,14 +324,16 @@ def _text(lines: Rows, words: int) -> str:
 def _page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
     captions = _CAPTIONS | {f"probe_{n}": text for n, (_, text) in probe_figures.FIGURES.items()}
-    stand_in = " ".join(note for note in notes if note == STAND_IN)
     drawings = "".join(
         f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{captions[name]} {'' if name in _WITHOUT_BANDS else _BANDS} {stand_in}"
-        "</figcaption>"
+        f"<figcaption>{captions[name]} {'' if name in _WITHOUT_BANDS else _BANDS}</figcaption>"
         "</figure>"
         for name, svg in images.items()
+    )
+    first_probe = next((name for name in images if name.startswith("probe_")), None)
+    drawings = drawings.replace(
+        f'<figure id="{first_probe}">', f'<h2>Probes</h2><figure id="{first_probe}">'
     )
     config_file = run.workdir / "config.json"
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"

@@ -1,6 +1,7 @@
 """experiments.probe on the snapshots of a run, and the snapshots themselves."""
 
 import json
+import re
 import shutil
 import time
 
@@ -34,7 +35,9 @@ def probe(workdir, node, name, *more):
 
 
 def result(workdir, branch, name):
-    return json.loads((workdir / "branches" / branch / "probes" / f"{name}.json").read_text())
+    """Of the one file whose name begins so."""
+    (path,) = (workdir / "branches" / branch / "probes").glob(f"{name}-*.json")
+    return json.loads(path.read_text())
 
 
 def test_snapshots_are_the_parameters_and_change_nothing_else(snapped, finished):
@@ -60,8 +63,10 @@ def test_sharpness_along_a_trunk(snapped):
     """Of each seed at every snapshot; it is that of the probe itself, and not computed twice."""
     code, out, err = probe(snapped, "trunk@6:24:6", "sharpness", "--k=2")
     assert (code, err) == (0, "")
-    assert out.count("eigenvalues") == 4
-    found = result(snapped, "trunk", "sharpness-12")
+    lines = [line for line in out.splitlines() if line.startswith("sharpness of trunk@")]
+    assert len(lines) == 8
+    assert re.match(r"sharpness of trunk@6, seed 0: \S+, \S+ ± \S+$", lines[0])
+    found = result(snapped, "trunk", "sharpness-12-train60-k2")
     assert found["settings"]["examples"] == 60
     store = BranchStore(snapped)
     edge = store.edges()["trunk"]
@@ -72,9 +77,11 @@ def test_sharpness_along_a_trunk(snapped):
     np.testing.assert_allclose(found["results"][1]["eigenvalues"], expected.eigenvalues, rtol=2e-3)
     code, out, _ = probe(snapped, "trunk@6:24:6", "sharpness", "--k=2")
     assert out.count("is there") == 4
+    code, out, _ = probe(snapped, "decay@12:24:6", "sharpness", "--k=2")
+    assert out.count("is there") == 3, "nodes are the trunk's, whichever branch they are named by"
     code, out, _ = probe(snapped, "trunk@12", "sharpness", "--k=1")
-    assert "is there" not in out
-    assert len(result(snapped, "trunk", "sharpness-12")["results"][0]["eigenvalues"]) == 1
+    assert "is there" not in out, "other settings are another result"
+    assert len(list((snapped / "branches" / "trunk" / "probes").glob("sharpness-12-*"))) == 2
 
 
 def test_the_other_probes_of_a_node(snapped):
@@ -99,14 +106,14 @@ def test_the_other_probes_of_a_node(snapped):
 def test_the_probes_of_a_range(snapped):
     """Over a fork; end points are the nodes' own losses."""
     lengths = {"components": 1, "convexity": COUNT - 1, "alignment": COUNT - 1, "distances": COUNT}
-    names = ",".join([*lengths, "interpolate", "plane", "phases"])
+    names = ",".join(["phases", *lengths, "interpolate", "plane"])
     code, _, err = probe(snapped, "decay@18:36", names, "--points=4")
     assert (code, err) == (0, "")
     for name, length in lengths.items():
-        first = result(snapped, "decay", f"{name}-18-36-{COUNT}")["results"][0]
+        first = result(snapped, "decay", f"{name}-18-36-{COUNT}nodes")["results"][0]
         values = next(iter(first.values()))
         assert len(values) == length
-    line = result(snapped, "decay", f"interpolate-18-36-{COUNT}")["results"][0]
+    line = result(snapped, "decay", f"interpolate-18-36-{COUNT}nodes")["results"][0]
     losses = [line["losses"][line["alphas"].index(end)] for end in (0, 1)]
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
@@ -115,10 +122,10 @@ def test_the_probes_of_a_range(snapped):
         params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", step))
         expected = probes.loss(models.build(edge.model).loss, params, batches)
         assert loss == pytest.approx(expected, rel=1e-6)
-    plane = result(snapped, "decay", f"plane-18-36-{COUNT}")["results"][0]
+    plane = result(snapped, "decay", f"plane-18-36-{COUNT}nodes")["results"][0]
     assert np.shape(plane["losses"]) == (4, 4)
     np.testing.assert_allclose(plane["trajectory"][-1], [0, 0], atol=1e-6)
-    rows = result(snapped, "decay", f"phases-18-36-{COUNT}")["results"][0]["along"]
+    rows = result(snapped, "decay", f"phases-18-36-{COUNT}nodes")["results"][0]["along"]
     assert [(row["direction"], row["step"]) for row in rows] == [
         ("v_s", 24),
         ("v_d", 24),
@@ -138,28 +145,29 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
     whole = probe(workdir, "decay@18:36:6", "plane", "--points=3")
     assert whole[0] == 0, whole
     directory = workdir / "branches" / "decay" / "probes"
-    expected = result(workdir, "decay", "plane-18-36-4")["results"]
-    (directory / "plane-18-36-4.json").unlink()
+    stem = "plane-18-36-4nodes-train60-points3"
+    expected = result(workdir, "decay", stem.removesuffix("-points3"))["results"]
+    (directory / f"{stem}.json").unlink()
     process = start(
         "experiments.probe",
         *(f"--workdir={workdir}", "--node=decay@18:36:6", "--probe=plane", "--points=3"),
         "--examples=60",
     )
-    first = directory / "plane-18-36-4-seed0.cells"
+    first = directory / f"{stem}-seed0.cells"
     while process.poll() is None and not (first.exists() and first.read_text().count("loss") >= 2):
         time.sleep(0.01)
     process.kill()
     process.wait()
     kept = first.read_text().count("loss") if first.exists() else 0
     assert kept >= 2, "it ended before it could be killed"
-    assert not (directory / "plane-18-36-4.json").exists()
+    assert not (directory / f"{stem}.json").exists()
     marked = first.read_text().splitlines()
     cell = json.loads(marked[1])
     marked[1] = json.dumps(cell | {"loss": 123.0})
     first.write_text("\n".join(marked) + "\n")
     code, _, err = probe(workdir, "decay@18:36:6", "plane", "--points=3")
     assert (code, err) == (0, "")
-    again = result(workdir, "decay", "plane-18-36-4")["results"]
+    again = result(workdir, "decay", stem.removesuffix("-points3"))["results"]
     losses = np.ravel(again[0]["losses"])
     assert losses[cell["point"]] == 123
     others = np.arange(9) != cell["point"]
@@ -177,12 +185,13 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
         ("trunk@12", "preconditioned", "a snapshot has no moments of Adam"),
         ("decay@24:36", "phases", "the two phases meet at the fork, 24"),
         ("decay@35:36", "plane", "2 nodes are too few: it takes 3"),
+        ("decay@36:18", "plane", "the range goes backwards, from 36 to 18"),
         ("", "sharpness", "give --node"),
     ],
 )
 def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
-    code, out, err = probe(snapped, node, name)
-    assert (code, out) == (2, "")
+    code, _out, err = probe(snapped, node, name)
+    assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
 
