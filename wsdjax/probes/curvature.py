@@ -120,7 +120,8 @@ def eigenpairs(
     """The k largest eigenvalues of any symmetric operator on trees like `params`.
 
     The iteration is driven from the host. For k > 1 it goes on, once converged, from a fresh
-    random vector, since from one start no second vector of a repeated eigenvalue is found.
+    random vector, since from one start no second vector of a repeated eigenvalue is found:
+    until that would have shown one as large as the k-th, or for ten products.
 
     Args:
       operator: v -> A v, such as `Hessian`, `GaussNewton`, `Preconditioned`.
@@ -149,7 +150,7 @@ def eigenpairs(
     krylov.add_random()
 
     floor_factor = 4 * epsilon(params) * np.sqrt(n)
-    checked_until = None
+    fresh, in_turn = None, 1
     while True:
         alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
@@ -160,18 +161,32 @@ def eigenpairs(
             i = count - 1
             on_progress(Progress(counted.products, sign * found.values[i], found.bounds[i]))
         if done and track_above is not None and sign * found.values[count - 1] > track_above:
-            wanted, checked_until = min(wanted + 1, n), None
+            wanted, fresh = min(wanted + 1, n), None
             done = wanted == count
         if done and wanted > 1 and krylov.p < n:
-            if checked_until is None:
+            if fresh is None:
                 krylov.add_random()
-                checked_until = krylov.p + 10
-            done = krylov.p >= checked_until
+                fresh, in_turn = krylov.p, krylov.m - krylov.p
+            done = krylov.p > fresh and krylov.p >= fresh + min(
+                10,
+                in_turn * _steps_to_show(found.values[count - 1], n, *krylov.range_since(fresh)),
+            )
         if done or not alive:
             break
         if krylov.m == krylov.capacity < n:
             krylov.restart(wanted + (krylov.capacity - wanted) // 3)
+            fresh = None if fresh is None else krylov.p
     return _certify(counted, krylov, min(wanted, krylov.p), tol, floor_factor, start)
+
+
+def _steps_to_show(value: float, n: int, low: float, high: float) -> float:
+    """The steps of Lanczos from a random vector of n entries that bring out an eigenvalue like
+    this above a spectrum within [low, high]: a Chebyshev polynomial of this degree raises its
+    share of the vector, about 1 / sqrt(n), to that of the rest."""
+    if value <= high:
+        return np.inf
+    ratio = 1 + 2 * (value - high) / max(high - low, 1e-6 * abs(value))
+    return float(np.arccosh(np.sqrt(n)) / np.arccosh(ratio))
 
 
 class _Counted:

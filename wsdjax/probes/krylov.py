@@ -122,6 +122,14 @@ class Krylov:
         beyond = np.linalg.norm(self._columns[p : self.m, :p] @ coefficients, axis=0)
         return Ritz(values, coefficients, beyond + self._lost[:p] @ np.abs(coefficients))
 
+    def range_since(self, start: int) -> tuple[float, float]:
+        """What the vectors multiplied from the `start`-th on see of the spectrum: their extreme
+        Ritz values, widened by what the last product had beyond them."""
+        projected = self._columns[start : self.p, start : self.p]
+        values = np.linalg.eigvalsh((projected + projected.T) / 2)
+        beyond = float(np.linalg.norm(self._columns[self.p : self.m, self.p - 1]))
+        return values[0] - beyond, values[-1] + beyond
+
     def vectors(self, coefficients: np.ndarray) -> Tree:
         """The block of the vectors with these coefficients [p, k], of unit norm."""
         padded = np.zeros((coefficients.shape[1], self.capacity))
