@@ -101,7 +101,7 @@ def sharpness(
       ProbeError: for what makes no sense, or is not finite.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference)
-    return eigenpairs(hessian, hessian.params, k, tol, **options)
+    return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
 
 
 def eigenpairs(
@@ -113,6 +113,7 @@ def eigenpairs(
     max_products: int = 300,
     max_basis: int = 80,
     start: Tree | None = None,
+    towards: Tree | None = None,
     track_above: float | None = None,
     seed: int = 0,
     on_progress: Callable[[Progress], Any] | None = None,
@@ -132,6 +133,8 @@ def eigenpairs(
       max_basis: vectors in memory; beyond it the iteration is restarted (thick restart).
       start: eigenvectors [j, ...] of a neighbouring checkpoint, to start from; a random vector
         is added, for a direction that has just risen. Signs follow theirs.
+      towards: a direction that the first random vector leans to, which may be zero. The gradient
+        has more than its share of the largest eigenvectors and saves a product or two.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate.
       seed: of the random vectors.
       on_progress: told of each product.
@@ -147,7 +150,7 @@ def eigenpairs(
     krylov = Krylov(counted, params, max(max_basis, 2 * wanted + 8), jax.random.key(seed))
     for i in range(_rows(start)):
         krylov.add(like_parameters(take(start, i), params, "start"))
-    krylov.add_random()
+    krylov.add_random(towards)
 
     floor_factor = 4 * epsilon(params) * np.sqrt(n)
     fresh, in_turn = None, 1
