@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -84,22 +85,26 @@ def _away_from_kinks(model: Model, params: Any, split: data.Split, count: int) -
 
 
 def _is_smooth(model, params, batch):
-    @jax.jit
-    def slopes(point):
-        def of_one(example):
-            one = jax.tree.map(lambda leaf: leaf[None], example)
-            return ravel_pytree(jax.grad(lambda p: model.loss(p, one))(point))[0]
-
-        return jax.lax.map(of_one, batch)
-
-    here, largest = slopes(params), 0.0
+    here, largest = _slopes(model, params, batch), 0.0
     for seed in range(_TRIALS):
         # Outside of the compiled function: XLA may compute a point that is made inside of it
         # twice, rounded in two ways, and then a maximum is equal to none of its arguments.
         signs = random_like(jax.random.key(seed), params, "rademacher")
         moved = jax.tree.map(lambda p, sign: p * (1 + _MOVED * sign), params, signs)
-        largest = np.maximum(largest, jnp.linalg.norm(slopes(moved) - here, axis=1))
+        jumps = _slopes(model, moved, batch) - here
+        largest = np.maximum(largest, jnp.linalg.norm(jumps, axis=1))
     return largest < 100 * _MOVED * jnp.linalg.norm(here, axis=1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _slopes(model, params, batch):
+    """[B, n]: the gradient of each example."""
+
+    def of_one(example):
+        one = jax.tree.map(lambda leaf: leaf[None], example)
+        return ravel_pytree(jax.grad(lambda p: model.loss(p, one))(params))[0]
+
+    return jax.lax.map(of_one, batch)
 
 
 def _raised(leaf):
