@@ -216,6 +216,23 @@ def test_neighbours_save_products_and_keep_signs():
     np.testing.assert_allclose(found.eigenvalues, [values[0] + 12, 8, 7], rtol=1e-4)
 
 
+def test_a_direction_to_lean_to_saves_products_and_hides_nothing():
+    """Towards the first eigenvector; and towards another, or nowhere, the first is still found."""
+    spectrum = np.concatenate([[8, 7, 6], np.linspace(-1, 5, 197)])
+    loss_fn, params, batches, matrix = quadratic(spectrum)
+    _, unravel = ravel_pytree(params)
+    vectors = np.linalg.eigh(np.asarray(matrix, np.float64))[1].astype(np.float32)
+    hessian = probes.Hessian(loss_fn, params, batches)
+    plain = probes.eigenpairs(hessian, params, tol=1e-3)
+    found = [
+        probes.eigenpairs(hessian, params, tol=1e-3, towards=unravel(100 * towards))
+        for towards in (vectors[:, -1], vectors[:, 100], np.zeros(200, np.float32))
+    ]
+    for each in found:
+        np.testing.assert_allclose(each.eigenvalues, [8], rtol=1e-5)
+    assert found[0].products < plain.products
+
+
 def test_k_grows_until_a_threshold():
     """All eigenvalues above 2 / rate, and the first below."""
     spectrum = np.concatenate([[8, 7, 6, 4], np.linspace(-1, 2, 96)])

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from wsdjax.probes import basis as bases
-from wsdjax.probes.krylov import Krylov
+from wsdjax.probes.krylov import Krylov, Ritz
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.vectors import (
     ProbeError,
@@ -113,7 +113,7 @@ def sharpness(
       ProbeError: for what makes no sense, or is not finite.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
-    return eigenpairs(hessian, hessian.params, k, tol, **options)
+    return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
 
 
 def eigenpairs(
@@ -127,14 +127,18 @@ def eigenpairs(
     basis: str | None = None,
     memory: int | None = None,
     start: Tree | None = None,
+    towards: Tree | None = None,
     track_above: float | None = None,
     seed: int = 0,
     on_progress: Callable[[Progress], Any] | None = None,
 ) -> Sharpness:
     """The k largest eigenvalues of any symmetric operator on trees like `params`.
 
-    The iteration is driven from the host. For k > 1 it goes on, once converged, from a fresh
-    random vector, since from one start no second vector of a repeated eigenvalue is found.
+    The iteration is driven from the host. It goes on until a random vector would have shown any
+    eigenvalue that is missed and larger than the k-th by more than a hundredth of the spectrum's
+    range; for k > 1 another random vector, since from one start no second vector of a repeated
+    eigenvalue is found, and once more for each that it shows. So what is missed is so with the
+    small probability that random vectors are orthogonal to it.
 
     Args:
       operator: v -> A v, symmetric: a function from trees like `params` to such trees, jitted
@@ -149,9 +153,12 @@ def eigenpairs(
         None chooses by size: fewer vectors if `max_basis` do not fit, then bfloat16, then the
         host.
       memory: bytes of each device that they may take; None for half of what is free.
-      start: eigenvectors [j, ...] of a neighbouring checkpoint, to start from; a random vector
-        is added, for a direction that has just risen. Signs follow theirs.
-      track_above: goes on to more eigenvalues until one is below this, such as 2 / rate.
+      start: eigenvectors [j, ...] of a neighbouring checkpoint, to start from, beside a random
+        vector for a direction that has just risen. Signs follow theirs.
+      towards: a direction that the first random vector leans to, which may be zero. The gradient
+        has more than its share of the largest eigenvectors and saves a product or two.
+      track_above: goes on to more eigenvalues until one is below this, such as 2 / rate; the
+        last is still above if `max_products` were too few.
       seed: of the random vectors.
       on_progress: told of each product.
 
@@ -164,8 +171,10 @@ def eigenpairs(
         ("tol", tol, 0),
         ("max_products", max_products, 2 * min(k, size(params))),
     ):
-        if value < least:
+        if not value >= least:
             raise ProbeError(f"{name} = {value}: must be at least {least} for k = {k}")
+    if smallest and track_above is not None:
+        raise ProbeError("track_above goes with the largest eigenvalues, not with the smallest")
     sign = -1.0 if smallest else 1.0
     counted = _Counted(operator, sign)
     n = size(params)
@@ -178,30 +187,37 @@ def eigenpairs(
     krylov = Krylov(counted, params, kept, jax.random.key(seed))
     for i in range(_rows(start)):
         krylov.add(like_parameters(take(start, i), params, "start"))
-    krylov.add_random()
-
-    checked_until = None
+    krylov.add_random(towards)
+    # When the last random vector came, in turn with how many others, and the values before it.
+    began, in_turn, before = 0, krylov.m, None
     while True:
         alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
         count = min(wanted, len(found.values))
-        allowed = np.maximum(tol * np.abs(found.values), _floor(krylov, params))
-        done = len(found.values) >= wanted and (found.bounds[:count] <= allowed[:count] / 4).all()
+        allowed = np.maximum(tol * np.abs(found.values[:count]), _floor(krylov, params))
+        done = count == wanted and (found.bounds[:count] <= allowed / 4).all()
         if on_progress:
             i = count - 1
             on_progress(Progress(counted.products, sign * found.values[i], found.bounds[i]))
-        if done and track_above is not None and sign * found.values[count - 1] > track_above:
-            wanted, checked_until = min(wanted + 1, n), None
-            done = wanted == count
-        if done and wanted > 1 and krylov.p < n:
-            if checked_until is None:
-                krylov.add_random()
-                checked_until = krylov.p + 10
-            done = krylov.p >= checked_until
+        if done and track_above is not None and found.values[wanted - 1] > track_above:
+            if wanted == n or 2 * wanted + 10 > krylov.capacity:
+                break
+            wanted, before, done = wanted + 1, None, False
+        if done and krylov.p < n:
+            steps = (counted.products - began) / in_turn
+            done = steps >= _steps_to_show(found, wanted, allowed[-1], n)
+            if done and wanted > 1:
+                values = found.values[:wanted]
+                done = before is not None and bool((np.abs(values - before) <= allowed).all())
+                if not done:
+                    if krylov.m == krylov.capacity:
+                        krylov.restart(_kept(wanted, krylov))
+                    krylov.add_random()
+                    began, in_turn, before = counted.products, krylov.m - krylov.p, values
         if done or not alive:
             break
         if krylov.m == krylov.capacity < n:
-            krylov.restart(wanted + (krylov.capacity - wanted) // 3)
+            krylov.restart(_kept(wanted, krylov))
     floor = _floor(krylov, params)
     values, residuals, vectors = _certified(counted, krylov, min(wanted, krylov.p), start)
     return Sharpness(
@@ -222,6 +238,31 @@ def _floor(krylov: Krylov, params: Tree) -> float:
     eps = epsilon(params)
     rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
     return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(krylov.ritz().values).max(initial=0.0)
+
+
+def _kept(wanted: int, krylov: Krylov) -> int:
+    """Ritz vectors that outlive a restart."""
+    return wanted + (krylov.capacity - wanted) // 3
+
+
+def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
+    """The steps of Lanczos from a random vector of n entries that bring out a further eigenvalue
+    above the wanted ones, if there is one.
+
+    A Chebyshev polynomial of this degree raises its share of the vector, about 1 / sqrt(n), to
+    that of the rest of the spectrum, which reaches up to the first value that is not wanted.
+    Above means by a hundredth of the range: what is less apart takes too long to tell.
+    """
+    if len(found.values) <= wanted:
+        return np.inf
+    least, high = found.values[-1], found.values[wanted] + found.bounds[wanted]
+    above = found.values[wanted - 1] + max(allowed, 0.01 * (found.values[0] - least)) - high
+    if above < 0:
+        return np.inf
+    width = high - least
+    if width <= 0:
+        return 1.0
+    return float(np.arccosh(np.sqrt(n)) / np.arccosh(1 + 2 * max(above / width, 1e-6)))
 
 
 class _Counted:

@@ -65,9 +65,14 @@ class Krylov:
         self._append(vector)
         return True
 
-    def add_random(self) -> bool:
+    def add_random(self, towards: Tree | None = None) -> bool:
+        """Takes in a random vector, or the sum of one and of `towards`, both of one length."""
         self._key, key = jax.random.split(self._key)
-        return self.add(random_like(key, self._params))
+        vector = random_like(key, self._params)
+        length = 0.0 if towards is None else float(norm(towards))
+        if np.isfinite(length) and length > 0:
+            vector = combine((float(norm(vector)) / length, 1.0), towards, vector)
+        return self.add(vector)
 
     def step(self) -> bool:
         """Multiplies the next vector, a random one if none waits; False if the space is spent.

@@ -135,6 +135,8 @@ class Hessian:
             loss_fn = _Lowered(loss_fn, dtype)
         self.products = 0
         """How many products there have been."""
+        self.gradient: Tree | None = None
+        """That of the mean loss, where it came out on the way."""
         self._shares = weights(batches)
         self._loss_fn, self._batches = loss_fn, batches
         if finite_difference:
@@ -142,10 +144,12 @@ class Hessian:
             return
         with _forward_mode():
             first = _linearize(loss_fn, self.params, batches[0])
-        held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first))
+        held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first[1]))
         if held <= LINEARIZED_BYTES:
             rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
-            self._products = [partial(_apply, linear) for linear in (first, *rest)]
+            slopes, linears = zip(first, *rest, strict=True)
+            self.gradient = total(self._shares, slopes)
+            self._products = [partial(_apply, linear) for linear in linears]
         else:
             self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
 
@@ -190,7 +194,8 @@ def _forward_mode() -> Iterator[None]:
 
 @partial(jax.jit, static_argnums=0)
 def _linearize(loss_fn, params, batch):
-    return jax.linearize(jax.grad(lambda p: _loss(loss_fn, p, batch)), params)[1]
+    """(the gradient, v -> H v)."""
+    return jax.linearize(jax.grad(lambda p: _loss(loss_fn, p, batch)), params)
 
 
 @jax.jit

@@ -1,0 +1,125 @@
+"""Contestants over their settings: errors once, times in turns, and who is how much faster."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.bench.peers import Contestant, Setting, Solve
+
+FLOOR = 1e-6
+"""Relative errors below this are float32's own, and count as equal."""
+
+
+class Point(NamedTuple):
+    """A contestant under one setting."""
+
+    name: str
+    k: int
+    setting: Setting
+    error: float
+    """The largest relative error of the k eigenvalues."""
+    products: int
+    seconds: list[float]
+    """Of each timed run, compilation not included."""
+    cpu_seconds: list[float]
+    """Of all threads: what other load on the machine moves less."""
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def written(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.setting.items())
+
+
+class Comparison(NamedTuple):
+    """A peer at its own best error, and ours at that error or better."""
+
+    peer: Point
+    ours: Point | None
+    """None where ours does not get there."""
+    times: float | None
+    """How often ours is done while the peer is."""
+
+
+def race(
+    contestants: Mapping[str, Contestant],
+    solvers: Mapping[str, Solve],
+    exact: np.ndarray,
+    repeats: int,
+) -> list[Point]:
+    """The points of every contestant that none of its own beats, timed in turns.
+
+    The first run of each setting, which compiles, gives error and products alone.
+    """
+    points, k = [], len(exact)
+    for name, solve in solvers.items():
+        tried: list[Point] = []
+        for setting in contestants[name].sweep(k):
+            found = solve(k, **setting)
+            error = float(np.max(np.abs(found.eigenvalues / exact - 1)))
+            point = Point(name, k, setting, error, found.products, [], [])
+            print(f"{name}, {point.written}: {point.products} products, {error:.1e}", flush=True)
+            tried.append(point)
+        points += [point for i, point in enumerate(tried) if not _is_beaten(i, tried)]
+    for turn in range(repeats):
+        for point in points if turn % 2 == 0 else reversed(points):
+            wall, cpu = _timed(solvers[point.name], point)
+            point.seconds.append(wall)
+            point.cpu_seconds.append(cpu)
+    return points
+
+
+def with_compilation(solve: Solve, point: Point) -> float:
+    """Seconds of a run that finds nothing compiled."""
+    jax.clear_caches()
+    return _timed(solve, point)[0]
+
+
+def comparisons(points: list[Point], ours: str) -> list[Comparison]:
+    """Every peer against `ours`, for each k."""
+    found = []
+    for k in dict.fromkeys(point.k for point in points):
+        named: dict[str, list[Point]] = {}
+        for point in points:
+            if point.k == k:
+                named.setdefault(point.name, []).append(point)
+        for name in named:
+            if name == ours:
+                continue
+            peer = _fastest(named[name], min(point.error for point in named[name]))
+            best = _fastest(named[ours], peer.error) if peer else None
+            if peer:
+                found.append(Comparison(peer, best, peer.median / best.median if best else None))
+    return found
+
+
+def _timed(solve: Solve, point: Point) -> tuple[float, float]:
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    solve(point.k, **point.setting)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _fastest(points: list[Point], error: float) -> Point | None:
+    """Of those with this error or less."""
+    good = [point for point in points if point.error <= max(error, FLOOR)]
+    return min(good, key=lambda point: point.median, default=None)
+
+
+def _is_beaten(i: int, tried: list[Point]) -> bool:
+    """Whether another setting takes fewer products to no larger an error, or is the same."""
+    mine = tried[i]
+    if not np.isfinite(mine.error):
+        return True
+    return any(
+        other.products < mine.products and max(other.error, FLOOR) <= max(mine.error, FLOOR)
+        for other in tried
+    ) or any((other.products, other.error) == (mine.products, mine.error) for other in tried[:i])

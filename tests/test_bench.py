@@ -1,0 +1,128 @@
+"""experiments.bench on a tiny CNN: what it writes, and that all contestants agree."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import finish, start
+
+from experiments.bench import race
+from experiments.bench.peers import CONTESTANTS, Contestant, Outcome
+from experiments.bench.referee import check, check_torch, reference
+from experiments.bench.subject import trained
+from wsdjax.probes import ProbeError
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return trained((4,), steps=10, examples=12)
+
+
+@pytest.fixture(scope="module")
+def exact(subject):
+    return reference(subject, 2)
+
+
+ACCURATE = {
+    "wsdjax": {"tol": 1e-3},
+    "curvlinops": {"tol": 1e-4, "ncv": 12},
+    "hessian-eigenthings": {"steps": 14},
+    "PyHessian": {"tol": 1e-5},
+    "matfree": {"steps": 14, "linearize": True},
+}
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_all_contestants_find_the_same_eigenvalues(subject, exact, name):
+    try:
+        solve = CONTESTANTS[name].build(subject)
+    except ImportError:
+        pytest.skip("not installed")
+    found = solve(2, **ACCURATE[name])
+    np.testing.assert_allclose(found.eigenvalues, exact, rtol=2e-3 if name == "PyHessian" else 1e-5)
+    assert found.products >= 5
+
+
+def test_nothing_is_timed_where_the_hessians_differ(subject, exact):
+    check(subject)
+    check_torch(subject, exact)
+    with pytest.raises(ProbeError, match="ARPACK's eigenvalues is off"):
+        check_torch(subject, exact * 1.001)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_peer_is_compared_at_its_own_best_error(monkeypatch):
+    """By the fastest that is as good, errors below float32's counting as equal."""
+    clock = Clock()
+    monkeypatch.setattr(race.time, "perf_counter", clock)
+    known = {  # setting -> (error, products, seconds)
+        "ours": {1: (1e-3, 5, 1.0), 2: (2e-7, 8, 2.0), 3: (1e-8, 12, 9.0), 4: (1e-2, 6, 1.0)},
+        "peer": {1: (1e-2, 5, 3.0), 2: (1e-7, 9, 6.0)},
+        "rough": {1: (5e-4, 9, 1.0)},
+        "hopeless": {1: (np.nan, 9, 1.0)},
+    }
+
+    def contestant(name):
+        def solve(k, at):
+            error, products, seconds = known[name][at]
+            clock.now += seconds
+            return Outcome(np.full(k, 4 * (1 + error)), products)
+
+        return Contestant("", lambda _: solve, lambda k: [{"at": at} for at in known[name]])
+
+    contestants = {name: contestant(name) for name in known}
+    solvers = {name: each.build(None) for name, each in contestants.items()}
+    points = race.race(contestants, solvers, np.full(2, 4.0), repeats=2)
+    assert [(p.name, p.setting["at"]) for p in points] == [
+        *(("ours", 1), ("ours", 2)),  # 3 is no better than 2, and 4 no cheaper than 1
+        *(("peer", 1), ("peer", 2)),
+        ("rough", 1),
+    ]
+    assert [p.seconds for p in points][1] == [2.0, 2.0]
+    peer, rough = race.comparisons(points, "ours")
+    assert (peer.peer.setting, peer.ours.setting, peer.times) == ({"at": 2}, {"at": 2}, 3.0)
+    assert (rough.ours.setting, rough.times) == ({"at": 2}, 0.5)
+
+
+def test_the_command_writes_what_it_measured(tmp_path):
+    out = tmp_path / "bench.json"
+    # Of the fixture's shapes, which are compiled by now.
+    small = ("--widths=4", "--steps=10", "--batch=12", "--k=2", "--repeats=1")
+    written = (f"--out={out}", f"--figure={tmp_path / 'f'}", "--peers=hessian-eigenthings")
+    code, printed, err = finish(start("experiments.bench", "curvature", *small, *written))
+    assert code == 0, err
+    assert "times as fast" in printed
+    result = json.loads(out.read_text())
+    assert {"machine", "versions", "date", "load", "threads", "examples", "subject"} <= set(result)
+    assert result["versions"]["jax"] == jax.__version__
+    ours = [point for point in result["points"] if point["name"] == "wsdjax"]
+    assert min(point["error"] for point in ours) < 1e-4
+    assert all(len(point["seconds"]) == 1 for point in result["points"])
+    for compared in result["comparisons"]:
+        assert (
+            compared["times_as_fast"] == compared["peer"]["seconds"] / compared["ours"]["seconds"]
+        )
+    assert (tmp_path / "f.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("speed",), "the benchmark is"),
+        (("curvature", "--k=0"), "--k is positive"),
+        (("curvature", "--peers=nobody"), "the peers are curvlinops, "),
+        (("curvature", "--node=decay"), "--workdir and --node together"),
+    ],
+)
+def test_a_mistake_has_a_clear_error(arguments, said):
+    code, _, err = finish(start("experiments.bench", *arguments))
+    assert code == 2
+    assert said in err
