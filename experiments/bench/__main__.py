@@ -29,7 +29,7 @@ from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
 from experiments.bench.race import Comparison, comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
 from experiments.bench.subject import Subject, of_run, trained
-from experiments.figures import save
+from experiments.style import save
 from wsdjax import provenance
 from wsdjax.config import CNN
 from wsdjax.metrics import write_atomically

@@ -122,6 +122,7 @@ def eigenpairs(
     k: int = 1,
     tol: float = 1e-4,
     smallest: bool = False,
+    repeated: bool = True,
     max_products: int = 300,
     max_basis: int = 80,
     basis: str | None = None,
@@ -146,6 +147,8 @@ def eigenpairs(
       params: what a vector is like.
       k, tol: as for `sharpness`.
       smallest: the k smallest instead.
+      repeated: for k > 1 look for repeated eigenvalues, as said above; without, a third of the
+        products is saved and one that is there twice may be returned once.
       max_products: products before it gives up (`converged` tells).
       max_basis: vectors in memory; beyond it the iteration is restarted (thick restart).
       basis: where they are kept: `full`, `bfloat16` (whose rounding the certifying product
@@ -153,8 +156,8 @@ def eigenpairs(
         None chooses by size: fewer vectors if `max_basis` do not fit, then bfloat16, then the
         host.
       memory: bytes of each device that they may take; None for half of what is free.
-      start: eigenvectors [j, ...] of a neighbouring checkpoint, to start from, beside a random
-        vector for a direction that has just risen. Signs follow theirs.
+      start: eigenvectors [j, ...] of a neighbouring checkpoint. The first vector leans to them,
+        and is random in equal part, for a direction that has just risen. Signs follow theirs.
       towards: a direction that the first random vector leans to, which may be zero. The gradient
         has more than its share of the largest eigenvectors and saves a product or two.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate; the
@@ -185,11 +188,9 @@ def eigenpairs(
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
     krylov = Krylov(counted, params, kept, jax.random.key(seed))
-    for i in range(_rows(start)):
-        krylov.add(like_parameters(take(start, i), params, "start"))
-    krylov.add_random(towards)
+    krylov.add_random(_leaning(params, start, towards))
     # When the last random vector came, in turn with how many others, and the values before it.
-    began, in_turn, before = 0, krylov.m, None
+    began, in_turn, before = 0, 1, None
     while True:
         alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
@@ -206,7 +207,7 @@ def eigenpairs(
         if done and krylov.p < n:
             steps = (counted.products - began) / in_turn
             done = steps >= _steps_to_show(found, wanted, allowed[-1], n)
-            if done and wanted > 1:
+            if done and wanted > 1 and repeated:
                 values = found.values[:wanted]
                 done = before is not None and bool((np.abs(values - before) <= allowed).all())
                 if not done:
@@ -240,6 +241,14 @@ def _floor(krylov: Krylov, params: Tree) -> float:
     return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(krylov.ritz().values).max(initial=0.0)
 
 
+def _leaning(params: Tree, start: Tree | None, towards: Tree | None) -> Tree | None:
+    """What the first random vector leans to: the sum of the vectors that are given."""
+    if start is None:
+        return towards
+    vectors = [like_parameters(take(start, i), params, "start") for i in range(_rows(start))]
+    return combine((1.0,) * len(vectors), *vectors)
+
+
 def _kept(wanted: int, krylov: Krylov) -> int:
     """Ritz vectors that outlive a restart."""
     return wanted + (krylov.capacity - wanted) // 3
@@ -249,8 +258,9 @@ def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
     """The steps of Lanczos from a random vector of n entries that bring out a further eigenvalue
     above the wanted ones, if there is one.
 
-    A Chebyshev polynomial of this degree raises its share of the vector, about 1 / sqrt(n), to
-    that of the rest of the spectrum, which reaches up to the first value that is not wanted.
+    A Chebyshev polynomial of this degree raises its share of the vector, about 1 / sqrt(n) and
+    seldom a tenth of that, to that of the rest of the spectrum, which reaches up to the first
+    value that is not wanted.
     Above means by a hundredth of the range: what is less apart takes too long to tell.
     """
     if len(found.values) <= wanted:
@@ -262,7 +272,7 @@ def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
     width = high - least
     if width <= 0:
         return 1.0
-    return float(np.arccosh(np.sqrt(n)) / np.arccosh(1 + 2 * max(above / width, 1e-6)))
+    return float(np.arccosh(10 * np.sqrt(n)) / np.arccosh(1 + 2 * max(above / width, 1e-6)))
 
 
 class _Counted:
