@@ -12,7 +12,7 @@ from experiments.reading import Run
 from wsdjax import data
 from wsdjax.data.ngrams import ngram_probabilities
 from wsdjax.data.tokens import NotPrepared
-from wsdjax.metrics import write_atomically
+from wsdjax.files import write_atomically
 
 ORDERS = (2, 5)
 MOST = 2**24

@@ -16,7 +16,7 @@ from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
 from wsdjax.edge import Edge
-from wsdjax.metrics import write_atomically
+from wsdjax.files import write_atomically
 from wsdjax.serial import to_json
 from wsdjax.train import Diverged, Stopped, Trainer
 from wsdjax.validation import ConfigError

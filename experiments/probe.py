@@ -45,7 +45,7 @@ from experiments import cli, measures
 from experiments.measures import ALONG, AT_A_NODE, Measure, Result, Unmeasurable
 from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.metrics import write_atomically
+from wsdjax.files import write_atomically
 from wsdjax.validation import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
@@ -138,7 +138,7 @@ class _Loss:
         for step in steps:
             owner = self._owner(step)
             path = self._directory(owner) / f"{name}-{step}-{tag}.json"
-            if _is_there(path):
+            if _is_there(path, [step]):
                 starts = {}
                 continue
             began, results = time.monotonic(), []
@@ -169,7 +169,7 @@ class _Loss:
             steps = sorted({*steps, fork})
         stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes-{tag}"
         path = self._directory(self._branch) / f"{stem}.json"
-        if _is_there(path):
+        if _is_there(path, steps):
             return
         began, results = time.monotonic(), []
         for i in range(self._edge.seeds):
@@ -235,10 +235,15 @@ def _settings(kind: Measure) -> tuple[Result, str]:
     return given, f"{given['split']}{given['examples']}{more}"
 
 
-def _is_there(path: Path) -> bool:
-    if path.exists():
+def _is_there(path: Path, steps: list[int]) -> bool:
+    """Whether it is, and of these nodes: others may be as many, with the same ends."""
+    try:
+        there = json.loads(path.read_text())["steps"] == steps
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    if there:
         print(f"{path} is there")
-    return path.exists()
+    return there
 
 
 def _write(path: Path, name: str, steps: list[int], given: Result, results: list) -> None:

@@ -22,7 +22,7 @@ from experiments.drawing import changes, drawing, summary
 from experiments.naming import schedule_name
 from experiments.reading import Run
 from wsdjax.config import Photos
-from wsdjax.metrics import write_atomically
+from wsdjax.files import write_atomically
 from wsdjax.validation import ConfigError
 
 Rows = list[tuple[str, ...]]

@@ -139,6 +139,69 @@ def test_the_probes_of_a_range(snapped):
         assert f'<figure id="probe_{name}">' in page
 
 
+def test_each_measure_is_the_probe_itself(snapped):
+    """Of the second seed, from the results that the tests above have left, by direct calls."""
+    store = BranchStore(snapped)
+    edge = store.edges()["decay"]
+    loss_fn = models.build(edge.model).loss
+    batches = data.in_order(data.load(edge.data).train, examples=60)
+    iterates = [
+        jax.tree.map(lambda leaf: leaf[1], store.params("decay", step))
+        for step in (18, 20, 24, 30, 35, 36)
+    ]
+
+    def second(name):
+        return result(snapped, "decay", name)["results"][1]
+
+    def along(name):
+        return second(f"{name}-18-36-{COUNT}nodes")
+
+    def close(found, expected):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
+
+    of = (loss_fn, iterates[-1], batches)
+    close(second("density-36")["nodes"], probes.spectral_density(*of).nodes)
+    moments = probes.moments(*of)
+    close(second("moments-36")["trace"]["value"], moments.trace.value)
+    close(second("moments-36")["frobenius_norm"]["value"], moments.frobenius_norm.value)
+    by_name = second("moments-36")["trace_by_leaf"]
+    close(by_name["fc1/bias"]["value"], moments.trace_by_leaf["fc1"]["bias"].value)
+    noise = probes.gradient_noise(*of)
+    close(second("noise-36")["noise_scale"], noise.noise_scale)
+    close(second("noise-36")["trace"], noise.trace)
+
+    line = along("interpolate")
+    close(
+        line["losses"],
+        probes.interpolate(loss_fn, iterates[0], iterates[-1], line["alphas"], batches),
+    )
+    phases = probes.phase_directions(iterates[:3], iterates[2:])
+    close(along("phases")["explained"], phases.explained)
+    close(along("phases")["cosine"], phases.cosine)
+    cases = [(d, p) for p in (iterates[2], iterates[-1]) for d in (phases.stable, phases.decay)]
+    for row, (direction, params) in zip(along("phases")["along"], cases, strict=True):
+        found = row["norm_of_product"], row["quotient"], row["signal_to_noise"]
+        curvature = probes.curvature_along(loss_fn, params, direction, batches)
+        ratio = probes.signal_to_noise(loss_fn, params, direction, batches)
+        np.testing.assert_allclose(found, (*curvature, ratio), rtol=2e-3, atol=1e-6)
+    tau = probes.weak_quasi_convexity(loss_fn, iterates[:-1], iterates[-1], batches)
+    close(along("convexity")["tau"], tau)
+    close(along("alignment")["cosines"], probes.update_alignment(loss_fn, iterates, batches))
+    close(along("distances")["travelled"], probes.distances(iterates).travelled)
+    components = probes.principal_components(iterates, k=2)
+    close(along("components")["explained_variance_ratio"], components.explained_variance_ratio[:1])
+    plane = along("plane")
+    axes = [jax.tree.map(lambda rows, i=i: rows[i], components.directions) for i in (0, 1)]
+    close(plane["trajectory"], probes.plane_coordinates(iterates, iterates[-1], *axes))
+    coords = plane["coords_1"], plane["coords_2"]
+    close(plane["losses"], probes.loss_plane(loss_fn, iterates[-1], *axes, *coords, batches))
+    way = np.array(plane["trajectory"])
+    for coordinates, along_axis in zip(coords, way.T, strict=True):
+        margin = np.ptp(along_axis) / 4
+        close(coordinates[0], along_axis.min() - margin)
+        close(coordinates[-1], along_axis.max() + margin)
+
+
 def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path):
     """What the file of cells has is not computed again."""
     workdir = shutil.copytree(snapped, tmp_path / "w")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from wsdjax.edge import Edge
+from wsdjax.files import write_atomically
 from wsdjax.validation import UserError
 
 
@@ -156,13 +157,3 @@ def table(rows: Iterable[dict[str, Any]]) -> Table:
         }
 
     return Table(columns(updates), columns(evaluations))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file has the old text or the new, whenever the process is killed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -32,7 +32,7 @@ from experiments.bench.subject import Subject, of_run, trained
 from experiments.style import save
 from wsdjax import provenance
 from wsdjax.config import CNN
-from wsdjax.metrics import write_atomically
+from wsdjax.files import write_atomically
 from wsdjax.validation import ConfigError
 
 _BATCH = flags.DEFINE_integer("batch", 256, "Examples in the loss.", lower_bound=1)

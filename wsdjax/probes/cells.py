@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from wsdjax.checksum import checksums
+from wsdjax.files import write_atomically
 from wsdjax.probes.vectors import ProbeError
 
 
@@ -39,7 +41,7 @@ class Cells:
             self._read(path, identity)
         self._file = path
         lines = [{"identity": identity}, *self._lines(np.flatnonzero(self._known))]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def missing(self) -> np.ndarray:
         """The indices of points without a loss."""
@@ -55,11 +57,16 @@ class Cells:
         return [{"point": int(i), "loss": float(self.losses[i])} for i in indices]
 
     def _read(self, path: Path, identity: str) -> None:
+        first, *rest = path.read_text().split("\n")
+        if not rest:
+            return  # it was stopped before the first line was whole
         try:
-            first, *rest = path.read_text().split("\n")
             found = json.loads(first)["identity"]
             # What follows the last line's end was cut short by whatever stopped the sweep.
-            cells = [json.loads(line) for line in rest[:-1]]
+            lines = [json.loads(line) for line in rest[:-1]]
+            cells = {int(line["point"]): float(line["loss"]) for line in lines}
+            if found == identity and not cells.keys() <= set(range(len(self.losses))):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise ProbeError(f"{path} is no file of losses: delete it, or name another") from None
         if found != identity:
@@ -67,10 +74,11 @@ class Cells:
                 f"{path} has the losses of other points, parameters or batches: delete it, or "
                 "name another"
             )
-        for cell in cells:
-            self.losses[cell["point"]], self._known[cell["point"]] = cell["loss"], True
+        for place, loss in cells.items():
+            self.losses[place], self._known[place] = loss, True
 
 
 def _identity(points: np.ndarray, arrays: Any) -> str:
-    text = json.dumps([points.tolist(), checksums(arrays)])
+    numbers = jax.tree.map(lambda x: x.astype(np.uint8) if x.dtype == bool else x, arrays)
+    text = json.dumps([points.tolist(), checksums(numbers)])
     return hashlib.sha256(text.encode()).hexdigest()

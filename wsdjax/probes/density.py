@@ -12,7 +12,7 @@ from wsdjax.probes.basis import DeviceBasis
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.operators import Block, Chosen
-from wsdjax.probes.vectors import Tree, leaf_dot, normalized, random_like, size
+from wsdjax.probes.vectors import ProbeError, Tree, leaf_dot, normalized, random_like, size
 
 
 class SpectralDensity(NamedTuple):
@@ -80,6 +80,8 @@ def spectral_density(
       ProbeError: as `sharpness`.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference)
+    if probes < 1 or depth < 1:
+        raise ProbeError(f"probes = {probes}, depth = {depth}: both must be at least 1")
     operator, draw, dimension = _restricted(hessian, block)
     depth = min(depth, dimension)
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
@@ -124,7 +126,7 @@ def moments(
       ProbeError: as `sharpness`; for fewer than two probes there is no error.
     """
     if probes < 2:
-        raise ValueError(f"probes = {probes}: a standard error needs two or more")
+        raise ProbeError(f"probes = {probes}: a standard error needs two or more")
     hessian = Hessian(loss_fn, params, batches, finite_difference)
     operator, draw, _ = _restricted(hessian, block)
     by_leaf, squares = [], []

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsdjax.probes.curvature import eigenpairs
 from wsdjax.probes.objective import Batches, LossFn, _loss, gradient, total, weights
-from wsdjax.probes.vectors import Tree, as_parameters, combine, dot, like_parameters, normalized
+from wsdjax.probes.vectors import Tree, as_parameters, dot, like_parameters, normalized
 
 
 class GradientNoise(NamedTuple):
@@ -43,9 +43,12 @@ def gradient_noise(
       ProbeError: as `sharpness`.
     """
     covariance = Covariance(loss_fn, params, batches)
-    squares = [np.asarray(_squares(loss_fn, covariance.params, b), np.float64) for b in batches]
-    norm_squared = float(dot(covariance.mean, covariance.mean))
-    trace = float(np.concatenate(squares).mean()) - norm_squared
+    mean = covariance.mean
+    squares = [
+        np.asarray(_squares(loss_fn, covariance.params, mean, b), np.float64) for b in batches
+    ]
+    norm_squared = float(dot(mean, mean))
+    trace = float(np.concatenate(squares).mean())
     top = eigenpairs(covariance, covariance.params, 1, tol, seed=seed)
     return GradientNoise(
         trace=trace,
@@ -62,23 +65,35 @@ def signal_to_noise(loss_fn: LossFn, params: Tree, direction: Tree, batches: Bat
     has B times as much."""
     covariance = Covariance(loss_fn, params, batches)
     unit = normalized(like_parameters(direction, covariance.params, "the direction"))
-    noise = float(dot(unit, covariance(unit)))
+    noise = float(np.square(np.concatenate(covariance.slopes(unit))).mean())
     signal = float(dot(unit, covariance.mean)) ** 2
-    return signal / noise if noise > 0 else np.inf
+    return signal / noise if noise else np.inf
 
 
 class Covariance:
-    """v -> Sigma v = mean_i g_i (g_i'v) - g (g'v)."""
+    """v -> Sigma v = mean_i g_i c_i for the centred slopes c_i = g_i'v - mean_j g_j'v."""
 
     def __init__(self, loss_fn: LossFn, params: Tree, batches: Batches):
         self.params = as_parameters(params)
         self.mean = gradient(loss_fn, self.params, batches)
         self._loss_fn, self._batches, self._shares = loss_fn, batches, weights(batches)
 
+    def slopes(self, vector: Tree) -> list[np.ndarray]:
+        """c_i, float64, [B] for each batch: centred before anything is squared or summed, since
+        the gradients may have far more in common than apart."""
+        found = [
+            np.asarray(_slopes(self._loss_fn, self.params, batch, vector), np.float64)
+            for batch in self._batches
+        ]
+        mean = np.concatenate(found).mean()
+        return [each - mean for each in found]
+
     def __call__(self, vector: Tree) -> Tree:
-        products = (_uncentred(self._loss_fn, self.params, b, vector) for b in self._batches)
-        along = float(dot(self.mean, vector))
-        return combine((1.0, -along), total(self._shares, products), self.mean)
+        pulled = (
+            _pulled_back(self._loss_fn, self.params, batch, slopes)
+            for batch, slopes in zip(self._batches, self.slopes(vector), strict=True)
+        )
+        return total(self._shares, pulled)
 
 
 def _each(loss_fn, params, batch):
@@ -88,19 +103,25 @@ def _each(loss_fn, params, batch):
 
 
 @partial(jax.jit, static_argnums=0)
-def _uncentred(loss_fn, params, batch, vector):
-    losses, pull_back = jax.vjp(lambda p: _each(loss_fn, p, batch), params)
-    _, slopes = jax.jvp(lambda p: _each(loss_fn, p, batch), (params,), (vector,))
-    return pull_back(slopes / len(losses))[0]
+def _slopes(loss_fn, params, batch, vector):
+    return jax.jvp(lambda p: _each(loss_fn, p, batch), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def _squares(loss_fn, params, batch):
-    """[B]: ||g_i||^2, a few examples at a time."""
+def _pulled_back(loss_fn, params, batch, slopes):
+    """mean_i g_i slopes_i."""
+    losses, pull_back = jax.vjp(lambda p: _each(loss_fn, p, batch), params)
+    return pull_back((slopes / len(losses)).astype(losses.dtype))[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _squares(loss_fn, params, mean, batch):
+    """[B]: ||g_i - g||^2, a few examples at a time."""
 
     def of_one(example):
         one = jax.tree.map(lambda leaf: leaf[None], example)
         slope = jax.grad(lambda p: _loss(loss_fn, p, one))(params)
-        return dot(slope, slope)
+        apart = jax.tree.map(jnp.subtract, slope, mean)
+        return dot(apart, apart)
 
     return jax.lax.map(of_one, jax.tree.map(jnp.asarray, batch), batch_size=8)

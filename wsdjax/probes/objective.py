@@ -23,6 +23,7 @@ from wsdjax.probes.vectors import (
     as_parameters,
     combine,
     like_parameters,
+    norm,
     precision,
 )
 
@@ -53,6 +54,8 @@ def weights(batches: Batches) -> np.ndarray:
             raise ProbeError(
                 f"batches[{i}] is unlike batches[0]; a single batch (x, y) is given as [(x, y)]"
             )
+        if len({len(leaf) for leaf in leaves}) > 1:
+            raise ProbeError(f"batches[{i}] has arrays of several leading axes; one is of examples")
         counts.append(len(leaves[0]))
     return np.array(counts, np.float64) / sum(counts)
 
@@ -66,15 +69,21 @@ def _kind(batch: Any) -> Any:
 def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
     """The mean loss, its sum over batches in float64; of 16-bit parameters in float32."""
     params = as_parameters(params)
+    shares = weights(batches)
     values = [_loss(loss_fn, params, batch) for batch in batches]
-    return float(np.dot(weights(batches), np.array(jax.device_get(values), np.float64)))
+    return float(np.dot(shares, np.array(jax.device_get(values), np.float64)))
 
 
 def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
-    """The gradient of the mean loss."""
+    """The gradient of the mean loss.
+
+    Raises:
+      ProbeError: if it is not finite.
+    """
     params = as_parameters(params)
     shares = weights(batches)
-    return total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
+    found = total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
+    return _finite(found)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -93,6 +102,14 @@ def _loss(loss_fn, params, batch):
 @partial(jax.jit, static_argnums=0)
 def _gradient(loss_fn, params, batch):
     return jax.grad(lambda p: _loss(loss_fn, p, batch))(params)
+
+
+def _finite(gradient: Tree) -> Tree:
+    if not np.isfinite(float(norm(gradient))):
+        raise ProbeError(
+            "the gradient is not finite: look for NaN in the loss, the parameters or the data"
+        )
+    return gradient
 
 
 def total(shares: np.ndarray, trees: Iterable[Tree]) -> Tree:
@@ -148,9 +165,10 @@ class Hessian:
         if held <= LINEARIZED_BYTES:
             rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
             slopes, linears = zip(first, *rest, strict=True)
-            self.gradient = total(self._shares, slopes)
+            self.gradient = _finite(total(self._shares, slopes))
             self._products = [partial(_apply, linear) for linear in linears]
         else:
+            _finite(first[0])
             self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
 
     def __call__(self, vector: Tree) -> Tree:

@@ -67,7 +67,10 @@ class Preconditioned:
     def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
         self._operator = operator
         self.computed_in = getattr(operator, "computed_in", precision(preconditioner))
-        self._scale = jax.tree.map(lambda p: p**-0.5, as_parameters(preconditioner, "P"))
+        preconditioner = as_parameters(preconditioner, "P")
+        if not all((leaf > 0).all() for leaf in jax.tree.leaves(preconditioner)):
+            raise ProbeError("the preconditioner must be positive everywhere")
+        self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
 
     def __call__(self, vector: Tree) -> Tree:
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)

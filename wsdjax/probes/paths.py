@@ -14,6 +14,7 @@ import numpy as np
 from wsdjax.probes.cells import Cells
 from wsdjax.probes.objective import Batches, LossFn, _loss, loss, weights
 from wsdjax.probes.vectors import (
+    ProbeError,
     Tree,
     as_parameters,
     combine,
@@ -51,7 +52,7 @@ def interpolate(
     """
     start = as_parameters(start, "start")
     end = like_parameters(end, start, "end")
-    alphas = np.asarray(alphas, np.float64)
+    alphas = _numbers(alphas, "alphas")
     points = np.stack([1 - alphas, alphas], -1)
     return _over_points(loss_fn, (start, end), points, batches, chunk, file)
 
@@ -84,7 +85,7 @@ def loss_plane(
     axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
     for i, axis in enumerate(axes, start=1):
         normalized(axis, f"axis_{i}")
-    first, second = np.asarray(coords_1, np.float64), np.asarray(coords_2, np.float64)
+    first, second = _numbers(coords_1, "coords_1"), _numbers(coords_2, "coords_2")
     grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
     points = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)
     losses = _over_points(loss_fn, (origin, *axes), points, batches, chunk, file)
@@ -102,7 +103,7 @@ def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
     for _ in range(2):
         second = combine((1.0, -float(dot(first, second))), second, first)
     if float(norm(second)) < 1e-4:
-        raise ValueError("axis_2 is parallel to axis_1: they span no plane")
+        raise ProbeError("axis_2 is parallel to axis_1: they span no plane")
     return first, normalized(second, "axis_2")
 
 
@@ -132,8 +133,18 @@ def plane_coordinates(
     return np.linalg.solve(gram, np.array(inner).T).T
 
 
+def _numbers(values: Any, name: str) -> np.ndarray:
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1:
+        raise ProbeError(f"{name} has {found.ndim} axes: give a list of numbers")
+    return found
+
+
 def _over_points(loss_fn, vectors, points, batches, chunk, file):
     """The loss at sum_i points[:, i] vectors[i], in chunks of points."""
+    if chunk < 1:
+        raise ProbeError(f"chunk = {chunk}: must be at least 1")
+    chunk = min(chunk, max(1, len(points)))
     shares = weights(batches)
     cells = Cells(file, points, (vectors, list(batches)))
     for i in cells.missing():

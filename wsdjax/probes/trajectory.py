@@ -7,18 +7,21 @@ then never in memory as a whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.objective import Batches, LossFn, gradient, loss
 from wsdjax.probes.vectors import (
     ProbeError,
     Tree,
+    as_parameters,
     combine,
     difference,
     dot,
+    like_parameters,
     norm,
     normalized,
     stack,
@@ -48,6 +51,7 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
         raise ProbeError(f"principal components need two iterates or more, got {count}")
     if not 1 <= k < count:
         raise ProbeError(f"k = {k}: {count} iterates have 1 to {count - 1} components")
+    iterates = _Alike(iterates)
     origin = iterates[0]
     # Of differences from the first: of the iterates themselves, alike as they are, the Gram
     # matrix would lose the digits that matter.
@@ -63,14 +67,34 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
     total = values.sum()
     if not (np.isfinite(total) and total > 0):
         raise ProbeError("the iterates do not move, or are not finite: no principal component")
-    mean = _weighted(iterates, np.full(count, 1 / count))
+    mean = _combined(iterates, origin, np.full(count, 1 / count), start=1.0)
     directions = []
     for i in range(k):
-        weight = centring @ vectors[:, i]
-        direction = _weighted_differences(iterates, origin, weight)
+        direction = _combined(iterates, origin, centring @ vectors[:, i])
         sign = 1.0 if float(dot(direction, difference(iterates[-1], mean))) >= 0 else -1.0
         directions.append(normalized(combine((sign,), direction), f"component {i + 1}"))
     return PrincipalComponents(stack(directions), values[:k] / total, mean)
+
+
+class _Alike(Sequence):
+    """Iterates as they are asked for, in float32 or float64, and each a tree like the first.
+
+    Raises:
+      ProbeError: for one that is not, or no iterate.
+    """
+
+    def __init__(self, iterates: Sequence[Tree]):
+        if not len(iterates):
+            raise ProbeError("there is no iterate")
+        self._iterates = iterates
+        self._first = as_parameters(iterates[0], "iterates[0]")
+
+    def __len__(self) -> int:
+        return len(self._iterates)
+
+    def __getitem__(self, i: Any) -> Any:
+        iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
+        return like_parameters(iterate, self._first, f"iterates[{i}]")
 
 
 class PhaseDirections(NamedTuple):
@@ -107,20 +131,15 @@ def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
     ]
 
 
-def _weighted(iterates, weights):
-    total = None
-    for iterate, weight in zip(iterates, weights, strict=True):
-        part = combine((float(weight),), iterate)
-        total = part if total is None else combine((1.0, 1.0), total, part)
-    return total
-
-
-def _weighted_differences(iterates, origin, weights):
-    total = None
-    for iterate, weight in zip(iterates, weights, strict=True):
-        part = combine((float(weight), -float(weight)), iterate, origin)
-        total = part if total is None else combine((1.0, 1.0), total, part)
-    return total
+def _combined(iterates: _Alike, origin: Tree, weights: np.ndarray, start: float = 0.0) -> Tree:
+    """start origin + sum_i weights[i] (x_i - origin), summed in float64."""
+    leaves, structure = jax.tree.flatten(origin)
+    total = [start * np.asarray(leaf, np.float64) for leaf in leaves]
+    for i, weight in enumerate(weights):
+        moved = _moved(iterates[i], origin)
+        total = [a + weight * b for a, b in zip(total, moved, strict=True)]
+    cast = [jnp.asarray(a, leaf.dtype) for a, leaf in zip(total, leaves, strict=True)]
+    return jax.tree.unflatten(structure, cast)
 
 
 def weak_quasi_convexity(
@@ -134,9 +153,11 @@ def weak_quasi_convexity(
     Raises:
       ProbeError: for trees that do not match.
     """
+    alike = _Alike(iterates)
+    solution = like_parameters(solution, alike[0], "the solution")
     best = loss(loss_fn, solution, batches)
     taus = []
-    for iterate in iterates:
+    for iterate in alike:
         above = loss(loss_fn, iterate, batches) - best
         slope = float(dot(gradient(loss_fn, iterate, batches), difference(iterate, solution)))
         taus.append(slope / above if above else np.nan)
@@ -148,6 +169,7 @@ def update_alignment(loss_fn: LossFn, iterates: Sequence[Tree], batches: Batches
 
     NaN where an update or a gradient is zero.
     """
+    iterates = _Alike(iterates)
     cosines = []
     for i in range(len(iterates) - 1):
         here = iterates[i]
@@ -171,6 +193,7 @@ class Distances(NamedTuple):
 
 def distances(iterates: Sequence[Tree]) -> Distances:
     """Norms of the iterates, and the distance travelled against the distance moved."""
+    iterates = _Alike(iterates)
     first, before = iterates[0], iterates[0]
     norms, steps, moved = [], [], []
     for i, iterate in enumerate(iterates):

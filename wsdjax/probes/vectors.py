@@ -28,8 +28,8 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
     Raises:
       ProbeError: for a tree without leaves, or a leaf that is no floating-point array.
     """
-    if not jax.tree.leaves(tree):
-        raise ProbeError(f"{name} has no arrays")
+    if not any(jnp.size(leaf) for leaf in jax.tree.leaves(tree)):
+        raise ProbeError(f"{name} has no arrays, or empty ones alone")
 
     def raised(path, leaf):
         dtype = jnp.result_type(leaf)
@@ -63,6 +63,8 @@ def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
             raise ProbeError(
                 f"{name}{where} has shape {jnp.shape(leaf)}, the parameter {jnp.shape(param)}"
             )
+        if jnp.iscomplexobj(leaf):
+            raise ProbeError(f"{name}{jax.tree_util.keystr(path)} is complex")
         return jnp.asarray(leaf, param.dtype)
 
     return jax.tree.map_with_path(fitted, tree, params)
