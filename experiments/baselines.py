@@ -14,7 +14,7 @@ from wsdjax.data.ngrams import ngram_probabilities
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.files import write_atomically
 
-ORDERS = (2, 5)
+ORDERS = (2, 3, 5)
 MOST = 2**24
 """Tokens that are counted at most, in seconds and a gigabyte."""
 

@@ -33,8 +33,8 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
     counted = json.loads((workdir / "baselines.json").read_text())["bits_a_byte"]
-    assert [name.split(",")[0] for name in counted] == 2 * ["bigram", "5-gram"]
-    few, many = list(counted.values())[1::2]
+    assert [name.split(",")[0] for name in counted] == 2 * ["bigram", "3-gram", "5-gram"]
+    few, many = list(counted.values())[2::3]
     assert 1 < many < few < 8
     edge = BranchStore(workdir).edges()["decay"]
     assert edge.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"

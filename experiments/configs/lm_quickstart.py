@@ -11,8 +11,8 @@ from wsdjax.config import RNN, AdamW, Experiment, Stdlib, Transformer
 
 
 def get_config(kind: str = "llama") -> Experiment:
-    total, warmup, decay = 800, 40, 160
-    vocabulary, chunk = 257, 2_048  # bytes, and what separates files
+    total, warmup, decay = 1_400, 70, 280
+    vocabulary, chunk = 257, 1_024  # bytes, and what separates files
     model: RNN | Transformer
     if kind == "llama":
         model = families.llama(
@@ -22,10 +22,10 @@ def get_config(kind: str = "llama") -> Experiment:
         model = RNN(vocabulary, width=256, layers=1, cell=kind, loss_chunk=chunk)
     return Experiment(
         model=model,
-        data=Stdlib(length=128, eval_size=500),
+        data=Stdlib(length=128, eval_size=400),
         optimizer=AdamW(peak_value=3e-3, b2=0.95, weight_decay=0.1, clip_norm=1.0),
         tree=plans.wsd(total, warmup, decay) | plans.cosine(total, warmup),
-        batch_size=16,
-        eval_every=40,
-        checkpoint_every=200,
+        batch_size=8,
+        eval_every=70,
+        checkpoint_every=280,
     )
