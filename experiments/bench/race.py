@@ -14,6 +14,8 @@ from experiments.bench.peers import Contestant, Setting, Solve
 
 FLOOR = 1e-6
 """Relative errors below this are float32's own, and count as equal."""
+_ALMOST = 1.5
+"""A peer counts as at its best error within this factor, so that no last digit costs it time."""
 
 
 class Point(NamedTuple):
@@ -94,7 +96,7 @@ def comparisons(points: list[Point], ours: str) -> list[Comparison]:
         for name in named:
             if name == ours:
                 continue
-            peer = _fastest(named[name], min(point.error for point in named[name]))
+            peer = _fastest(named[name], _ALMOST * min(point.error for point in named[name]))
             best = _fastest(named[ours], peer.error) if peer else None
             if peer:
                 found.append(Comparison(peer, best, peer.median / best.median if best else None))
