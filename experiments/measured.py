@@ -42,7 +42,7 @@ def apart(group: Group, groups: list[Group]) -> str:
     different = {
         name: value
         for name, value in group.settings.items()
-        if any(other.settings[name] != value for other in groups)
+        if any(other.settings.get(name) != value for other in groups)
     }
     said = ", ".join(f"{name} {value}" for name, value in different.items())
     return f" ({said})" if said else ""

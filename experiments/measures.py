@@ -54,7 +54,8 @@ class Unmeasurable(Exception):
 
 
 def sharpness(node: Node) -> tuple[Result, Any]:
-    return _eigenvalues(node, probes.Hessian(node.loss_fn, node.params, node.batches))
+    hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
+    return _eigenvalues(node, hessian, hessian.gradient)
 
 
 def preconditioned(node: Node) -> tuple[Result, Any]:
@@ -67,7 +68,7 @@ def preconditioned(node: Node) -> tuple[Result, Any]:
     return _eigenvalues(node, probes.Preconditioned(hessian, scale))
 
 
-def _eigenvalues(node: Node, operator: Callable) -> tuple[Result, Any]:
+def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> tuple[Result, Any]:
     def tell(progress):
         node.tell(
             f"{progress.products} products, {progress.estimate:.5g} ± {progress.residual:.1g}"
@@ -79,6 +80,7 @@ def _eigenvalues(node: Node, operator: Callable) -> tuple[Result, Any]:
         k=node.given["k"],
         tol=node.given["tol"],
         start=node.start,
+        towards=towards,
         on_progress=tell,
     )
     first = jax.tree.map(lambda rows: rows[0], found.eigenvectors)

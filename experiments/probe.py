@@ -133,7 +133,7 @@ class _Loss:
 
     def at_nodes(self, name: str, steps: list[int]) -> None:
         kind = AT_A_NODE[name]
-        given, tag = _settings(kind)
+        given, tag = self._settings(kind)
         starts: dict[int, Any] = {}
         for step in steps:
             owner = self._owner(step)
@@ -160,7 +160,7 @@ class _Loss:
 
     def along(self, name: str, steps: list[int]) -> None:
         kind, fork = ALONG[name], self._edge.start
-        given, tag = _settings(kind)
+        given, tag = self._settings(kind)
         if (
             name == "phases"
             and steps[0] < fork < steps[-1]
@@ -188,6 +188,17 @@ class _Loss:
         _report(f"{name} of {_NODE.value}", kind, results, began)
         for file in path.parent.glob(f"{stem}-seed*.cells"):
             file.unlink()
+
+    def _settings(self, kind: Measure) -> tuple[Result, str]:
+        """What a result depends on, the loss's flags and those that the measure goes by; and the
+        same as part of a file's name, with the branch whose data are other than its root's."""
+        given = {name: flags.FLAGS[name].value for name in ("examples", "split", *kind.uses)}
+        more = "".join(f"-{name}{given[name]:g}" for name in kind.uses)
+        root = self._store.lineage(self._branch)[0].branch
+        if self._edge.data != self._store.edges()[root].data:
+            given["data"] = self._branch
+            more += f"-{self._branch}"
+        return given, f"{given['split']}{given['examples']}{more}"
 
     def _directory(self, branch: str) -> Path:
         directory = self._store.directory(branch) / "probes"
@@ -225,14 +236,6 @@ class _Iterates(Sequence):
             return _Iterates(store, branch, self._steps[i], replicate)
         params = store.params(branch, self._steps[i])
         return jax.tree.map(lambda leaf: leaf[replicate], params)
-
-
-def _settings(kind: Measure) -> tuple[Result, str]:
-    """What a result depends on, the loss's flags and those that the measure goes by; and the
-    same as part of a file's name."""
-    given = {name: flags.FLAGS[name].value for name in ("examples", "split", *kind.uses)}
-    more = "".join(f"-{name}{given[name]:g}" for name in kind.uses)
-    return given, f"{given['split']}{given['examples']}{more}"
 
 
 def _is_there(path: Path, steps: list[int]) -> bool:

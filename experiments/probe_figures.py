@@ -156,7 +156,10 @@ def planes(run: Run) -> Figure | None:
         first, steps = contents[-1]["results"][0], contents[-1]["steps"]
         losses = np.array(first["losses"], float)
         # Logarithmic above the lowest, since a valley is flat beside its walls.
-        levels = np.nanmin(losses) + np.geomspace(1e-2, 1, 18) * np.ptp(losses[~np.isnan(losses)])
+        finite = losses[np.isfinite(losses)]
+        if not finite.size or np.ptp(finite) == 0:
+            continue
+        levels = finite.min() + np.geomspace(1e-2, 1, 18) * np.ptp(finite)
         drawn = axis.contourf(
             first["coords_1"], first["coords_2"], losses.T, levels, extend="both", cmap="viridis_r"
         )

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 from wsdjax import data, interop, models, plans, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Transformer
+from wsdjax.data.device import DeviceSplit
 from wsdjax.huggingface import check_weights, config_of
 from wsdjax.train import Stopped, Trainer
 from wsdjax.validation import ConfigError
@@ -224,7 +225,7 @@ def tokens(monkeypatch):
     def examples(arrays, indices):
         return {"inputs": arrays[indices, :-1], "targets": arrays[indices, 1:]}
 
-    split = data.Split(64, of_tokens, examples)
+    split = DeviceSplit(64, of_tokens, examples)
     dataset = data.Dataset(split, split, ())
     monkeypatch.setattr(data, "load", lambda config: dataset)
     return split

@@ -57,10 +57,8 @@ class Cells:
         return [{"point": int(i), "loss": float(self.losses[i])} for i in indices]
 
     def _read(self, path: Path, identity: str) -> None:
-        first, *rest = path.read_text().split("\n")
-        if not rest:
-            return  # it was stopped before the first line was whole
         try:
+            first, *rest = path.read_text().split("\n")
             found = json.loads(first)["identity"]
             # What follows the last line's end was cut short by whatever stopped the sweep.
             lines = [json.loads(line) for line in rest[:-1]]

@@ -150,12 +150,14 @@ def eigenpairs(
       repeated: for k > 1 look for repeated eigenvalues, as said above; without, a third of the
         products is saved and one that is there twice may be returned once.
       max_products: products before it gives up (`converged` tells).
-      max_basis: vectors in memory; beyond it the iteration is restarted (thick restart).
+      max_basis: vectors in memory, 2 k + 8 at least; beyond it the iteration is restarted (thick
+        restart).
       basis: where they are kept: `full`, `bfloat16` (whose rounding the certifying product
         repairs: the eigenvalue's error is of the order of the residual's square) or `host`.
         None chooses by size: fewer vectors if `max_basis` do not fit, then bfloat16, then the
         host.
-      memory: bytes of each device that they may take; None for half of what is free.
+      memory: bytes of each device that they may take, if `basis` is None; None for half of what
+        is free.
       start: eigenvectors [j, ...] of a neighbouring checkpoint. The first vector leans to them,
         and is random in equal part, for a direction that has just risen. Signs follow theirs.
       towards: a direction that the first random vector leans to, which may be zero. The gradient
@@ -166,7 +168,8 @@ def eigenpairs(
       on_progress: told of each product.
 
     Raises:
-      ProbeError: for a product that is not finite, or numbers that make no sense.
+      ProbeError: for a product that is not finite, numbers that make no sense, or more
+        eigenvalues above `track_above` than half of `max_basis`.
     """
     params = as_parameters(params)
     for name, value, least in (
@@ -201,7 +204,12 @@ def eigenpairs(
             i = count - 1
             on_progress(Progress(counted.products, sign * found.values[i], found.bounds[i]))
         if done and track_above is not None and found.values[wanted - 1] > track_above:
-            if wanted == n or 2 * wanted + 10 > krylov.capacity:
+            if wanted < n and 2 * wanted + 10 > krylov.capacity:
+                raise ProbeError(
+                    f"track_above = {track_above}: more than {wanted} eigenvalues are above; give "
+                    f"a max_basis above {krylov.capacity}"
+                )
+            if wanted == n:
                 break
             wanted, before, done = wanted + 1, None, False
         if done and krylov.p < n:
@@ -211,7 +219,7 @@ def eigenpairs(
                 values = found.values[:wanted]
                 done = before is not None and bool((np.abs(values - before) <= allowed).all())
                 if not done:
-                    if krylov.m == krylov.capacity:
+                    if krylov.m == krylov.capacity < n:
                         krylov.restart(_kept(wanted, krylov))
                     krylov.add_random()
                     began, in_turn, before = counted.products, krylov.m - krylov.p, values

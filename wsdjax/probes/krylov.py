@@ -133,7 +133,9 @@ class Krylov:
         coupling = self._columns[self.p : self.m, : self.p] @ found.coefficients[:, :kept]
         columns[kept : kept + waiting, :kept] = coupling
         self.basis.mix(mixing)
-        self._columns, self._lost = columns, np.zeros_like(self._lost)
+        lost = np.zeros_like(self._lost)
+        lost[:kept] = self._lost[: self.p] @ np.abs(found.coefficients[:, :kept])
+        self._columns, self._lost = columns, lost
         self.p, self.m = kept, kept + waiting
 
     def _append(self, vector: Tree) -> None:

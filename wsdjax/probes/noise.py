@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.curvature import eigenpairs
-from wsdjax.probes.objective import Batches, LossFn, _loss, gradient, total, weights
+from wsdjax.probes.objective import (
+    Batches,
+    LossFn,
+    batch_loss,
+    forward_mode,
+    gradient,
+    total,
+    weights,
+)
 from wsdjax.probes.vectors import Tree, as_parameters, dot, like_parameters, normalized
 
 
@@ -81,10 +89,11 @@ class Covariance:
     def slopes(self, vector: Tree) -> list[np.ndarray]:
         """c_i, float64, [B] for each batch: centred before anything is squared or summed, since
         the gradients may have far more in common than apart."""
-        found = [
-            np.asarray(_slopes(self._loss_fn, self.params, batch, vector), np.float64)
-            for batch in self._batches
-        ]
+        with forward_mode():
+            found = [
+                np.asarray(_slopes(self._loss_fn, self.params, batch, vector), np.float64)
+                for batch in self._batches
+            ]
         mean = np.concatenate(found).mean()
         return [each - mean for each in found]
 
@@ -99,7 +108,7 @@ class Covariance:
 def _each(loss_fn, params, batch):
     """[B]: the loss of each example, as a batch of one."""
     one = jax.tree.map(lambda leaf: leaf[:, None], batch)
-    return jax.vmap(lambda example: _loss(loss_fn, params, example))(one)
+    return jax.vmap(lambda example: batch_loss(loss_fn, params, example))(one)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -120,7 +129,7 @@ def _squares(loss_fn, params, mean, batch):
 
     def of_one(example):
         one = jax.tree.map(lambda leaf: leaf[None], example)
-        slope = jax.grad(lambda p: _loss(loss_fn, p, one))(params)
+        slope = jax.grad(lambda p: batch_loss(loss_fn, p, one))(params)
         apart = jax.tree.map(jnp.subtract, slope, mean)
         return dot(apart, apart)
 

@@ -70,7 +70,7 @@ def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
     """The mean loss, its sum over batches in float64; of 16-bit parameters in float32."""
     params = as_parameters(params)
     shares = weights(batches)
-    values = [_loss(loss_fn, params, batch) for batch in batches]
+    values = [batch_loss(loss_fn, params, batch) for batch in batches]
     return float(np.dot(shares, np.array(jax.device_get(values), np.float64)))
 
 
@@ -87,7 +87,7 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss(loss_fn, params, batch):
+def batch_loss(loss_fn, params, batch):
     with jax.default_matmul_precision("highest"):
         value = loss_fn(params, batch)
     if isinstance(value, tuple):
@@ -101,7 +101,7 @@ def _loss(loss_fn, params, batch):
 
 @partial(jax.jit, static_argnums=0)
 def _gradient(loss_fn, params, batch):
-    return jax.grad(lambda p: _loss(loss_fn, p, batch))(params)
+    return jax.grad(lambda p: batch_loss(loss_fn, p, batch))(params)
 
 
 def _finite(gradient: Tree) -> Tree:
@@ -159,7 +159,7 @@ class Hessian:
         if finite_difference:
             self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
             return
-        with _forward_mode():
+        with forward_mode():
             first = _linearize(loss_fn, self.params, batches[0])
         held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first[1]))
         if held <= LINEARIZED_BYTES:
@@ -175,7 +175,7 @@ class Hessian:
         """H v, like `params`."""
         self.products += 1
         vector = like_parameters(vector, self.params, "the vector")
-        with _forward_mode():
+        with forward_mode():
             return total(self._shares, (product(vector) for product in self._products))
 
 
@@ -198,7 +198,8 @@ class _Lowered:
 
 
 @contextlib.contextmanager
-def _forward_mode() -> Iterator[None]:
+def forward_mode() -> Iterator[None]:
+    """Tells of a loss that has none."""
     try:
         yield
     except TypeError as error:
@@ -213,7 +214,7 @@ def _forward_mode() -> Iterator[None]:
 @partial(jax.jit, static_argnums=0)
 def _linearize(loss_fn, params, batch):
     """(the gradient, v -> H v)."""
-    return jax.linearize(jax.grad(lambda p: _loss(loss_fn, p, batch)), params)
+    return jax.linearize(jax.grad(lambda p: batch_loss(loss_fn, p, batch)), params)
 
 
 @jax.jit
@@ -223,7 +224,7 @@ def _apply(linear, vector):
 
 @partial(jax.jit, static_argnums=0)
 def _product(loss_fn, params, batch, vector):
-    return jax.jvp(jax.grad(lambda p: _loss(loss_fn, p, batch)), (params,), (vector,))[1]
+    return jax.jvp(jax.grad(lambda p: batch_loss(loss_fn, p, batch)), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)

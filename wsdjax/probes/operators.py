@@ -65,9 +65,9 @@ class Preconditioned:
     """
 
     def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
+        preconditioner = as_parameters(preconditioner, "P")
         self._operator = operator
         self.computed_in = getattr(operator, "computed_in", precision(preconditioner))
-        preconditioner = as_parameters(preconditioner, "P")
         if not all((leaf > 0).all() for leaf in jax.tree.leaves(preconditioner)):
             raise ProbeError("the preconditioner must be positive everywhere")
         self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
@@ -94,6 +94,7 @@ class Block:
             return bool(chosen(jax.tree_util.keystr(path, simple=True, separator="/")))
 
         self._operator = operator
+        self.computed_in = getattr(operator, "computed_in", precision(as_parameters(params)))
         self._kept = jax.tree.map_with_path(is_chosen, params)
         pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
         self.size = sum(leaf.size for kept, leaf in pairs if kept)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.cells import Cells
-from wsdjax.probes.objective import Batches, LossFn, _loss, loss, weights
+from wsdjax.probes.objective import Batches, LossFn, batch_loss, loss, weights
 from wsdjax.probes.vectors import (
     ProbeError,
     Tree,
@@ -109,7 +109,8 @@ def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
 
 def filter_normalised(direction: Tree, params: Tree) -> Tree:
     """Each filter of the direction scaled to the norm of the parameters' (Li et al.): along all
-    axes of a leaf but its last, the output; biases and gains, of one axis, to zero."""
+    axes of a leaf but its last, the output; biases and gains, of one axis, to zero. A leaf that
+    stacks layers is one filter bank to it."""
 
     def scaled(leaf, param):
         if leaf.ndim < 2:
@@ -170,6 +171,6 @@ def _losses(loss_fn, vectors, points, batch):
             lambda *leaves: sum(p.astype(x.dtype) * x for p, x in zip(point, leaves, strict=True)),
             *vectors,
         )
-        return _loss(loss_fn, moved, batch)
+        return batch_loss(loss_fn, moved, batch)
 
     return jax.vmap(at)(points)
