@@ -25,6 +25,7 @@ from wsdjax import lineage, metrics, provenance, tree
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.edge import Edge
+from wsdjax.files import write_atomically
 from wsdjax.serial import differences
 from wsdjax.state import State
 from wsdjax.validation import ConfigError, UserError
@@ -109,7 +110,7 @@ class BranchStore:
             "data_revision": edge.data.revision,
         }
         path = self.directory(edge.name) / "branch.json"
-        metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
 
     def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (edge.parent, edge.start).

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wsdjax.data.split import Batch
+from wsdjax.files import write_atomically
 from wsdjax.validation import UserError
 
 FORMAT = 1
@@ -142,9 +143,7 @@ def write_description(described: Description) -> None:
     content["splits"] = {
         split: [shard._asdict() for shard in shards] for split, shards in described.splits.items()
     }
-    temporary = described.directory / f"{JSON}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(described.directory / JSON)
+    write_atomically(described.directory / JSON, json.dumps(content, indent=1) + "\n")
 
 
 class ShardWriter:

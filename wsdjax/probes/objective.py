@@ -22,6 +22,7 @@ from wsdjax.probes.vectors import (
     Tree,
     as_parameters,
     combine,
+    epsilon,
     like_parameters,
     norm,
     precision,
@@ -230,11 +231,8 @@ def _product(loss_fn, params, batch, vector):
 @partial(jax.jit, static_argnums=0)
 def _difference(loss_fn, params, batch, vector):
     """(g(p + h v) - g(p - h v)) / 2h, h scaled to the norms and the precision."""
-    sizes = [
-        jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree))) for tree in (params, vector)
-    ]
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
-    h = eps ** (1 / 3) * (1 + sizes[0]) / jnp.maximum(sizes[1], 1e-30)
+    shift = epsilon(params) ** (1 / 3) * (1 + norm(params))
+    h = shift / jnp.maximum(norm(vector), 1e-30)
     moved = [jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector) for s in (1, -1)]
     plus, minus = (_gradient(loss_fn, each, batch) for each in moved)
     return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)
