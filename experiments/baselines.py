@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.reading import Run
 from wsdjax import data
-from wsdjax.data.ngrams import ngram_probabilities
+from wsdjax.config import Stdlib, Text
+from wsdjax.data.ngrams import ngram_loss
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.files import write_atomically
 
@@ -19,17 +20,19 @@ MOST = 2**24
 """Tokens that are counted at most, in seconds and a gigabyte."""
 
 
-def is_text(config: Any) -> bool:
-    """Whether it is a data set of text, and there."""
+def bytes_per_token(config: Any) -> float | None:
+    """Of the held-out text; None for data that are none, or are not there any more."""
+    if not isinstance(config, Text | Stdlib):
+        return None
     try:
-        return hasattr(config, "bytes_per_token")
+        return config.bytes_per_token
     except NotPrepared:
-        return False
+        return None
 
 
-def bits_a_byte(loss: Any, config: Any) -> Any:
-    """A loss in nats a token as bits for each byte of the held-out text."""
-    return loss / math.log(2) / config.bytes_per_token
+def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
+    """A loss in nats a token as bits for each byte."""
+    return loss / math.log(2) / bytes_per_token
 
 
 def ngrams(run: Run) -> dict[str, float]:
@@ -39,7 +42,7 @@ def ngrams(run: Run) -> dict[str, float]:
     """
     edges = list(run.edges.values())
     config = edges[0].data
-    if not is_text(config) or any(edge.data != config for edge in edges):
+    if bytes_per_token(config) is None or any(edge.data != config for edge in edges):
         return {}
     windows = max(edge.end * edge.batch_size for edge in edges)
     path = run.workdir / "baselines.json"
@@ -63,8 +66,7 @@ def _count(config: Any, read: int) -> dict[str, float]:
         for order in ORDERS:
             if config.classes**order >= 2**63:
                 continue
-            grams = np.lib.stride_tricks.sliding_window_view(test, order, axis=1)
-            likely = ngram_probabilities(train, grams.reshape(-1, order), config.classes)
             name = "bigram" if order == 2 else f"{order}-gram"
-            found[f"{name}, {of}"] = float(bits_a_byte(-np.log(likely).mean(), config))
+            loss = ngram_loss(train, test, order, config.classes)
+            found[f"{name}, {of}"] = bits_a_byte(loss, config.bytes_per_token)
     return found

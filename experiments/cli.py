@@ -66,6 +66,8 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         except Exception as error:  # a mistyped flag or override, or what a config file raises
             if read_config and not given:
                 fail(f"give a config file: --config={_configs()}")
+            if file := overrides.missing_file(argv):
+                fail(f"--config={file}: there is no such file; ours are {_configs()}")
             if explained := overrides.explain(argv):
                 fail(explained)
             if isinstance(error, flags.Error) and "config file:" not in str(error):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wsdjax import optim, probes
+from wsdjax import models, optim, probes
 
 Result = dict[str, Any]
 Tell = Callable[[str], None]
@@ -63,7 +63,8 @@ def preconditioned(node: Node) -> tuple[Result, Any]:
     if node.opt_state is None:
         raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
     nu, count = optim.second_moment(node.opt_state)
-    scale = probes.adam_preconditioner(nu, count, node.optimizer.b2, node.optimizer.eps)
+    adam = node.optimizer
+    scale = probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)
     hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
     return _eigenvalues(node, probes.Preconditioned(hessian, scale))
 

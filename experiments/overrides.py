@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import runpy
 import typing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+
+def missing_file(argv: Sequence[str]) -> str | None:
+    """The config file that is named, if it is not there."""
+    path, _ = _file(argv)
+    return path if path and not Path(path).is_file() else None
 
 
 def explain(argv: Sequence[str]) -> str | None:
     """What is wrong with the first override that names no field or gives it no fitting value;
     None if all of them would do, or if the config itself cannot be read."""
-    flags = [argument.removeprefix("--") for argument in argv[1:] if argument.startswith("--")]
-    files = [flag.removeprefix("config=") for flag in flags if flag.startswith("config=")]
-    if not files:
+    flags = _flags(argv)
+    path, argument = _file(argv)
+    if not path:
         return None
-    path, _, argument = files[-1].partition(":")
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except Exception:
@@ -28,6 +35,18 @@ def explain(argv: Sequence[str]) -> str | None:
             if wrong := _wrong(config, name.split(".")[1:], value):
                 return f"--{flag}: {wrong}"
     return None
+
+
+def _flags(argv: Sequence[str]) -> list[str]:
+    return [argument.removeprefix("--") for argument in argv[1:] if argument.startswith("--")]
+
+
+def _file(argv: Sequence[str]) -> tuple[str, str]:
+    """The config file and its argument; two empty texts if none is given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", default="", const="")
+    path, _, argument = parser.parse_known_args(list(argv[1:]))[0].config.partition(":")
+    return path, argument
 
 
 def _wrong(value: Any, path: list[str], text: str) -> str | None:

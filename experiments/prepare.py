@@ -100,7 +100,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         "--shard_bytes",
         type=int,
         default=2**24,
-        help="bytes of input, at least, in one shard; there are at most some 128 shards",
+        help="bytes of input, at least, in one shard; there are at most some 2,048 shards",
     )
 
 

@@ -49,8 +49,8 @@ from wsdjax.data import tokens
 from wsdjax.validation import UserError
 
 PLAN = "plan.json"
-_MOST_SHARDS = 128
-"""Of a split: a process may have some 1,000 files open, and each shard is one."""
+_MOST_SHARDS = 2_048
+"""Of a split, since training looks at each one's header before it begins."""
 _CHARACTERS_TOGETHER = 2**20
 
 

@@ -30,6 +30,8 @@ with the branch that made it. At the end the report is drawn again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import sys
 import time
@@ -59,6 +61,9 @@ _POINTS = flags.DEFINE_integer(
     "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2
 )
 
+_KEPT = 2**30
+"""Bytes of iterates that stay in memory."""
+
 
 def main() -> None:
     for flag in (_WORKDIR, _NODE, _PROBE):
@@ -75,7 +80,10 @@ def main() -> None:
     edge = store.edges()[branch]
     split = getattr(data.load(edge.data), _SPLIT.value)
     of = _Loss(
-        store, branch, models.build(edge.model).loss, data.in_order(split, examples=_EXAMPLES.value)
+        store,
+        branch,
+        models.by_layer(models.build(edge.model)).loss,
+        data.in_order(split, examples=_EXAMPLES.value),
     )
     refused = []
     try:
@@ -175,7 +183,7 @@ class _Loss:
         for i in range(self._edge.seeds):
             each = measures.Path(
                 self._loss_fn,
-                _Iterates(self._store, self._branch, steps, i),
+                _iterates(self._store, self._branch, steps, i),
                 steps,
                 fork,
                 self._batches,
@@ -217,25 +225,35 @@ class _Loss:
             with contextlib.suppress(MissingNode):
                 whole = self._store.restore(self._branch, step)
         for i in range(self._edge.seeds):
-            yield state.replicate(whole, i)
+            one = state.replicate(whole, i)
+            yield dataclasses.replace(one, params=models.unstacked(one.params))
 
 
 class _Iterates(Sequence):
-    """One replicate's parameters at each step, read when they are asked for."""
+    """Parameters at each step, read when they are asked for."""
 
-    def __init__(self, store: BranchStore, branch: str, steps: list[int], replicate: int):
-        self._of = (store, branch, replicate)
-        self._steps = steps
+    def __init__(self, read: Callable[[int], Any], steps: list[int]):
+        self._read, self._steps = read, steps
 
     def __len__(self):
         return len(self._steps)
 
     def __getitem__(self, i):
-        store, branch, replicate = self._of
         if isinstance(i, slice):
-            return _Iterates(store, branch, self._steps[i], replicate)
-        params = store.params(branch, self._steps[i])
-        return jax.tree.map(lambda leaf: leaf[replicate], params)
+            return _Iterates(self._read, self._steps[i])
+        return self._read(self._steps[i])
+
+
+def _iterates(store: BranchStore, branch: str, steps: list[int], replicate: int) -> _Iterates:
+    """One replicate's. The latest reads are kept, a gigabyte of them: principal components ask
+    for every pair."""
+
+    def read(step: int) -> Any:
+        params = jax.tree.map(lambda leaf: leaf[replicate], store.params(branch, step))
+        return models.unstacked(params)
+
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read(steps[0])))
+    return _Iterates(functools.lru_cache(max(1, _KEPT // size))(read), steps)
 
 
 def _is_there(path: Path, steps: list[int]) -> bool:

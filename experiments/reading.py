@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What `branch.json` holds of the first branch: machine and versions too."""
         return self.store.record(next(iter(self.edges)))
+
+    def date(self) -> str:
+        """When the last row was written."""
+        files = self.workdir.glob("branches/*/metrics.jsonl")
+        trained = max((path.stat().st_mtime for path in files), default=time.time())
+        return time.strftime("%Y-%m-%d", time.gmtime(trained))
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -91,3 +91,31 @@ def finished(tmp_path_factory) -> Path:
     assert code == 0, err
     (workdir.parent / "out").write_text(out)
     return workdir
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def cnn():
+    """A small CNN as a model, its parameters and two batches, the last one ragged."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from wsdjax import models
+    from wsdjax.config import CNN
+
+    model = models.build(CNN(widths=(4, 8)))
+    random = np.random.default_rng(0)
+    batches = [
+        {
+            "inputs": jnp.asarray(random.normal(size=(n, 32, 32, 3)), jnp.float32),
+            "targets": jnp.asarray(random.integers(0, 10, n)),
+        }
+        for n in (16, 9)
+    ]
+    return model, model.init(jax.random.key(0)), batches

@@ -1,16 +1,17 @@
-"""experiments.bench on a tiny CNN: what it writes, and that all contestants agree."""
+"""experiments.bench on tiny models: what it writes, and that all contestants agree."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from conftest import finish, start
+from conftest import ROOT, finish, load_config, start
 
 from experiments.bench import race
 from experiments.bench.peers import CONTESTANTS, Contestant, Outcome
 from experiments.bench.referee import check, check_torch, reference
 from experiments.bench.subject import trained
+from wsdjax import cost
 from wsdjax.probes import ProbeError
 
 
@@ -113,10 +114,31 @@ def test_the_command_writes_what_it_measured(tmp_path):
     assert (tmp_path / "f.png").stat().st_size > 0
 
 
+def test_training_is_timed_in_tokens_and_operations(tmp_path):
+    """Of both replicates: batches of 4 windows of 16 tokens, and the FLOPs of their shapes."""
+    out, config = tmp_path / "bench.json", ROOT / "tests" / "configs" / "tiny_lm.py"
+    given = (f"--config={config}", "--config.batch_size=4", "--updates=3", f"--out={out}")
+    code, printed, err = finish(start("experiments.bench", "training", *given))
+    assert code == 0, err
+    assert "tokens a second" in printed
+    assert "% of what a large matrix product reaches here" in printed
+    result = json.loads(out.read_text())
+    median = np.median(result["seconds"])
+    assert len(result["seconds"]) == 3
+    assert result["per_second"] == pytest.approx(2 * 4 * 16 / median)
+    experiment = load_config(config)
+    flops = cost.of_update(experiment.model, cost.batch_shapes(experiment.data, 4)).flops
+    assert result["flops_per_second_and_device"] == pytest.approx(2 * flops / median)
+    assert result["share_of_peak"] is None  # a CPU's is in no table
+    assert {"machine", "versions", "date"} <= set(result)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("speed",), "the benchmark is"),
+        ((), "name the benchmark first: curvature or training"),
+        (("speed",), "name the benchmark first"),
+        (("training",), "give a config file"),
         (("curvature", "--k=0"), "--k is positive"),
         (("curvature", "--peers=nobody"), "the peers are curvlinops, "),
         (("curvature", "--node=decay"), "--workdir and --node together"),

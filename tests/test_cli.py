@@ -64,11 +64,14 @@ def test_an_unknown_data_set(tmp_path):
     assert (code, err.strip()) == (2, f"error: data = 'imagenet': must be one of {allowed}")
 
 
-def test_a_config_that_is_not_there(tmp_path):
-    code, _, err = finish(start("experiments.run", f"--config={tmp_path}/none.py"))
+@pytest.mark.parametrize("given", [("--config=quickstart",), ("--config", "quickstart")])
+def test_a_config_that_is_not_there(given):
+    """The error names those that are: a name alone is a likely mistake."""
+    code, _, err = finish(start("experiments.run", *given))
     assert code == 2
-    assert "none.py" in err
-    assert len(err.strip().splitlines()) <= 2, err
+    assert err.startswith("error: --config=quickstart: there is no such file; ours are experiments")
+    assert "quickstart" in err.partition(";")[2]
+    assert len(err.strip().splitlines()) == 1, err
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

@@ -15,7 +15,7 @@ from conftest import ROOT, load_config, rows_of, same
 from test_branch import files, grow, with_tree
 from test_resume import Silent, Stop
 
-from experiments import figures, report
+from experiments import figures, report, tables
 from experiments.reading import Run
 from wsdjax import averages, data, models, optim, plans, tree
 from wsdjax import state as states
@@ -291,7 +291,7 @@ def test_a_lineage_that_changes_its_averages_is_one_table(averaged):
     assert np.isnan(ema[9:]).all()
     assert np.isfinite(window).all()
     report.write(store.workdir)
-    rows = [end.schedule for end in report.final_values(Run(store.workdir))]
+    rows = [end.schedule for end in tables.final_values(Run(store.workdir))]
     assert rows == [
         "WSD, linear cooldown",
         "WSD, linear cooldown, exponential average",
@@ -307,7 +307,7 @@ def test_a_held_out_curve_is_broken_where_the_data_change(forked):
     curves = {curve.label.split()[0]: curve for curve in figures.curves(run, "eval_loss")}
     assert curves["fresh"].steps[0] <= 20
     assert curves["other"].steps[0] > 20
-    ends = {end.lineage[-1]: end for end in report.final_values(run)}
+    ends = {end.lineage[-1]: end for end in tables.final_values(run)}
     assert ends["other"].held_out_loss_at_fork is None
     assert ends["decay"].held_out_loss_at_fork.shape == (2,)
 

@@ -57,7 +57,12 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(trained, tmp_path):
 def test_a_node_is_probed_as_any_other(trained):
     """In float32, whatever it was trained in, over held-out windows too."""
     workdir = trained[0]
-    arguments = ("--node=decay", "--probe=sharpness", "--examples=30", "--split=test")
+    arguments = (
+        "--node=decay",
+        "--probe=sharpness,preconditioned",
+        "--examples=30",
+        "--split=test",
+    )
     code, _, err = finish(start("experiments.probe", f"--workdir={workdir}", *arguments))
     assert (code, err) == (0, "")
     store = BranchStore(workdir)
@@ -69,6 +74,9 @@ def test_a_node_is_probed_as_any_other(trained):
     batches = data.in_order(data.load(edge.data).test, examples=30)
     expected = probes.sharpness(models.build(edge.model).loss, params, batches, tol=1e-3)
     np.testing.assert_allclose(found["eigenvalues"], expected.eigenvalues, rtol=2e-3)
+    mass = found["mass_of_first"]
+    assert {"embed/embedding", "layers/00/mlp/up/kernel", "layers/01/mlp/up/kernel"} <= set(mass)
+    assert sum(mass.values()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
-"""The CNN is the paper's network, as PyTorch has it."""
+"""The CNN is the paper's network, as PyTorch has it; models by layer."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from conftest import same
 
-from wsdjax import models
-from wsdjax.config import CNN
+from wsdjax import models, probes
+from wsdjax.config import CNN, RNN, Transformer
 
 
 def torch_cnn(params):
@@ -118,3 +121,34 @@ def test_hessian_vector_products_are_differences_of_gradients():
             plus,
             minus,
         )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Transformer(11, 8, 11, 2, hidden=8, rotary_fraction=1.0), RNN(11, 8, layers=2)],
+    ids=["transformer", "rnn"],
+)
+def test_a_model_by_layer_is_the_same_model(config, compiled_quickly):
+    """Logits, losses and products with the Hessian; each layer has leaves of its own."""
+    model = models.build(config)
+    params, apart = model.init(jax.random.key(1)), models.by_layer(model)
+    assert list(models.unstacked(params)["layers"]) == [f"{i:02d}" for i in range(config.layers)]
+    assert same(apart.init(jax.random.key(1)), models.unstacked(params))
+    assert same(models.stacked(models.unstacked(params)), params)
+    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, 11)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    near(apart.apply(models.unstacked(params), tokens), model.apply(params, tokens))
+    near(apart.loss(models.unstacked(params), batch), model.loss(params, batch))
+    vector = jax.tree.map(jnp.cos, params)
+    product = probes.hvp(model.loss, params, vector, [batch])
+    product_apart = probes.hvp(
+        apart.loss, models.unstacked(params), models.unstacked(vector), [batch]
+    )
+    jax.tree.map(near, models.stacked(product_apart), product)
+
+
+def test_a_model_without_a_stack_is_as_it_was():
+    params = models.build(CNN(widths=(4,))).init(jax.random.key(0))
+    assert models.unstacked(params) is params
+    assert models.stacked(params) is params

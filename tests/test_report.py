@@ -8,13 +8,13 @@ import pytest
 from conftest import load_config
 from test_branch import grow, with_tree
 
-from experiments import report
+from experiments import tables
 from experiments.bound import overlays
 from experiments.naming import schedule_name
 from experiments.reading import Run, running_mean
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Branch, Constant, Cooldown, Overrides, Rewarm
+from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm
 from wsdjax.serial import to_json
 
 
@@ -36,7 +36,7 @@ def compared(tmp_path_factory):
 
 def test_the_table_of_budgets_is_arithmetic_on_the_rows(compared):
     """The last evaluation of each branch; a shared trunk counted once: 18 + 3 + 6, and 24."""
-    header, wsd, wsd_s = report.budget_table(compared)
+    header, wsd, wsd_s = tables.budget_table(compared)
     assert header[0] == "method"
     assert (wsd[0], wsd[-1]) == ("WSD", "27")
     assert (wsd_s[0], wsd_s[-1]) == ("WSD-S", "24")
@@ -48,7 +48,7 @@ def test_the_table_of_budgets_is_arithmetic_on_the_rows(compared):
 
 def test_every_branch_that_decays_has_a_row(compared):
     """Those that others were forked from too; forks inside a branch by their step."""
-    lineages = [" > ".join(end.lineage) for end in report.final_values(compared)]
+    lineages = [" > ".join(end.lineage) for end in tables.final_values(compared)]
     assert lineages[:2] == ["wsd_trunk@9 > wsd_1", "wsd_trunk > wsd_2"]
     assert lineages[2] == "wsd_s_stable_1 > wsd_s_1"
     assert lineages[3].startswith("wsd_s_stable_1 > wsd_s_1 > wsd_s_stable_2")
@@ -108,3 +108,12 @@ def test_the_overlay_is_the_bound_on_the_rows(tmp_path):
     assert overlay.correlation == pytest.approx(np.corrcoef(bound[4:], loss[4:])[0, 1])
     slope, offset = np.polyfit(bound[4:], loss[4:], 1)
     np.testing.assert_allclose(overlay.fitted, offset + slope * bound[4:])
+
+
+def test_the_entropy_of_a_synthetic_language_is_said(tmp_path):
+    """Of one whose every token is followed by one of four alike: ln 4."""
+    language = Bigram(ambiguous=1.0, choices=4)
+    config = dataclasses.replace(load_config(), model=RNN(64, 8), data=language)
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(config))
+    assert "Entropy of the language, nats a token: 1.3863." in tables.notes(Run(tmp_path), [])

@@ -74,9 +74,11 @@ def test_what_is_written_is_read(vocabulary, tmp_path):
     np.testing.assert_array_equal(batch["targets"][0], joined(texts)[1:])
 
 
-def test_window_i_of_a_shard_starts_at_i_times_the_length(directory):
+@pytest.mark.parametrize("mapped", [1, 256])
+def test_window_i_of_a_shard_starts_at_i_times_the_length(directory, mapped, monkeypatch):
     """It has length + 1 tokens of one shard; a shard's every token but its first is a target
-    once, save for fewer than `length` at its end."""
+    once, save for fewer than `length` at its end. However many shards are mapped at a time."""
+    monkeypatch.setattr(tokens, "_MAPPED", mapped)
     described = tokens.describe(directory)
     windows = tokens.Windows(described, "train", LENGTH)
     shards = [

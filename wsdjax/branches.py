@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from wsdjax import lineage, metrics, provenance, tree
+from wsdjax import lineage, metrics, provenance, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.edge import Edge
@@ -89,7 +89,7 @@ class BranchStore:
         Raises:
           ConfigError: if the branch exists.
         """
-        self._check_new(edge.name)
+        self.check_new(edge.name)
         self.directory(edge.name).mkdir(parents=True, exist_ok=True)
         edges = {**self.edges(), edge.name: edge}
         parent = edges[edge.parent].to_json() if edge.parent else {}
@@ -120,36 +120,8 @@ class BranchStore:
           ConfigError: if the branch exists, or could not go on from that node: naming what
             differs in the model or the number of replicates.
         """
-        self._check_fork(edge, self.edges())
+        registration.check_fork(self, edge, self.edges())
         self.create(edge, trained_with)
-
-    def _check_fork(self, edge: Edge, parents: Mapping[str, Edge]) -> None:
-        existing = self.edges()
-        if edge.parent not in parents:
-            raise MissingNode(
-                f"no branch {edge.parent!r}; there are {', '.join(parents) or 'none'}"
-            )
-        parent = parents[edge.parent]
-        if not parent.start < edge.start <= parent.end:
-            raise MissingNode(
-                f"{edge.parent!r} has the steps {parent.start + 1} to {parent.end}, "
-                f"not {edge.start}"
-            )
-        saved = self.steps(edge.parent) if edge.parent in existing else []
-        if saved and saved[-1] > edge.start and edge.start not in saved:
-            there = ", ".join(map(str, saved))
-            nearest = min(saved, key=lambda step: abs(step - edge.start))
-            raise MissingNode(
-                f"{edge.parent}@{edge.start} was not kept; there are steps {there}, the nearest is "
-                f"{edge.parent}@{nearest}"
-            )
-        for name in ("model", "seed", "seeds"):
-            old, new = getattr(parent, name), getattr(edge, name)
-            if old != new:
-                raise ConfigError(
-                    f"{edge.name!r} cannot go on from {edge.parent!r}: {name} is {new!r}, "
-                    f"the parent's is {old!r}"
-                )
 
     def check(self, edges: Mapping[str, Edge]) -> None:
         """Finds what would keep `register` from making the workdir hold these branches.
@@ -158,7 +130,7 @@ class BranchStore:
           ConfigError: if a branch exists and now means something else, listing every field.
           MissingNode: for a fork from a node that is not there and will not be.
         """
-        self._groups(edges)
+        registration.groups(self, edges)
 
     def register(self, edges: Mapping[str, Edge]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
@@ -168,47 +140,18 @@ class BranchStore:
         Raises:
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
-        trained_with = self._groups(edges)
+        trained_with = registration.groups(self, edges)
         existing = self.edges()
         for name, edge in edges.items():
             if name not in existing:
                 (self.fork if edge.parent else self.create)(edge, trained_with[name])
 
-    def _groups(self, edges: Mapping[str, Edge]) -> dict[str, list[str]]:
-        """The names that train together with each of the branches, old and new."""
-        existing = self.edges()
-        changed: dict[str, list[str]] = {}
-        for name in [name for name in edges if name in existing]:
-            for path, old, new in differences(existing[name].to_json(), edges[name].to_json()):
-                changed.setdefault(f"{path} is {old!r} there, {new!r} now", []).append(name)
-        if changed:
-            rows = "; ".join(f"{what} ({', '.join(names)})" for what, names in changed.items())
-            raise ConfigError(
-                f"branches in {self.workdir} mean something else: {rows}. "
-                "Give the new branches other names, or use another workdir"
-            )
-        every = {**existing, **edges}
-        for name, edge in edges.items():
-            if name not in existing:
-                self._check_new(name)
-                if edge.parent:
-                    self._check_fork(edge, every)
-        # A registration that was cut short is completed as it was begun.
-        trained_with = {n: self.siblings(name) for name in existing for n in self.siblings(name)}
-        for begun in {tuple(names) for names in trained_with.values()}:
-            members = {name: every[name] for name in begun if name in every}
-            if len(members) < len(begun) or len(tree.groups(members)) > 1:
-                raise ConfigError(
-                    f"{', '.join(begun)} were begun in {self.workdir} as branches that train "
-                    "together: declare all of them, as they were, or use another workdir"
-                )
-        new = {name: edge for name, edge in edges.items() if name not in trained_with}
-        for group in tree.groups(new):
-            names = [edge.name for edge in group]
-            trained_with |= dict.fromkeys(names, names)
-        return trained_with
+    def check_new(self, name: str) -> None:
+        """That a branch may have this name.
 
-    def _check_new(self, name: str) -> None:
+        Raises:
+          ConfigError: if it is taken, here or where checkpoints go.
+        """
         if (self.directory(name) / "branch.json").exists():
             raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
         if self._checkpoint_dir and (place := self._place_for(name)).exists():

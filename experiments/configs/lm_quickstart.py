@@ -3,9 +3,8 @@ Python's standard library byte by byte.
 
     python -m experiments.run --config=experiments/configs/lm_quickstart.py[:lstm|gru]
 
-Hardware: two CPU cores; 7 min 39 s while they were busy with other work too, of which 7 min 18 s
-of processor time; not timed on idle ones. One seed. Expect a held-out loss of 1.50 nats a byte
-under WSD and 1.53 under cosine, and WSD's loss to fall from 1.66 at the fork.
+Hardware: two CPU cores, 4 min 26 s from the command to the report. One seed. Expect a held-out loss
+of 1.50 nats a byte under WSD and 1.53 under cosine, and WSD's loss to fall from 1.66 at the fork.
 """
 
 from wsdjax import families, plans

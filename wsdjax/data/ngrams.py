@@ -21,17 +21,17 @@ def ngram_loss(train: np.ndarray, test: np.ndarray, order: int, vocabulary: int)
 
     Args:
       train: [N] tokens that are counted.
-      test: [M] tokens, predicted one by one from the order - 1 before them; the first
-        order - 1 have no full context and are left out.
+      test: [..., M] tokens, of one text or of windows of it, predicted one by one from the
+        order - 1 before them; the first order - 1 have no full context and are left out.
       order: n: 1 for unigrams, 2 for bigrams, ...
       vocabulary: tokens are 0, ..., vocabulary - 1.
 
     Raises:
       ValueError: if an n-gram does not fit 63 bits, or a text has none.
     """
-    if len(test) < order:
-        raise ValueError(f"order = {order}: the test text has {len(test)} tokens")
-    grams = np.lib.stride_tricks.sliding_window_view(test, order)
+    if test.shape[-1] < order:
+        raise ValueError(f"order = {order}: the test text has {test.shape[-1]} tokens")
+    grams = np.lib.stride_tricks.sliding_window_view(test, order, axis=-1).reshape(-1, order)
     return float(-np.log(ngram_probabilities(train, grams, vocabulary)).mean())
 
 

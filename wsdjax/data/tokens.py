@@ -12,6 +12,7 @@ documents, not of shards.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import struct
@@ -31,6 +32,9 @@ SPLITS = ("train", "test")
 _MAGIC = b"wsdtoken"
 _HEADER = struct.Struct("<8sHHIQQ32s")
 """Magic, format, bytes a token, greatest token, tokens, bytes of text, the tokenizer's SHA-256."""
+_MAPPED = 256
+"""Shards of a split that are mapped at a time: each is an open file, of which a process may have
+some 1,000."""
 
 
 class TokensError(UserError):
@@ -246,16 +250,18 @@ class Windows:
         self._vocabulary = described.vocabulary
         self._all = described.windows(split, length)
         self._count = min(self._all, most or self._all)
-        self._paths, self._maps, counts = [], [], []
+        self._paths, counts = [], []
         for shard in described.splits[split]:
             path = described.directory / shard.file
             if read_shard(path, described.fingerprint, described.vocabulary) != shard:
                 raise TokensError(f"{path} is not the shard that tokens.json tells of: {_AGAIN}")
-            dtype = np.dtype(f"<u{described.width}")
             self._paths.append(path)
-            self._maps.append(np.memmap(path, dtype, "r", _HEADER.size, (shard.tokens,)))
             counts.append(windows_in(shard.tokens, length))
         self._ends = np.cumsum(counts)
+        dtype = np.dtype(f"<u{described.width}")
+        self._mapped = functools.lru_cache(_MAPPED)(
+            lambda i: np.memmap(self._paths[i], dtype, "r", _HEADER.size)
+        )
 
     def __len__(self) -> int:
         return self._count
@@ -271,7 +277,7 @@ class Windows:
         at = indices.ravel() * self._all // self._count
         shards = np.searchsorted(self._ends, at, side="right")
         for row, i, shard in zip(read, at.tolist(), shards.tolist(), strict=True):
-            tokens = self._maps[shard]
+            tokens = self._mapped(shard)
             start = (i - (int(self._ends[shard - 1]) if shard else 0)) * self.length
             row[:] = tokens[start : start + self.length + 1]
         # A uint32 beyond int32 has become negative by now.

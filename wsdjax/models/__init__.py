@@ -1,6 +1,7 @@
 """Models as three pure functions: `build` gives `init`, `apply` and `loss` for a config.
 
-flax stays behind `build`: parameters are plain nested dicts of arrays.
+flax stays behind `build`: parameters are plain nested dicts of arrays. Those of language models are
+stacked over layers; `by_layer` gives the same model with a tree for each layer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import optax
 from flax import nnx
 
 from wsdjax import config as configs
+from wsdjax.models.layers import by_layer, stacked, unstacked
+
+__all__ = ["Batch", "Model", "Params", "build", "by_layer", "stacked", "unstacked"]
 
 Params = Any
 Batch = dict[str, jax.Array]

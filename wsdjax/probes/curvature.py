@@ -29,7 +29,7 @@ from wsdjax.probes.vectors import (
 
 
 class Sharpness(NamedTuple):
-    """Eigenpairs of the Hessian, each certified by a product of its own."""
+    """Eigenpairs of the Hessian, or of another operator, each certified by a product of its own."""
 
     eigenvalues: np.ndarray
     """float64 [k], descending (ascending for the smallest): y' H y, in loss per squared
@@ -198,7 +198,7 @@ def eigenpairs(
         alive = counted.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
         count = min(wanted, len(found.values))
-        allowed = np.maximum(tol * np.abs(found.values[:count]), _floor(krylov, params))
+        allowed = np.maximum(tol * np.abs(found.values[:count]), _floor(krylov, found, params))
         done = count == wanted and (found.bounds[:count] <= allowed / 4).all()
         if on_progress:
             i = count - 1
@@ -227,8 +227,10 @@ def eigenpairs(
             break
         if krylov.m == krylov.capacity < n:
             krylov.restart(_kept(wanted, krylov))
-    floor = _floor(krylov, params)
-    values, residuals, vectors = _certified(counted, krylov, min(wanted, krylov.p), start)
+    found = krylov.ritz()
+    floor = _floor(krylov, found, params)
+    best = krylov.vectors(found.coefficients[:, : min(wanted, krylov.p)])
+    values, residuals, vectors = _certified(counted, best, start)
     return Sharpness(
         eigenvalues=values,
         residuals=residuals,
@@ -241,12 +243,12 @@ def eigenpairs(
     )
 
 
-def _floor(krylov: Krylov, params: Tree) -> float:
+def _floor(krylov: Krylov, found: Ritz, params: Tree) -> float:
     """The residual below which the precision does not go: 10 eps sqrt(m) ||T|| of m products,
     and the rounding of the basis if that is coarser."""
     eps = epsilon(params)
     rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
-    return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(krylov.ritz().values).max(initial=0.0)
+    return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(found.values).max(initial=0.0)
 
 
 def _leaning(params: Tree, start: Tree | None, towards: Tree | None) -> Tree | None:
@@ -295,11 +297,10 @@ class _Counted:
         return combine((-1.0,), product) if self.sign < 0 else product
 
 
-def _certified(operator, krylov, count, start) -> tuple[np.ndarray, np.ndarray, Tree]:
+def _certified(operator, block, start) -> tuple[np.ndarray, np.ndarray, Tree]:
     """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
-    block = krylov.vectors(krylov.ritz().coefficients[:, :count])
     values, residuals, vectors = [], [], []
-    for i in range(count):
+    for i in range(_rows(block)):
         unit = normalized(take(block, i), "an eigenvector")
         if i < _rows(start) and float(dot(unit, take(start, i))) < 0:
             unit = combine((-1.0,), unit)

@@ -109,8 +109,8 @@ def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
 
 def filter_normalised(direction: Tree, params: Tree) -> Tree:
     """Each filter of the direction scaled to the norm of the parameters' (Li et al.): along all
-    axes of a leaf but its last, the output; biases and gains, of one axis, to zero. A leaf that
-    stacks layers is one filter bank to it."""
+    axes of a leaf but its last, the output; biases and gains, of one axis, to zero. Layers
+    that are stacked in one leaf are taken apart first (`wsdjax.models.unstacked`)."""
 
     def scaled(leaf, param):
         if leaf.ndim < 2:

@@ -1,0 +1,181 @@
+"""Training's speed: updates of a config's first branch in the trainer's own compiled step.
+
+The batches are random numbers of the data set's shapes, so that it need not be there, and they go
+to the device as the trainer's do. Utilisation is the model's own (Chowdhery et al., appendix B):
+the operations of its matrix products, without what rematerialisation repeats, over what the device
+could do meanwhile. Its maker says how much that is; beside it stands what a large matrix product
+reaches here, the only measure where the maker's number is not known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.bench import output
+from wsdjax import cost, mesh, provenance, state, tree
+from wsdjax.config import validate
+from wsdjax.edge import Edge
+from wsdjax.lineage import hyper_table
+from wsdjax.optim import Hyper
+from wsdjax.programs import Programs
+
+PEAK = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""bfloat16 operations a second of what JAX calls a device, dense, as their makers state them (of
+the SXM modules of NVIDIA's; a TPU v3 chip is two devices)."""
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Of `training`: the config file.")
+flags.mark_flag_as_required("config")
+_UPDATES = flags.DEFINE_integer("updates", 10, "Of `training`: timed updates.", lower_bound=1)
+
+
+class Speed(NamedTuple):
+    """Of one update of all replicates."""
+
+    first_seconds: float
+    """With compilation."""
+    seconds: list[float]
+    peak_bytes: int | None
+    """The most memory of a device in use; None where the device does not tell."""
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+
+def main() -> None:
+    experiment = _CONFIG.value
+    validate(experiment)
+    edge = next(iter(tree.resolve(experiment).values()))
+    of_one = cost.of_update(edge.model, _shapes(edge), edge.accumulate, edge.averages)
+    subject = _subject(edge, of_one)
+    print(f"{subject}, on {provenance.machine()}", flush=True)
+    speed = measure(edge, _UPDATES.value)
+    dtype = jnp.dtype(getattr(edge.model, "compute", "float32"))
+    count, unit = _units(edge)
+    each = edge.seeds * of_one.flops / speed.median / jax.device_count()
+    estimated = edge.seeds * (of_one.state_bytes + of_one.activation_bytes) / jax.device_count()
+    result = {
+        "subject": subject,
+        **speed._asdict(),
+        "per_second": count / speed.median,
+        "unit": unit,
+        "flops_per_second_and_device": each,
+        "matrix_product_flops_per_second": product_rate(dtype),
+        "share_of_peak": _of_peak(each, dtype),
+        "estimated_bytes": estimated,
+    }
+    print("\n".join(told(result)))
+    output.write(result)
+
+
+def measure(edge: Edge, updates: int) -> Speed:
+    """Times updates of a branch from its initialisation; the first, which compiles, apart."""
+    placed = mesh.shardings(edge.seeds, edge.batch_size)
+    model, step, _ = Programs().of(edge, placed)
+    now = state.place(state.create(model, edge.replicate_seeds, edge.averages), placed)
+    table = hyper_table([edge], {edge.name: edge})
+    seconds: list[float] = []
+    for n, batch in enumerate(_batches(edge, updates + 1)):
+        begun = time.perf_counter()
+        hyper = Hyper(*(column[n % len(table.rate)] for column in table))
+        hyper, batch = jax.device_put((hyper, batch), (placed.replicates, placed.batch))
+        now, metrics = step(now, batch, hyper)
+        jax.block_until_ready((now, metrics))
+        seconds.append(time.perf_counter() - begun)
+    usage = jax.devices()[0].memory_stats() or {}
+    return Speed(seconds[0], seconds[1:], usage.get("peak_bytes_in_use"))
+
+
+def product_rate(dtype: Any, repeats: int = 5) -> float:
+    """Operations a second of a square matrix product on the first device, the best of several."""
+    size = 1_024 if jax.default_backend() == "cpu" else 8_192
+    matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        times.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(times)
+
+
+def told(result: dict[str, Any]) -> list[str]:
+    """The result in lines of text."""
+    seconds, product = result["seconds"], result["matrix_product_flops_per_second"]
+    each, share = result["flops_per_second_and_device"], result["share_of_peak"]
+    of_peak = "" if share is None else f", {share:.1%} of the device's peak"
+    used = result["peak_bytes"]
+    return [
+        f"first update {result['first_seconds']:.1f} s with compilation, then "
+        f"{np.median(seconds):.3g} s, the median of {len(seconds)} from {min(seconds):.3g} to "
+        f"{max(seconds):.3g}",
+        f"{result['per_second']:,.0f} {result['unit']} a second",
+        f"{each / 1e12:.3g} TFLOP/s a device: {each / product:.1%} of what a large matrix product "
+        f"reaches here, {product / 1e12:.3g} TFLOP/s{of_peak}",
+        f"memory of a device: {'not told' if used is None else _gib(used)}, estimated "
+        f"{_gib(result['estimated_bytes'])}",
+    ]
+
+
+def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
+    """None for a device that is not in the table, or for other than bfloat16."""
+    kind = jax.devices()[0].device_kind
+    peak = next((rate for name, rate in PEAK.items() if name in kind), None)
+    return flops_per_second / peak if peak and dtype == jnp.bfloat16 else None
+
+
+def _shapes(edge: Edge) -> dict[str, Any]:
+    return cost.batch_shapes(edge.data, edge.batch_size)
+
+
+def _batches(edge: Edge, count: int) -> Iterator[Any]:
+    """Of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
+    random = np.random.default_rng(0)
+
+    def leaf(of):
+        shape = (edge.seeds, *of.shape)
+        if jnp.issubdtype(of.dtype, jnp.integer):
+            return random.integers(0, edge.model.classes, shape, np.int32)
+        return random.normal(size=shape).astype(of.dtype)
+
+    for _ in range(count):
+        yield jax.tree.map(leaf, _shapes(edge))
+
+
+def _units(edge: Edge) -> tuple[int, str]:
+    """What an update reads: how many, and of what."""
+    tokens = getattr(edge.data, "tokens_per_example", 0)
+    return edge.seeds * edge.batch_size * (tokens or 1), "tokens" if tokens else "images"
+
+
+def _subject(edge: Edge, of_one: cost.Cost) -> str:
+    compute = getattr(edge.model, "compute", "float32")
+    tokens = getattr(edge.data, "tokens_per_example", 0)
+    return (
+        f"{type(edge.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
+        + (f"{edge.seeds} seeds, " if edge.seeds > 1 else "")
+        + f"batch {edge.batch_size:,}"
+        + (f" x {tokens:,} tokens" if tokens else "")
+        + (f" in {edge.accumulate} micro-batches" if edge.accumulate > 1 else "")
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.3g} GiB"

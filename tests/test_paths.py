@@ -1,0 +1,99 @@
+"""Losses along lines and over planes, against closed forms."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from losses import quadratic
+
+from wsdjax import probes
+from wsdjax.probes import ProbeError
+
+
+def test_along_a_line_and_over_a_plane_a_quadratic_is_itself():
+    """Beyond [0, 1] too; at the end points exactly their own loss; whatever the chunk."""
+    loss_fn, start, batches, matrix = quadratic(np.linspace(1, 4, 24))
+    end = jax.tree.map(lambda leaf: -2 * leaf + 0.5, start)
+    alphas = np.linspace(-0.5, 1.5, 9)
+    losses = probes.interpolate(loss_fn, start, end, alphas, batches, chunk=4)
+    x, y = (np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (start, end))
+    points = (1 - alphas)[:, None] * x + alphas[:, None] * y
+    expected = np.einsum("ai,ij,aj->a", points, np.asarray(matrix, np.float64), points) / 2
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert losses[alphas == 0] == probes.loss(loss_fn, start, batches)
+    assert losses[alphas == 1] == probes.loss(loss_fn, end, batches)
+    one = probes.interpolate(loss_fn, start, end, alphas, batches, chunk=1)
+    np.testing.assert_allclose(one, losses, rtol=1e-6)
+
+    axis_1 = end
+    axis_2 = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), end)
+    first, second = np.array([-1.0, 0.0, 2.0]), np.array([0.0, 0.5])
+    plane = probes.loss_plane(loss_fn, start, axis_1, axis_2, first, second, batches)
+    d1, d2 = (np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (axis_1, axis_2))
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            point = x + a * d1 + b * d2
+            exact = point @ np.asarray(matrix, np.float64) @ point / 2
+            assert plane[i, j] == pytest.approx(exact, rel=1e-5)
+    assert plane[1, 0] == probes.loss(loss_fn, start, batches)
+    coordinates = probes.plane_coordinates(
+        [jax.tree.map(lambda o, p, q: o + 2 * p - 0.5 * q, start, axis_1, axis_2), start],
+        *(start, axis_1, axis_2),
+    )
+    np.testing.assert_allclose(coordinates, [[2, -0.5], [0, 0]], atol=1e-4)
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    """Cell by cell: what the file has is taken from there, a line cut short is computed again,
+    and a file of other points, parameters, batches, or of something else is refused."""
+    loss_fn, start, batches, _ = quadratic(np.linspace(1, 4, 24))
+    other = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), start)
+    file, coords = tmp_path / "plane.jsonl", np.linspace(-1, 1, 5)
+
+    def plane(origin=start, coords=coords, batches=batches):
+        return probes.loss_plane(
+            loss_fn, origin, start, other, coords, coords, batches, chunk=3, file=file
+        )
+
+    whole = plane()
+    lines = file.read_text().splitlines()
+    assert len(lines) == 1 + 25
+    marked = json.dumps({"point": 0, "loss": 123.0})
+    assert json.loads(lines[2])["point"] == 0
+    file.write_text("\n".join([*lines[:2], marked, *lines[3:12], lines[12][:9]]))
+    again = plane()
+    assert again[0, 0] == 123
+    np.testing.assert_allclose(again.ravel()[1:], whole.ravel()[1:], rtol=1e-6)
+    assert len(file.read_text().splitlines()) == 1 + 25
+    doubled = [{"matrix": 2 * batches[0]["matrix"]}]
+    for changed in ({"origin": other}, {"coords": 2 * coords}, {"batches": doubled}):
+        with pytest.raises(ProbeError, match=r"plane.jsonl has the losses of other points"):
+            plane(**changed)
+    for text in ("nothing\n", lines[0][:20], "\n".join([lines[0], '{"point": 99, "loss": 1}', ""])):
+        file.write_text(text)
+        with pytest.raises(ProbeError, match=r"plane.jsonl is no file of losses"):
+            plane()
+    file.unlink()
+    masked = [{"matrix": batches[0]["matrix"], "mask": np.array([True])}]
+    np.testing.assert_allclose(plane(batches=masked), whole, rtol=1e-6)
+
+
+def test_axes_are_made_orthonormal_or_scaled_to_filters(cnn):
+    _, params, _ = cnn
+    other = jax.tree.map(jnp.sin, params)
+    first, second = probes.orthonormal(params, other)
+    flat = [np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (first, second)]
+    np.testing.assert_allclose(np.array(flat) @ np.array(flat).T, np.eye(2), atol=1e-6)
+    with pytest.raises(ValueError, match="parallel"):
+        probes.orthonormal(params, jax.tree.map(lambda leaf: 2 * leaf, params))
+    scaled = probes.filter_normalised(other, params)
+    kernel, reference = scaled["conv1"]["kernel"], params["conv1"]["kernel"]
+    np.testing.assert_allclose(
+        jnp.linalg.norm(kernel.reshape(-1, 4), axis=0),
+        jnp.linalg.norm(reference.reshape(-1, 4), axis=0),
+        rtol=1e-5,
+    )
+    assert not scaled["conv1"]["bias"].any()
