@@ -10,24 +10,14 @@ import numpy as np
 
 from experiments.reading import Run
 from wsdjax import data
-from wsdjax.config import Stdlib, Text
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.data.tokens import NotPrepared
+from wsdjax.edge import Edge
 from wsdjax.files import write_atomically
 
 ORDERS = (2, 3, 5)
 MOST = 2**24
 """Tokens that are counted at most, in seconds and a gigabyte."""
-
-
-def bytes_per_token(config: Any) -> float | None:
-    """Of the held-out text; None for data that are none, or are not there any more."""
-    if not isinstance(config, Text | Stdlib):
-        return None
-    try:
-        return config.bytes_per_token
-    except NotPrepared:
-        return None
 
 
 def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
@@ -37,36 +27,52 @@ def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
 
 def ngrams(run: Run) -> dict[str, float]:
     """Held-out bits a byte of n-grams (`wsdjax.data.ngrams`), by what each is called; empty for a
-    run that is not of one text. They are counted once, on as many tokens as the longest lineage
-    read, and on the whole training text if that is not too long; kept in `baselines.json`.
+    run that is not of one text, or whose text is not there any more.
+
+    They are counted once, on what the longest lineage has read, and on the whole training text if
+    that is not too long; kept in `baselines.json`.
     """
     edges = list(run.edges.values())
-    config = edges[0].data
-    if bytes_per_token(config) is None or any(edge.data != config for edge in edges):
+    longest = max(edges, key=lambda edge: edge.end)
+    facts = run.facts(longest.name)
+    if "bytes_per_token" not in facts or any(edge.data != longest.data for edge in edges):
         return {}
-    windows = max(edge.end * edge.batch_size for edge in edges)
+    counted_on = {"updates": longest.end, "sha256": facts["sha256"]}
     path = run.workdir / "baselines.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    if kept.get("windows") != windows:
-        kept = {"windows": windows, "bits_a_byte": _count(config, windows)}
-        write_atomically(path, json.dumps(kept, indent=1) + "\n")
-    return kept["bits_a_byte"]
+    if kept.get("counted_on") == counted_on:
+        return kept["bits_a_byte"]
+    try:
+        if longest.data.facts() != facts:
+            return {}
+    except NotPrepared:
+        return {}
+    counts = _count(longest, facts["bytes_per_token"])
+    kept = {"counted_on": counted_on, "bits_a_byte": counts}
+    write_atomically(path, json.dumps(kept, indent=1) + "\n")
+    return counts
 
 
-def _count(config: Any, read: int) -> dict[str, float]:
-    dataset = data.load(config)
-    held_out = dataset.test.part(0, dataset.test.size)
-    test = np.concatenate([held_out["inputs"], held_out["targets"][:, -1:]], axis=1)
-    most = min(dataset.train.size, MOST // config.length)
+def _count(edge: Edge, bytes_per_token: float) -> dict[str, float]:
+    config, dataset = edge.data, data.load(edge.data)
+    held_out = _windows(dataset.test.part(0, dataset.test.size))
+    most = max(1, MOST // config.length)
+    stream = data.Stream(dataset.train, edge.batch_size, edge.data_seed)
+    batches = range(max(1, min(edge.end, most // edge.batch_size)))
+    read = np.concatenate([_windows(stream[t]) for t in batches])
+    # Windows follow one another: their inputs are the text.
+    whole = dataset.train.part(0, min(dataset.train.size, most))["inputs"].ravel()
     found: dict[str, float] = {}
-    for windows in dict.fromkeys((min(read, most), most)):
-        # Windows follow one another: their inputs are the text.
-        train = dataset.train.part(0, windows)["inputs"].ravel()
-        of = f"counted on {len(train) / 1e6:.3g}M tokens"
+    for text, what in ((read, "that were read"), (whole, "of the text")):
         for order in ORDERS:
-            if config.classes**order >= 2**63:
-                continue
-            name = "bigram" if order == 2 else f"{order}-gram"
-            loss = ngram_loss(train, test, order, config.classes)
-            found[f"{name}, {of}"] = bits_a_byte(loss, config.bytes_per_token)
+            if config.classes**order < 2**63:
+                name = "bigram" if order == 2 else f"{order}-gram"
+                loss = ngram_loss(text, held_out, order, config.classes)
+                of = f"counted on {text.size / 1e6:.3g}M tokens {what}"
+                found[f"{name}, {of}"] = bits_a_byte(loss, bytes_per_token)
     return found
+
+
+def _windows(batch: data.Batch) -> np.ndarray:
+    """[B, L + 1] tokens."""
+    return np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)

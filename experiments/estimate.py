@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+
 from wsdjax import cost, tree
 from wsdjax.cost import Cost
 from wsdjax.edge import Edge
@@ -12,19 +14,18 @@ from wsdjax.edge import Edge
 def estimate(edges: Mapping[str, Edge]) -> list[str]:
     """Lines of text about the branches that are to be trained.
 
-    The memory is that of the group of siblings that takes most, on all devices together; FLOPs
-    are those of matrix products.
+    The memory is that of the group of siblings that takes most, on each of the devices that are
+    here; FLOPs are those of matrix products.
     """
     if not edges:
         return []
     costs = {name: _of_update(edge) for name, edge in edges.items()}
     updates = {name: edge.end - edge.start for name, edge in edges.items()}
     first = next(iter(edges.values()))
-    memory = 0
-    for group in tree.groups(edges):
-        each = costs[group[0].name]
-        replicates = sum(edge.seeds for edge in group)
-        memory = max(memory, replicates * (each.state_bytes + each.activation_bytes))
+    memory = max(
+        costs[group[0].name].bytes_of_device(sum(edge.seeds for edge in group))
+        for group in tree.groups(edges)
+    )
     flops = sum(edges[name].seeds * updates[name] * costs[name].flops for name in edges)
     names = ", ".join(edges) if len(edges) <= 6 else f"{len(edges)} branches"
     lines = [
@@ -32,22 +33,24 @@ def estimate(edges: Mapping[str, Edge]) -> list[str]:
         f"{first.seeds} seed{'s' if first.seeds > 1 else ''}",
         f"{names}: {sum(updates.values()):,} updates of {first.batch_size:,} "
         + _examples(edges, updates),
-        f"about {flops:.2g} FLOPs and {memory / 2**30:.2g} GiB",
+        f"about {flops:.2g} FLOPs, and {memory / 2**30:.2g} GiB of each device's memory",
     ]
     if first.accumulate > 1:
         lines[1] += f", in {first.accumulate} micro-batches"
+    if getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu":
+        lines[2] += " with plain attention"
     return lines
 
 
 def _examples(edges: Mapping[str, Edge], updates: Mapping[str, int]) -> str:
     first = next(iter(edges.values()))
-    if not (length := getattr(first.data, "tokens_per_example", 0)):
+    if first.data.unit == "images":
         return "images"
-    tokens = sum(
-        edge.seeds * updates[name] * edge.batch_size * edge.data.tokens_per_example
+    count = sum(
+        edge.seeds * updates[name] * edge.batch_size * edge.data.units
         for name, edge in edges.items()
     )
-    return f"x {length:,} tokens, {tokens:.3g} tokens in all"
+    return f"x {first.data.units:,} tokens, {count:.3g} tokens in all"
 
 
 def _of_update(edge: Edge) -> Cost:

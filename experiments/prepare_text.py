@@ -46,6 +46,7 @@ from experiments.documents import Source, documents, find
 from experiments.preparing import Progress
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
+from wsdjax.files import write_atomically
 from wsdjax.validation import UserError
 
 PLAN = "plan.json"
@@ -158,12 +159,14 @@ def _agree(out: Path, sources: Sequence[Source], chosen: tokenizers.Tokenizer, p
     if not path.exists():
         if (out / tokens.JSON).exists():
             raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asked, indent=1) + "\n")
-        temporary.replace(path)
-    begun = json.loads(path.read_text())
+        write_atomically(path, json.dumps(asked, indent=1) + "\n")
+    try:
+        begun = json.loads(path.read_text())
+        fingerprint = begun["tokenizer"]["fingerprint"]
+    except (ValueError, TypeError, KeyError):
+        raise PrepareError(f"{path} is damaged: delete {out}, or give another --out") from None
     different = [name for name in asked if begun.get(name) != asked[name]]
-    if begun["tokenizer"]["fingerprint"] == chosen.fingerprint and "tokenizer" in different:
+    if fingerprint == chosen.fingerprint and "tokenizer" in different:
         different.remove("tokenizer")  # the same one under another name
     if different:
         what = different[0]
@@ -255,12 +258,14 @@ def _write(job: Job) -> None:
         tokens.ShardWriter(path, fingerprint, chosen.vocabulary) for path in job.paths(out)
     )
     for texts in _some(job, plan.text_field):
+        count = 0
         for text, encoded in zip(texts, chosen.encode(texts), strict=True):
             content = text.encode()
             writer = test if _is_held_out(content, plan.held_out) else train
             writer.write_document(encoded, chosen.separator, len(content))
-            with written.get_lock():
-                written.value += len(encoded) + 1
+            count += len(encoded) + 1
+        with written.get_lock():
+            written.value += count
         if stop.value:
             return
     test.close()

@@ -60,6 +60,10 @@ class Run:
         """What `branch.json` holds of the first branch: machine and versions too."""
         return self.store.record(next(iter(self.edges)))
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """What `branch.json` keeps of a branch's data."""
+        return self.store.record(name).get("data_facts", {})
+
     def date(self) -> str:
         """When the last row was written."""
         files = self.workdir.glob("branches/*/metrics.jsonl")

@@ -199,7 +199,7 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
     models = []
     for end in ends:
         name = end.lineage[-1]
-        if size := baselines.bytes_per_token(run.edges[name].data):
+        if size := run.facts(name).get("bytes_per_token"):
             bits = baselines.bits_a_byte(end.held_out_loss.mean(), size)
             models.append(f"{name} ({end.schedule}) {bits:.3f}")
     if not models:

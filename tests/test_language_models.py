@@ -1,15 +1,21 @@
 """Language models through the commands: from text to a tree of branches, a report and probes."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, finish, rows_of, same, start
+from conftest import ROOT, finish, load_config, rows_of, same, start
+from test_tokens import documents, write
 
-from wsdjax import data, models, probes
+from wsdjax import data, models, probes, tree
 from wsdjax.branches import BranchStore
+from wsdjax.config import Branch, Constant, Cooldown, Text
+from wsdjax.data.ngrams import ngram_loss
+from wsdjax.train import Trainer
+from wsdjax.validation import ConfigError
 
 TINY = ROOT / "tests" / "configs" / "tiny_lm.py"
 
@@ -37,7 +43,41 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     few, many = list(counted.values())[2::3]
     assert 1 < many < few < 8
     edge = BranchStore(workdir).edges()["decay"]
+    read = np.concatenate([windows_of(stream_of(edge)[t]) for t in range(edge.end)])
+    held_out = windows_of(data.load(edge.data).test.part(0, 40))
+    expected = ngram_loss(read, held_out, 2, 257) / np.log(2)
+    assert next(iter(counted.values())) == pytest.approx(expected)
     assert edge.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
+
+
+def stream_of(edge):
+    return data.Stream(data.load(edge.data).train, edge.batch_size, edge.data_seed)
+
+
+def windows_of(batch):
+    return np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)
+
+
+def test_text_that_was_prepared_anew_is_refused(tmp_path):
+    """By what goes on with a stream of the old one; a stream of its own is another matter."""
+    directory = tmp_path / "text"
+    spread = {"train": [documents([90])], "test": [documents([40], 1)]}
+    write(directory, spread)
+    base = dataclasses.replace(load_config(TINY), data=Text(str(directory), 8), seeds=1)
+    branches = {
+        "trunk": Branch(steps=2, schedule=Constant()),
+        "decay": Branch(parent="trunk", steps=2, schedule=Cooldown()),
+        "fresh": Branch(parent="trunk", steps=2, schedule=Cooldown(), data_seed=7),
+    }
+    edges = tree.resolve(dataclasses.replace(base, tree=branches))
+    store = BranchStore(tmp_path / "w")
+    store.register({"trunk": edges["trunk"]})
+    Trainer(store).check(edges)
+    write(directory, {**spread, "train": [documents([90], 2)]})
+    for name in ("trunk", "decay"):
+        with pytest.raises(ConfigError, match=r"not the data that 'trunk' .* \(sha256 was"):
+            Trainer(store).check({name: edges[name]})
+    Trainer(store).check({"fresh": edges["fresh"]})
 
 
 def test_stopped_and_resumed_is_the_same_to_the_bit(trained, tmp_path):
@@ -93,7 +133,7 @@ def test_what_a_config_costs_is_told_without_its_data(config, said, tmp_path):
     code, out, err = finish(start("experiments.run", *arguments, XDG_CACHE_HOME=str(tmp_path)))
     assert (code, err) == (0, "")
     assert said in out
-    assert " FLOPs and " in out
+    assert " FLOPs, and " in out
 
 
 def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):

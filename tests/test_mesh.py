@@ -62,3 +62,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(mesh.jax, "device_count", lambda: 4)
     with pytest.raises(ValueError, match="batch_size = 7: must be a multiple of 2"):
         mesh.shardings(2, 7)
+    with pytest.raises(
+        ValueError, match=r"a multiple of 8.*leave 2 for each batch in 4 micro-batches"
+    ):
+        mesh.shardings(2, 12, 4)

@@ -178,8 +178,24 @@ def test_a_directory_begun_otherwise_is_refused(corpus, tmp_path, capsys):
     assert "--held_out, 0.4 there and 0.3 now" in refused(capsys, out, corpus, held_out="0.3")
     one = corpus.replace("*", "03")
     assert f"{out} was begun with another inputs" in refused(capsys, out, one)
+    os.truncate(out / "plan.json", 20)
+    assert "plan.json is damaged" in refused(capsys, out, corpus)
     (out / "plan.json").unlink()
     assert "were not made here" in refused(capsys, out, corpus)
+
+
+def test_a_document_is_neither_cut_nor_padded(tmp_path):
+    """Whatever a tokenizer.json says of sentences in batches."""
+    path = tmp_path / "tokenizer.json"
+    trained = tokenizer.train_bpe("x", texts(60), 300)
+    expected = trained.encode(["a", "some longer document " * 9])
+    trained._tokenizer.enable_truncation(8)
+    trained._tokenizer.enable_padding(length=8)
+    trained.save(str(path))
+    for found, whole in zip(
+        tokenizer.load(str(path)).encode(["a", "some longer document " * 9]), expected, strict=True
+    ):
+        np.testing.assert_array_equal(found, whole)
 
 
 def test_a_learned_tokenizer_gives_its_own_tokens(corpus, tmp_path):
@@ -330,8 +346,8 @@ def test_a_data_set_of_the_hub_is_read_in_parts(monkeypatch, tmp_path):
 
 
 def test_jobs_are_neighbours_of_enough_bytes_and_not_too_many():
-    sources = [Source(f"{i:04d}", 10, 0) for i in range(1_000)]
-    for shard_bytes, count in ((1, 125), (95, 100), (10**6, 1)):
+    sources = [Source(f"{i:04d}", 10, 0) for i in range(10_000)]
+    for shard_bytes, count in ((1, 2_000), (95, 1_000), (10**6, 1)):
         jobs = split_into_jobs(sources, shard_bytes)
         assert [name for job in jobs for name in job.sources] == [s.name for s in sources]
         assert [job.number for job in jobs] == list(range(len(jobs))) == list(range(count))

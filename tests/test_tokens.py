@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tracemalloc
@@ -64,7 +65,9 @@ def test_what_is_written_is_read(vocabulary, tmp_path):
     described = write(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
     assert tokens.describe(tmp_path / "text") == described
     (shard,) = described.splits["train"]
-    assert shard == ("train-00000.tokens", 85, joined(texts).max(), 85)
+    written = joined(texts).astype("<u2" if vocabulary <= 2**16 else "<u4").tobytes()
+    digest = hashlib.sha256(written).hexdigest()[:16]
+    assert shard == ("train-00000.tokens", 85, joined(texts).max(), 85, digest)
     size = (tmp_path / "text" / shard.file).stat().st_size
     assert size == 64 + 85 * (2 if vocabulary <= 2**16 else 4)
     windows = tokens.Windows(described, "train", 84)
@@ -107,9 +110,9 @@ def test_fewer_windows_are_spread_evenly_over_all(directory):
 
 def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
     config = Text(str(directory), LENGTH, eval_tokens=30)
-    assert (config.classes, config.examples, config.tokens_per_example) == (VOCABULARY, 20, LENGTH)
+    assert (config.classes, config.examples, config.units) == (VOCABULARY, 20, LENGTH)
     assert tree.units(config, 4) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
-    assert config.bytes_per_token == 1
+    assert config.facts()["bytes_per_token"] == 1
     dataset = data.load(config)
     assert (dataset.train.size, dataset.test.size) == (20, 3)
     assert [len(b["targets"]) for b in data.in_order(dataset.test, 2)] == [2, 1]
@@ -212,7 +215,7 @@ FAULTS = {
     "a token outside": (out_of_the_vocabulary, "test-00000.tokens: token 97 is outside the voc"),
     "a smaller vocabulary": (change_json("vocabulary", 90), "00.tokens: token 96 is outside the"),
     "a larger vocabulary": (change_json("vocabulary", 2**17), "tokens was written with another"),
-    "a description of the future": (change_json("format", 2), "tokens.json has format 2"),
+    "a description of the future": (change_json("format", 3), "tokens.json has format 3"),
     "a spoilt description": (change_json("splits", {}), "tokens.json is damaged"),
     "half a description": (
         lambda path: truncate(path.parent / "tokens.json"),

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import jaxprs_in_params
 
-from wsdjax import families, models, optim
+from wsdjax import families, models, optim, state
 from wsdjax.config import Transformer
 from wsdjax.models import attention
 from wsdjax.models.transformer import rotate
+from wsdjax.optim import Hyper
+from wsdjax.step import make_step
 from wsdjax.validation import ConfigError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -325,3 +328,43 @@ def test_bfloat16_is_what_training_computes_in():
     np.testing.assert_allclose(loss, expected_loss, rtol=5e-3)
     apart = optax.tree.norm(optax.tree.sub(gradient, expected_gradient))
     assert apart < 0.05 * optax.tree.norm(expected_gradient)
+
+
+@pytest.mark.parametrize("config", [NEOX, LLAMA], ids=["neox", "llama"])
+def test_gradients_in_bfloat16_are_sums_over_all_tokens(config):
+    """Of 16,384 tokens, half of them one and the same: a sum in bfloat16 stops at 256 ones."""
+    config = dataclasses.replace(config, width=16, hidden=16, layers=1, compute="bfloat16")
+    tokens = jax.random.randint(jax.random.key(0), (128, 129), 0, 58).clip(0, 28)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+    params = jax.tree.map(lambda p: p / 2, random_params(models.build(config), jnp.float32))
+    found, expected = (
+        jax.jit(jax.grad(models.build(config, training=training).loss))(params, batch)
+        for training in (True, False)
+    )
+
+    def relative(a, b):
+        return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+    off = jax.tree.map(relative, found, expected)
+    assert max(jax.tree.leaves(off)) < 0.03, off
+
+
+@pytest.mark.parametrize(
+    ("platform", "backend", "kernel"),
+    [("cuda", "gpu", "__cudnn$fmhaSoftmaxBackward"), ("tpu", "tpu", "tpu_custom_call")],
+)
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_a_step_lowers_to_the_devices_kernel(platform, backend, kernel, remat, monkeypatch):
+    """Two replicates, layers under `scan`, micro-batches and a loss in chunks; not run here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
+    for name in ("check_cudnn_version", "check_compute_capability"):  # of what is not there
+        monkeypatch.setattr(fused_attention_stablehlo, name, lambda *_: 91_000)
+    config = dataclasses.replace(NEOX, width=128, compute="bfloat16", remat=remat)
+    model = models.build(config, training=True)
+    begun = jax.eval_shape(lambda: state.create(model, [0, 1]))
+    tokens = jax.ShapeDtypeStruct((2, 4, 128), jnp.int32)
+    hyper = Hyper(*(jax.ShapeDtypeStruct((2,), jnp.float32),) * 6)
+    batch = {"inputs": tokens, "targets": tokens}
+    traced = make_step(model, accumulate=2).trace(begun, batch, hyper)
+    assert kernel in traced.lower(lowering_platforms=(platform,)).as_text()

@@ -108,6 +108,7 @@ class BranchStore:
             "versions": provenance.versions(),
             "machine": provenance.machine(),
             "data_revision": edge.data.revision,
+            "data_facts": edge.data.facts(),
         }
         path = self.directory(edge.name) / "branch.json"
         write_atomically(path, json.dumps(record, indent=2) + "\n")

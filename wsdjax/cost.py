@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
-from wsdjax import averages, models
+from wsdjax import averages, mesh, models
 from wsdjax.config import Averages
 from wsdjax.models import Batch
 
@@ -26,7 +24,14 @@ class Cost(NamedTuple):
     state_bytes: int
     """Parameters, gradients, both moments of Adam, averages of the weights."""
     activation_bytes: int
-    """What the forward pass leaves for the backward pass of one micro-batch."""
+    """What the forward pass leaves for the backward pass of one micro-batch; attention as it is
+    on the devices that are here, and without them plain, which leaves its scores."""
+
+    def bytes_of_device(self, replicates: int) -> float:
+        """On each device, for so many replicates: states are shared by those along the
+        replicates' axis, activations by all (`wsdjax.mesh`)."""
+        along, left = mesh.shape(replicates)
+        return replicates / along * (self.state_bytes + self.activation_bytes / left)
 
 
 def of_update(
@@ -76,12 +81,9 @@ def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
 
 def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
     """What a batch of a data set is like, from its config alone: the data need not be there."""
-    if length := getattr(data, "tokens_per_example", 0):
-        tokens = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        return {"inputs": tokens, "targets": tokens}
     return {
-        "inputs": jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32),
-        "targets": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in data.shapes.items()
     }
 
 
@@ -95,13 +97,5 @@ def _flops(jaxpr: Jaxpr) -> int:
             out: Any = equation.outvars[0].aval
             total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += times * sum(_flops(inner) for inner in _inner(equation.params))
+        total += times * sum(map(_flops, jaxprs_in_params(equation.params)))
     return total
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr)):
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value

@@ -1,13 +1,14 @@
 """The data sets that an experiment may name: typed dataclasses, which `wsdjax.config` checks.
 
 Each tells, without JAX, what a tree's lengths and a model need of it: `classes`, the number of
-values of a target; `examples`, those of one training epoch; for text `tokens_per_example`; and
-`revision`, which counts the changes of what an index gives.
+values of a target; `examples`, those of one training epoch; `unit`, of which an example has
+`units`, what an example's `shapes` are; `revision`, which counts the changes of what an index
+gives; and `facts`, what else of the data a branch's record keeps.
 """
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsdjax.validation import ConfigError, number
 
@@ -15,8 +16,43 @@ if TYPE_CHECKING:
     from wsdjax.data.tokens import Description
 
 
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+"""Of the arrays of one example, with their dtypes."""
+
+
+class _Images:
+    """What 32 x 32 photographs have in common."""
+
+    classes = 10
+    unit, units = "images", 1
+    shapes: ClassVar[Shapes] = {"inputs": ((32, 32, 3), "float32"), "targets": ((), "int32")}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+class _Sequences:
+    """What sequences of tokens have in common."""
+
+    length: int
+    augment = False
+    revision = 1
+    unit = "tokens"
+
+    @property
+    def units(self) -> int:
+        return self.length
+
+    @property
+    def shapes(self) -> Shapes:
+        return dict.fromkeys(("inputs", "targets"), ((self.length,), "int32"))
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
 @dataclass
-class Photos:
+class Photos(_Images):
     """Crops of ten photographs; the class is the photograph (`wsdjax.data.photos`)."""
 
     noise: float = number(1.0, ge=0)
@@ -26,7 +62,6 @@ class Photos:
     eval_size: int = number(2_000, ge=1)
     augment: bool = False
 
-    classes = 10
     revision = 2
     """Revision 1 had crops that showed nothing."""
 
@@ -36,24 +71,19 @@ class Photos:
 
 
 @dataclass
-class Cifar10:
+class Cifar10(_Images):
     """CIFAR-10 as prepared by ``python -m experiments.prepare cifar10``."""
 
     directory: str = ""
     """Where it was prepared; empty for TFDS's own default."""
     augment: bool = False
 
-    classes = 10
     examples = 50_000
     revision = 1
 
 
-class _Tokens:
+class _Tokens(_Sequences):
     """What windows of token shards have in common; tokens.json tells it."""
-
-    length: int
-    augment = False
-    revision = 1
 
     def description(self) -> "Description":
         """What is prepared.
@@ -73,14 +103,11 @@ class _Tokens:
     def examples(self) -> int:
         return self.description().windows("train", self.length)
 
-    @property
-    def tokens_per_example(self) -> int:
-        return self.length
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Of the held-out text: bits a byte are nats a token / (this times ln 2)."""
-        return self.description().bytes_per_token("test")
+    def facts(self) -> dict[str, Any]:
+        """The hash of the text, and the bytes of held-out text for each token: bits a byte are
+        nats a token / (these times ln 2)."""
+        described = self.description()
+        return {"sha256": described.sha256, "bytes_per_token": described.bytes_per_token("test")}
 
 
 @dataclass
@@ -126,7 +153,7 @@ class Stdlib(_Tokens):
 
 
 @dataclass
-class Bigram:
+class Bigram(_Sequences):
     """A synthetic language of known entropy: some tokens determine the next one, after the
     others it is drawn (`wsdjax.data.synthetic`)."""
 
@@ -145,9 +172,6 @@ class Bigram:
     """Training sequences in one epoch."""
     eval_size: int = number(2_000, ge=1)
 
-    augment = False
-    revision = 1
-
     @property
     def classes(self) -> int:
         return self.vocabulary
@@ -155,10 +179,6 @@ class Bigram:
     @property
     def examples(self) -> int:
         return self.size
-
-    @property
-    def tokens_per_example(self) -> int:
-        return self.length
 
 
 def check_data(path: str, data: object) -> None:

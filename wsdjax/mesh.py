@@ -22,23 +22,30 @@ class Shardings:
     """Scalars and evaluation batches."""
 
 
-def shardings(replicates: int, batch_size: int) -> Shardings:
-    """All devices: as many along the replicates as divide them, the others along the batch.
+def shape(replicates: int) -> tuple[int, int]:
+    """How many devices share the replicates, and how many each batch: as many as divide the
+    replicates, and the others."""
+    along = math.gcd(replicates, jax.device_count())
+    return along, jax.device_count() // along
+
+
+def shardings(replicates: int, batch_size: int, accumulate: int = 1) -> Shardings:
+    """All devices, spread over replicates and batches.
 
     Raises:
-      ValueError: if the batch cannot be divided among the devices that are left for it.
+      ValueError: if a batch, or each of its `accumulate` micro-batches, cannot be divided among
+        the devices that are left for it.
     """
-    devices = jax.device_count()
-    along = math.gcd(replicates, devices)
-    if batch_size % (devices // along):
+    along, left = shape(replicates)
+    if batch_size % (left * accumulate):
+        parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise ValueError(
-            f"batch_size = {batch_size}: must be a multiple of {devices // along}, since "
-            f"{replicates} replicates on {devices} devices leave that many for each batch"
+            f"batch_size = {batch_size}: must be a multiple of {left * accumulate}, since "
+            f"{replicates} replicates on {jax.device_count()} devices leave {left} for each "
+            f"batch{parts}"
         )
     # Explicit axes, the default, are refused by embedding look-ups.
-    mesh = jax.make_mesh(
-        (along, devices // along), ("replicate", "data"), axis_types=(AxisType.Auto,) * 2
-    )
+    mesh = jax.make_mesh((along, left), ("replicate", "data"), axis_types=(AxisType.Auto,) * 2)
     return _shardings(mesh)
 
 

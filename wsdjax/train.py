@@ -85,8 +85,8 @@ class Trainer:
         """Finds what would stop these branches from training, before anything is written.
 
         Raises:
-          ConfigError: for a batch that the devices or the data set cannot give, weights of
-            another model, or a TensorBoard that is not installed.
+          ConfigError: for a batch that the devices or the data set cannot give, data that have
+            changed since, weights of another model, or a TensorBoard that is not installed.
           FileNotFoundError: for data that are not prepared, or weights that are not there.
         """
         try:
@@ -95,12 +95,28 @@ class Trainer:
                 begun = edge.parent or (name in there and self.store.steps(name))
                 if edge.weights and not begun:
                     huggingface.check_weights(edge.weights, edge.model)
-                mesh.shardings(edge.seeds, edge.batch_size)
+                mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
+                self._check_same_data(edge, there)
                 data.Stream(self._programs.train_split(edge.data), edge.batch_size, edge.seed)
         except ValueError as error:
             raise ConfigError(error) from None
         if self.tensorboard and not find_spec("tensorboardX"):
             raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
+
+    def _check_same_data(self, edge: Edge, there: Mapping[str, Edge]) -> None:
+        """That the data are those that the branch began with, or its parent, whose stream it goes
+        on with."""
+        before = there.get(edge.name) or there.get(edge.parent)
+        if before is None or (before.data, before.data_start) != (edge.data, edge.data_start):
+            return
+        known, now = self.store.record(before.name).get("data_facts", {}), edge.data.facts()
+        for name in known:
+            if known[name] != now.get(name):
+                raise ConfigError(
+                    f"data = {edge.data}: these are not the data that {before.name!r} was trained "
+                    f"on ({name} was {known[name]}, and is {now.get(name)}). Bring those back, or "
+                    f"fork a branch with data of its own"
+                )
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of the branches that do not have a good checkpoint of their end."""
@@ -151,7 +167,7 @@ class Trainer:
         group = [edges[name] for name in names]
         first = group[0]
         seeds = [seed for edge in group for seed in edge.stream_seeds]
-        placed = mesh.shardings(len(seeds), first.batch_size)
+        placed = mesh.shardings(len(seeds), first.batch_size, first.accumulate)
         model, step, evaluate = self._programs.of(first, placed)
         train = self._programs.train_split(first.data)
         stream = data.Stream(train, first.batch_size, seeds, first.data.augment)
@@ -175,9 +191,8 @@ class Trainer:
         title = " + ".join(names)
         if begin > first.start:
             log.info("%s: going on from update %d of %d", title, begin, end)
-        tokens = getattr(first.data, "tokens_per_example", 0)
-        each = len(seeds) * first.batch_size * (tokens or 1)
-        self.progress.start(title, begin, end, each, "tokens" if tokens else "images")
+        each = len(seeds) * first.batch_size * first.data.units
+        self.progress.start(title, begin, end, each, first.data.unit)
         clock, unread = _Clock(), None
         try:
             for n in range(begin + 1, end + 1):
@@ -258,7 +273,8 @@ class Trainer:
     def _set_aside_if_damaged(self, name: str, step: int) -> bool:
         edge = self.store.edges()[name]
         try:
-            self.store.restore(name, step, mesh.shardings(edge.seeds, edge.batch_size).replicates)
+            placed = mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
+            self.store.restore(name, step, placed.replicates)
         except DamagedCheckpoint as error:
             log.warning("%s; using the one before it", error)
             self.store.set_aside(name, step)

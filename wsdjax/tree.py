@@ -147,8 +147,8 @@ def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, fl
     one: dict[str, float] = {}
     with contextlib.suppress(NotPrepared):
         one["epochs"] = data.examples // batch_size
-    if tokens := getattr(data, "tokens_per_example", 0):
-        one["tokens"] = 1 / (batch_size * tokens)
+    if data.unit == "tokens":
+        one["tokens"] = 1 / (batch_size * data.units)
     if length is not None:
         one["%"] = length / 100
     return one

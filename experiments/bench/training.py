@@ -70,7 +70,6 @@ def main() -> None:
     dtype = jnp.dtype(getattr(edge.model, "compute", "float32"))
     count, unit = _units(edge)
     each = edge.seeds * of_one.flops / speed.median / jax.device_count()
-    estimated = edge.seeds * (of_one.state_bytes + of_one.activation_bytes) / jax.device_count()
     result = {
         "subject": subject,
         **speed._asdict(),
@@ -79,7 +78,7 @@ def main() -> None:
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": product_rate(dtype),
         "share_of_peak": _of_peak(each, dtype),
-        "estimated_bytes": estimated,
+        "estimated_bytes": of_one.bytes_of_device(edge.seeds),
     }
     print("\n".join(told(result)))
     output.write(result)
@@ -161,18 +160,15 @@ def _batches(edge: Edge, count: int) -> Iterator[Any]:
 
 def _units(edge: Edge) -> tuple[int, str]:
     """What an update reads: how many, and of what."""
-    tokens = getattr(edge.data, "tokens_per_example", 0)
-    return edge.seeds * edge.batch_size * (tokens or 1), "tokens" if tokens else "images"
+    return edge.seeds * edge.batch_size * edge.data.units, edge.data.unit
 
 
 def _subject(edge: Edge, of_one: cost.Cost) -> str:
     compute = getattr(edge.model, "compute", "float32")
-    tokens = getattr(edge.data, "tokens_per_example", 0)
     return (
         f"{type(edge.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
         + (f"{edge.seeds} seeds, " if edge.seeds > 1 else "")
-        + f"batch {edge.batch_size:,}"
-        + (f" x {tokens:,} tokens" if tokens else "")
+        + f"batch {edge.batch_size:,} x {edge.data.units:,} {edge.data.unit}"
         + (f" in {edge.accumulate} micro-batches" if edge.accumulate > 1 else "")
     )
 

@@ -20,9 +20,9 @@ def ngram_loss(train: np.ndarray, test: np.ndarray, order: int, vocabulary: int)
     """Mean loss of an n-gram model on the tokens of a text, in nats a token.
 
     Args:
-      train: [N] tokens that are counted.
-      test: [..., M] tokens, of one text or of windows of it, predicted one by one from the
-        order - 1 before them; the first order - 1 have no full context and are left out.
+      train: [..., N] tokens that are counted, of one text or of windows of it.
+      test: [..., M] tokens, predicted one by one from the order - 1 before them; the first
+        order - 1 of a text or window have no full context and are left out.
       order: n: 1 for unigrams, 2 for bigrams, ...
       vocabulary: tokens are 0, ..., vocabulary - 1.
 
@@ -39,16 +39,16 @@ def ngram_probabilities(train: np.ndarray, grams: np.ndarray, vocabulary: int) -
     """[M] float64: how likely each n-gram's last token is after its first n - 1.
 
     Args:
-      train: [N] tokens that are counted.
+      train: [..., N] tokens that are counted.
       grams: [M, n] tokens.
       vocabulary: tokens are 0, ..., vocabulary - 1.
     """
     order = grams.shape[1]
     if vocabulary**order >= 2**63:
         raise ValueError(f"order = {order}: n-grams of {vocabulary} tokens do not fit 63 bits")
-    if len(train) < order:
-        raise ValueError(f"order = {order}: the training text has {len(train)} tokens")
-    windows = np.lib.stride_tricks.sliding_window_view(train, order)
+    if train.shape[-1] < order:
+        raise ValueError(f"order = {order}: the training text has {train.shape[-1]} tokens")
+    windows = np.lib.stride_tricks.sliding_window_view(train, order, axis=-1).reshape(-1, order)
     keys, counts = np.unique(_keys(windows, vocabulary), return_counts=True)
     levels = [(keys, counts)]
     for length in range(order - 1, 0, -1):

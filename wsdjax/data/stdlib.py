@@ -54,11 +54,12 @@ def describe(tokenizer: str) -> tokens.Description:
         made = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
         try:
             prepare(made, tokenizer, documents)
-            shutil.rmtree(directory, ignore_errors=True)  # one whose tokens.json was deleted
-            # All at once: a process that is killed leaves nothing half made under this name.
-            made.rename(directory)
-        except OSError:
             if not (directory / tokens.JSON).exists():  # nor has another process made it meanwhile
+                shutil.rmtree(directory, ignore_errors=True)  # one whose tokens.json was deleted
+                # All at once: a process that is killed leaves nothing half made under this name.
+                made.rename(directory)
+        except OSError:
+            if not (directory / tokens.JSON).exists():
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)

@@ -99,8 +99,9 @@ def stationary_distribution(config: Bigram) -> np.ndarray:
     """[V] float64: how often each token occurs, at every place of a sequence."""
     # The one solution of pi P = pi, sum(pi) = 1: the cycle leads from every token to every other.
     v = config.vocabulary
-    equations = np.concatenate([transition_matrix(config).T - np.eye(v), np.ones((1, v))])
-    return np.linalg.lstsq(equations, np.append(np.zeros(v), 1.0), rcond=None)[0]
+    equations = transition_matrix(config).T - np.eye(v)
+    equations[-1] = 1  # the others add up to minus that one
+    return np.linalg.solve(equations, np.eye(v)[-1])
 
 
 def entropy(config: Bigram) -> np.ndarray:

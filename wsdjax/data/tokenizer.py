@@ -58,6 +58,9 @@ class Learned:
         self._tokenizer = tokenizer
         # A document that contains the separator's name must not be cut there.
         tokenizer.encode_special_tokens = True
+        # Settings of whoever batches sentences: a document is encoded whole, and as it is.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         tokens = tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary = 1 + max(tokens.values())
         asked = SEPARATORS if separator is None else (separator,)

@@ -13,6 +13,7 @@ documents, not of shards.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import struct
@@ -26,12 +27,13 @@ from wsdjax.data.split import Batch
 from wsdjax.files import write_atomically
 from wsdjax.validation import UserError
 
-FORMAT = 1
+FORMAT = 2
 JSON = "tokens.json"
 SPLITS = ("train", "test")
 _MAGIC = b"wsdtoken"
-_HEADER = struct.Struct("<8sHHIQQ32s")
-"""Magic, format, bytes a token, greatest token, tokens, bytes of text, the tokenizer's SHA-256."""
+_HEADER = struct.Struct("<8sHHIQQ24s8s")
+"""Magic, format, bytes a token, greatest token, tokens, bytes of text, and the beginnings of two
+SHA-256: the tokenizer's and the tokens'."""
 _MAPPED = 256
 """Shards of a split that are mapped at a time: each is an open file, of which a process may have
 some 1,000."""
@@ -51,6 +53,8 @@ class Shard(NamedTuple):
     greatest: int
     text_bytes: int
     """Of the text in UTF-8, a separator counting as one byte: what bits a byte are of."""
+    digest: str
+    """The beginning of the tokens' SHA-256, in hexadecimal."""
 
 
 class Description(NamedTuple):
@@ -59,7 +63,7 @@ class Description(NamedTuple):
     directory: Path
     tokenizer: str
     fingerprint: str
-    """The tokenizer's SHA-256, which is in every shard's header too."""
+    """The tokenizer's SHA-256, which every shard's header begins to tell too."""
     vocabulary: int
     """Tokens are 0, ..., vocabulary - 1."""
     separator: int
@@ -84,6 +88,12 @@ class Description(NamedTuple):
                 f"and a window {length + 1:,}: choose a smaller length or prepare more text"
             )
         return count
+
+    @property
+    def sha256(self) -> str:
+        """Of the tokenizer and of all tokens: another text has another."""
+        content = json.dumps([self.fingerprint, self.separator, self.splits])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def bytes_per_token(self, split: str) -> float:
         """Mean bytes of text a token: nats a token / (this times ln 2) are bits a byte."""
@@ -158,6 +168,7 @@ class ShardWriter:
         self._fingerprint, self._vocabulary = fingerprint, vocabulary
         self._dtype = np.dtype(f"<u{width(vocabulary)}")
         self._tokens = self._greatest = self._text_bytes = 0
+        self._digest = hashlib.sha256()
         self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._file = self._temporary.open("wb")
         self._file.write(bytes(_HEADER.size))
@@ -170,7 +181,9 @@ class ShardWriter:
         """
         ended = np.append(tokens, separator)
         _check_vocabulary(self.path, ended, self._vocabulary)
-        self._file.write(ended.astype(self._dtype).tobytes())
+        content = ended.astype(self._dtype).tobytes()
+        self._file.write(content)
+        self._digest.update(content)
         self._tokens += len(ended)
         self._greatest = max(self._greatest, int(ended.max()))
         self._text_bytes += text_bytes + 1
@@ -178,8 +191,8 @@ class ShardWriter:
     def close(self) -> None:
         self._file.seek(0)
         counts = (self._greatest, self._tokens, self._text_bytes)
-        fingerprint = bytes.fromhex(self._fingerprint)
-        self._file.write(_HEADER.pack(_MAGIC, FORMAT, self._dtype.itemsize, *counts, fingerprint))
+        hashes = (bytes.fromhex(self._fingerprint), self._digest.digest())  # as much as fits
+        self._file.write(_HEADER.pack(_MAGIC, FORMAT, self._dtype.itemsize, *counts, *hashes))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -200,10 +213,10 @@ def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
         raise TokensError(f"{path} is missing: {_AGAIN}") from None
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise TokensError(f"{path} is no shard of tokens, or is cut short: {_AGAIN}")
-    _, version, itemsize, greatest, tokens, text_bytes, written_by = _HEADER.unpack(header)
+    _, version, itemsize, greatest, tokens, text_bytes, written_by, digest = _HEADER.unpack(header)
     if version != FORMAT:
         raise TokensError(f"{path} has format {version}, and this wsdjax reads {FORMAT}: {_AGAIN}")
-    if written_by.hex() != fingerprint or itemsize != width(vocabulary):
+    if not fingerprint.startswith(written_by.hex()) or itemsize != width(vocabulary):
         raise TokensError(
             f"{path} was written with another tokenizer ({written_by.hex()[:12]}...) than the "
             f"directory's ({fingerprint[:12]}...): {_AGAIN}"
@@ -212,7 +225,7 @@ def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
         raise TokensError(f"{path} has {size:,} bytes instead of {expected:,}: {_AGAIN}")
     if greatest >= vocabulary:
         raise TokensError(_outside(path, greatest, vocabulary))
-    return Shard(path.name, tokens, greatest, text_bytes)
+    return Shard(path.name, tokens, greatest, text_bytes, digest.hex())
 
 
 _AGAIN = "delete it and tokens.json, and give the command that prepared them again"

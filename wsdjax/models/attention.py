@@ -17,11 +17,14 @@ Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
-    """softmax(q k' / sqrt(K)) v over the positions up to a token's own; the softmax in float32."""
+    """softmax(q k' / sqrt(K)) v over the positions up to a token's own; scores and softmax are
+    float32, of float64 operands float64, which JAX's own has not."""
     B, L, H, K = q_BxLxHxK.shape
     q = q_BxLxHxK.reshape(B, L, k_BxLxGxK.shape[2], -1, K)
-    scores = jnp.einsum("blgrk,bmgk->bgrlm", q, k_BxLxGxK) / math.sqrt(K)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    at_least_float32 = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum(
+        "blgrk,bmgk->bgrlm", q, k_BxLxGxK, preferred_element_type=at_least_float32
+    ) / math.sqrt(K)
     seen = jnp.tril(jnp.ones((L, L), bool))
     scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(v_BxLxGxK.dtype)
@@ -31,16 +34,24 @@ def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> j
 def fused(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
     """The device's own kernel, without the scores in memory; `plain` where there is none.
 
-    On a GPU it is cuDNN's, which takes bfloat16; on a TPU the flash attention of JAX, for one
-    device, since what is compiled for several does not divide its kernel among them.
+    On an NVIDIA GPU from Ampere on it is cuDNN's, which takes bfloat16; on a TPU it is the flash
+    attention of JAX, for one device, since what is compiled for several does not divide its kernel
+    among them.
     """
     L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
     match jax.default_backend():
-        case "gpu" if q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
+        case "gpu" if _has_cudnn() and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
             return of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, "cudnn")
         case "tpu" if L % 128 == 0 and K <= 128 and jax.device_count() == 1:
             return flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
     return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+
+
+def _has_cudnn() -> bool:
+    """Whether the device is NVIDIA's and has the kernel: its compute capability is 8.0 or more.
+    Of AMD's the name of the architecture stands there."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return capability.replace(".", "", 1).isdecimal() and float(capability) >= 8
 
 
 def of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, implementation: Literal["cudnn", "xla"]) -> jax.Array:

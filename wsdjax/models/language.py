@@ -15,22 +15,43 @@ NORMAL = nnx.initializers.normal(0.02)
 """N(0, 0.02), the initialisation of all weights but those of output projections."""
 
 
+class Linear(nnx.Linear):
+    """A linear layer that adds its bias in the bias's own dtype: of bfloat16 the gradient, a sum
+    over all tokens, would stop to grow at 256 of them."""
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        if self.bias is None:
+            return super().__call__(inputs, out_sharding)
+        kernel, bias = self.kernel[...], self.bias[...]
+        dtype = self.dtype or jnp.promote_types(inputs.dtype, kernel.dtype)
+        operands = inputs.astype(dtype), kernel.astype(dtype)
+        product = jnp.matmul(*operands, out_sharding=out_sharding)
+        return (product + bias.reshape((1,) * (product.ndim - 1) + (-1,))).astype(dtype)
+
+
 class Language(nnx.Module):
     """An embedding and a head; what lies between is a subclass's `features`.
 
-    With `dtype` None arrays are of the parameters' dtype throughout, otherwise matrix products
-    take their operands in `dtype`.
+    With `dtype` None arrays are of the parameters' dtype throughout, otherwise activations and
+    the operands of matrix products are in `dtype`.
     """
 
     def __init__(self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: Any):
         sizes = config.vocabulary, config.width
         self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, rngs=rngs)
         self.embed.dtype = dtype  # its own default is float32, whatever its parameters become
+        self.dtype = dtype
         self.tied = config.tied
         if not config.tied:
             self.head = nnx.Linear(
                 *sizes[::-1], use_bias=False, kernel_init=NORMAL, dtype=dtype, rngs=rngs
             )
+
+    def embedded(self, tokens_BxL: jax.Array) -> jax.Array:
+        """[B, L, D]. Cast after the look-up, so that the gradients of a token's occurrences are
+        summed in the table's dtype."""
+        found = jnp.take(self.embed.embedding[...], tokens_BxL, axis=0)
+        return found if self.dtype is None else found.astype(self.dtype)
 
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
         """Logits [B, L, V]: those at a position are of the token that comes next."""

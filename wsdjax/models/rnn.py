@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wsdjax import config
-from wsdjax.models.language import Language
+from wsdjax.models.language import Language, Linear
 
 
 class RNN(Language):
@@ -30,7 +30,7 @@ class RNN(Language):
             return nnx.merge(graph, params)(x_LxBxD), None
 
         # Cells carry at least float32; so does what they hand to the next layer.
-        x_BxLxD = self.embed(tokens_BxL)
+        x_BxLxD = self.embedded(tokens_BxL)
         x_BxLxD = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         x_LxBxD, _ = jax.lax.scan(layer, x_BxLxD.swapaxes(0, 1), stacked)
         return x_LxBxD.swapaxes(0, 1)
@@ -47,7 +47,7 @@ class Cells(nnx.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         self.input, self.recurrent = (
-            nnx.Linear(
+            Linear(
                 width, gates * width, kernel_init=uniform, bias_init=uniform, dtype=dtype, rngs=rngs
             )
             for _ in range(2)

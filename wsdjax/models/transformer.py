@@ -11,7 +11,7 @@ from flax import nnx
 
 from wsdjax import config
 from wsdjax.models.attention import Attention
-from wsdjax.models.language import NORMAL, Language
+from wsdjax.models.language import NORMAL, Language, Linear
 
 
 class Transformer(Language):
@@ -38,7 +38,7 @@ class Transformer(Language):
         # apart from its first computation by the loop alone.
         unroll = jax.default_backend() == "cpu" and self.remat == "none"
         x_BxLxD, _ = jax.lax.scan(
-            _remat(layer, self.remat), self.embed(tokens_BxL), stacked, unroll=unroll
+            _remat(layer, self.remat), self.embedded(tokens_BxL), stacked, unroll=unroll
         )
         return self.final_norm(x_BxLxD)
 
@@ -138,11 +138,11 @@ def _linear(
     rngs: nnx.Rngs,
     dtype: Any,
     output: bool = False,
-) -> nnx.Linear:
+) -> Linear:
     """Output projections start smaller, so that the residual stream's variance does not grow
     with its 2 x layers summands (Radford et al.)."""
     small = nnx.initializers.normal(0.02 / math.sqrt(2 * config.layers))
-    return nnx.Linear(
+    return Linear(
         inputs,
         outputs,
         use_bias=config.biases,
