@@ -35,8 +35,8 @@ class Source(NamedTuple):
 
 
 def find(inputs: Sequence[str]) -> list[Source]:
-    """The files that paths, patterns (`**` goes into folders), folders and ``hf:NAME[:SPLIT]``
-    name, each once, in the order of their names.
+    """The files that paths, patterns (`**` goes into folders), folders and
+    ``hf:NAME[[:CONFIG]:SPLIT]`` name, each once, in the order of their names.
 
     Raises:
       UnreadableText: for an input that names nothing, or a file of another kind.

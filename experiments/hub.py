@@ -16,7 +16,8 @@ class HubError(UserError):
 
 
 def parts(given: str) -> list[tuple[str, int]]:
-    """``hf:NAME[:SPLIT]``, the split "train" if none is named, as parts that workers can share.
+    """``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIG:SPLIT`` as parts that workers can share;
+    the split is "train" if none is named.
 
     Returns:
       The name of each, which `rows` understands, and its size in bytes, about.
@@ -24,31 +25,32 @@ def parts(given: str) -> list[tuple[str, int]]:
     Raises:
       HubError: for a missing library, no network, or no such data set.
     """
-    _, name, split, *rest = [*given.split(":"), "train"]
-    if not name or len(rest) > 1:
-        raise HubError(f"--input {given}: write hf:NAME or hf:NAME:SPLIT")
-    found = _open(name, split)
+    whole = given if given.count(":") > 1 else f"{given}:train"
+    if whole.count(":") > 3 or not all(whole.split(":")):
+        raise HubError(f"--input {given}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+    found = _open(whole)
     count = max(1, min(_PARTS, len(found)))
     size = (found.size_in_bytes or 0) // count
-    return [(f"hf:{name}:{split}:{i + 1}/{count}", size) for i in range(count)]
+    return [(f"{whole}:{i + 1}/{count}", size) for i in range(count)]
 
 
 def rows(part: str) -> Iterator[tuple[int, Any]]:
     """The rows of a part, each with its number, from 1."""
-    _, name, split, which = part.split(":")
+    whole, _, which = part.rpartition(":")
     number, count = map(int, which.split("/"))
-    shard = _open(name, split).shard(num_shards=count, index=number - 1, contiguous=True)
+    shard = _open(whole).shard(num_shards=count, index=number - 1, contiguous=True)
     yield from enumerate(shard, 1)
 
 
-def _open(name: str, split: str) -> Any:
+def _open(whole: str) -> Any:
+    _, name, *config, split = whole.split(":")
     try:
         import datasets
     except ImportError:
-        raise HubError(f"hf:{name} needs the library datasets: {INSTALL}") from None
+        raise HubError(f"{whole} needs the library datasets: {INSTALL}") from None
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, *config, split=split)
     except Exception as error:  # of the library, the network or the data set's own code
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise HubError(f"hf:{name}:{split} could not be fetched ({said})") from None
+        raise HubError(f"{whole} could not be fetched ({said})") from None

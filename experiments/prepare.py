@@ -73,7 +73,8 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="PATH",
-        help=f"files ({', '.join(SUFFIXES)}), folders, patterns in quotes, or hf:NAME[:SPLIT]",
+        help=f"files ({', '.join(SUFFIXES)}), folders, patterns in quotes, or "
+        "hf:NAME[[:CONFIG]:SPLIT]",
     )
     parser.add_argument(
         "--tokenizer", required=True, help="bytes, a tokenizer.json, or a name on the hub"

@@ -1,7 +1,7 @@
 """Text to token shards, which `Text(directory=DIR)` reads (`wsdjax.data.tokens`).
 
-The inputs, in the order of their names, are cut into jobs, each of which makes one shard for
-training and one for testing. Which jobs there are depends on the inputs alone, so that the shards
+The inputs, in the order of their names, are cut into jobs of whole files, each of which makes one
+shard for training and one for testing; a kill loses the jobs that were in work. Which jobs there are depends on the inputs alone, so that the shards
 are the same to the byte for any number of workers, and after any kill: a shard has its name once it
 is whole, and the same command makes those that are missing. A document is held out by a hash of
 its text, so that none is in both splits.
@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.documents import Source, documents, find
-from experiments.preparing import Progress
+from experiments.prepare_progress import Progress
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.files import write_atomically

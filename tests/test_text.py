@@ -327,7 +327,10 @@ def test_a_data_set_of_the_hub_is_read_in_parts(monkeypatch, tmp_path):
     """With a stand-in for the library: there is no network in tests."""
     rows = FakeDataset({"text": text} for text in texts(100))
     library = types.SimpleNamespace(
-        load_dataset=lambda name, split: {("a/b", "validation"): rows}[name, split],
+        load_dataset=lambda *name, split: {
+            ("a/b", "validation"): rows,
+            ("a/b", "en", "validation"): FakeDataset(rows[:3]),
+        }[*name, split],
         disable_progress_bars=lambda: None,
     )
     monkeypatch.setitem(sys.modules, "datasets", library)
@@ -336,9 +339,11 @@ def test_a_data_set_of_the_hub_is_read_in_parts(monkeypatch, tmp_path):
     assert parts[0] == ("hf:a/b:validation:1/64", 100)
     found = [text for name, _ in parts for text in documents(name, "text")]
     assert found == texts(100)
+    (*_, (last, _)) = hub.parts("hf:a/b:en:validation")
+    assert (last, list(documents(last, "text"))) == ("hf:a/b:en:validation:3/3", [texts(100)[2]])
     with pytest.raises(UserError, match="hf:a/c:train could not be fetched"):
         hub.parts("hf:a/c")
-    with pytest.raises(UserError, match="write hf:NAME or hf:NAME:SPLIT"):
+    with pytest.raises(UserError, match="write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG"):
         hub.parts("hf:")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"hf:a/b needs the library datasets: pip .*huggingface"):
