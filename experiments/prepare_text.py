@@ -1,10 +1,11 @@
 """Text to token shards, which `Text(directory=DIR)` reads (`wsdjax.data.tokens`).
 
 The inputs, in the order of their names, are cut into jobs of whole files, each of which makes one
-shard for training and one for testing; a kill loses the jobs that were in work. Which jobs there are depends on the inputs alone, so that the shards
-are the same to the byte for any number of workers, and after any kill: a shard has its name once it
-is whole, and the same command makes those that are missing. A document is held out by a hash of
-its text, so that none is in both splits.
+shard for training and one for testing. Which jobs there are depends on the inputs alone, so that
+the shards are the same to the byte for any number of workers, and after any kill: a shard has its
+name once it is whole, and the same command makes those that are missing; what a kill loses are the
+jobs that were in work. A document is held out by a hash of its text, so that none is in both
+splits.
 
 The Pile with the tokenizer of GPT-NeoX, as Pythia was trained. It is no longer published whole;
 this copy, in the same 30 files, leaves out the parts under copyright:

@@ -346,7 +346,9 @@ def test_a_data_set_of_the_hub_is_read_in_parts(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG"):
         hub.parts("hf:")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"hf:a/b needs the library datasets: pip .*huggingface"):
+    with pytest.raises(
+        UserError, match=r"hf:a/b:train needs the library datasets: pip .*huggingface"
+    ):
         hub.parts("hf:a/b")
 
 
