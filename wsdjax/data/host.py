@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from wsdjax.data.split import Batch
+from wsdjax.data.split import TOKENS_TOGETHER, Batch
 from wsdjax.data.tokens import Windows
-
-_TOKENS_TOGETHER = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +25,7 @@ class HostSplit:
 
     @property
     def together(self) -> int:
-        return max(1, _TOKENS_TOGETHER // self.windows.length)
+        return max(1, TOKENS_TOGETHER // self.windows.length)
 
     def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
         if augment:

@@ -14,6 +14,8 @@ import numpy as np
 
 Batch = dict[str, Any]
 """`inputs` and `targets`: arrays, of the host or of a device, over examples."""
+TOKENS_TOGETHER = 2**15
+"""About so many tokens are evaluated at once."""
 
 
 class Split(Protocol):

@@ -21,9 +21,8 @@ import numpy as np
 
 from wsdjax.config import Bigram
 from wsdjax.data.device import DeviceSplit
-from wsdjax.data.split import Dataset
+from wsdjax.data.split import TOKENS_TOGETHER, Dataset
 
-_TOKENS_TOGETHER = 2**15
 _TEST_SEED = 2**31
 """Test sequences have keys of their own; the training set's are counted from zero."""
 
@@ -49,7 +48,7 @@ def load(config: Bigram) -> Dataset:
             tokens = jax.vmap(_sequence, in_axes=(None, 0, None))(arrays, keys, config.length)
             return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
 
-        return DeviceSplit(size, arrays, examples, max(1, _TOKENS_TOGETHER // config.length))
+        return DeviceSplit(size, arrays, examples, max(1, TOKENS_TOGETHER // config.length))
 
     return Dataset(split(0, config.size), split(_TEST_SEED, config.eval_size))
 
