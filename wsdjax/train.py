@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Protocol
 
 import jax
 import numpy as np
 
-from wsdjax import data, huggingface, interop, mesh, models, provenance, tree
+from wsdjax import data, interop, mesh, models, trainable, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Branch, validate_branch
@@ -22,7 +21,6 @@ from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
 from wsdjax.optim import Hyper
 from wsdjax.programs import Programs
 from wsdjax.state import State
-from wsdjax.validation import ConfigError
 
 log = logging.getLogger("wsdjax")
 
@@ -82,41 +80,8 @@ class Trainer:
     _programs: Programs = field(default_factory=Programs)
 
     def check(self, edges: Mapping[str, Edge]) -> None:
-        """Finds what would stop these branches from training, before anything is written.
-
-        Raises:
-          ConfigError: for a batch that the devices or the data set cannot give, data that have
-            changed since, weights of another model, or a TensorBoard that is not installed.
-          FileNotFoundError: for data that are not prepared, or weights that are not there.
-        """
-        try:
-            there = self.store.edges()
-            for name, edge in edges.items():
-                begun = edge.parent or (name in there and self.store.steps(name))
-                if edge.weights and not begun:
-                    huggingface.check_weights(edge.weights, edge.model)
-                mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
-                self._check_same_data(edge, there)
-                data.Stream(self._programs.train_split(edge.data), edge.batch_size, edge.seed)
-        except ValueError as error:
-            raise ConfigError(error) from None
-        if self.tensorboard and not find_spec("tensorboardX"):
-            raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
-
-    def _check_same_data(self, edge: Edge, there: Mapping[str, Edge]) -> None:
-        """That the data are those that the branch began with, or its parent, whose stream it goes
-        on with."""
-        before = there.get(edge.name) or there.get(edge.parent)
-        if before is None or (before.data, before.data_start) != (edge.data, edge.data_start):
-            return
-        known, now = self.store.record(before.name).get("data_facts", {}), edge.data.facts()
-        for name in known:
-            if known[name] != now.get(name):
-                raise ConfigError(
-                    f"data = {edge.data}: these are not the data that {before.name!r} was trained "
-                    f"on ({name} was {known[name]}, and is {now.get(name)}). Bring those back, or "
-                    f"fork a branch with data of its own"
-                )
+        """Finds what would stop these branches from training (`wsdjax.trainable.check`)."""
+        trainable.check(self.store, edges, self._programs, self.tensorboard)
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of the branches that do not have a good checkpoint of their end."""
@@ -141,7 +106,7 @@ class Trainer:
             ancestors = {segment.branch for segment in self.store.lineage(name)}
             if self.store.is_done(name) or ancestors & set(diverged):
                 continue
-            self._warn_of_other_software(name)
+            trainable.warn_of_other_software(self.store, name)
             try:
                 self._train_group(self.store.siblings(name))
             except Diverged as error:
@@ -149,17 +114,6 @@ class Trainer:
         if diverged:
             raise Diverged("; ".join(dict.fromkeys(diverged.values())), list(diverged))
         return missing
-
-    def _warn_of_other_software(self, name: str) -> None:
-        before = name if self.store.steps(name) else self.store.edges()[name].parent
-        changed = provenance.changes(self.store.record(before)) if before else []
-        if changed:
-            log.warning(
-                "%s goes on from what was trained with %s: it may differ from what would have "
-                "been trained there",
-                name,
-                ", ".join(changed),
-            )
 
     def _train_group(self, names: Sequence[str], until: int | None = None) -> None:
         """To the end, or to the fork at `until`, of which the checkpoint is kept."""

@@ -1,0 +1,70 @@
+"""Whether branches can be trained here: their devices, data and weights, and the software."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from wsdjax import data, huggingface, mesh, provenance
+from wsdjax.branches import BranchStore
+from wsdjax.edge import Edge
+from wsdjax.programs import Programs
+from wsdjax.validation import ConfigError
+
+log = logging.getLogger("wsdjax")
+
+
+def check(
+    store: BranchStore, edges: Mapping[str, Edge], programs: Programs, tensorboard: bool
+) -> None:
+    """Finds what would stop these branches from training, before anything is written.
+
+    Raises:
+      ConfigError: for a batch that the devices or the data set cannot give, data that have
+        changed since, weights of another model, or a TensorBoard that is not installed.
+      FileNotFoundError: for data that are not prepared, or weights that are not there.
+    """
+    there = store.edges()
+    try:
+        for name, edge in edges.items():
+            begun = edge.parent or (name in there and store.steps(name))
+            if edge.weights and not begun:
+                huggingface.check_weights(edge.weights, edge.model)
+            mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
+            data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)
+            if before := there.get(name) or there.get(edge.parent):
+                _check_same_data(store, before, edge)
+    except ValueError as error:
+        raise ConfigError(error) from None
+    if tensorboard and not find_spec("tensorboardX"):
+        raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
+
+
+def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:
+    """That a branch that goes on with the stream of one before it, or with its own, has its
+    data."""
+    if (before.data, before.data_start) != (edge.data, edge.data_start):
+        return
+    known, now = store.record(before.name).get("data_facts", {}), edge.data.facts()
+    for name in known:
+        if known[name] != now.get(name):
+            raise ConfigError(
+                f"data = {edge.data}: these are not the data that {before.name!r} was trained on "
+                f"({name} was {known[name]}, and is {now.get(name)}). Bring those back, or fork a "
+                "branch with data of its own"
+            )
+
+
+def warn_of_other_software(store: BranchStore, name: str) -> None:
+    """Tells what of packages and machine is another than when the branch, or what it goes on
+    from, was trained."""
+    before = name if store.steps(name) else store.edges()[name].parent
+    changed = provenance.changes(store.record(before)) if before else []
+    if changed:
+        log.warning(
+            "%s goes on from what was trained with %s: it may differ from what would have "
+            "been trained there",
+            name,
+            ", ".join(changed),
+        )
