@@ -15,7 +15,7 @@ def estimate(edges: Mapping[str, Edge]) -> list[str]:
     """Lines of text about the branches that are to be trained.
 
     The memory is that of the group of siblings that takes most, on each of the devices that are
-    here; FLOPs are those of matrix products.
+    here, without what the backward pass makes (`wsdjax.cost`); FLOPs are those of matrix products.
     """
     if not edges:
         return []
@@ -33,7 +33,7 @@ def estimate(edges: Mapping[str, Edge]) -> list[str]:
         f"{first.seeds} seed{'s' if first.seeds > 1 else ''}",
         f"{names}: {sum(updates.values()):,} updates of {first.batch_size:,} "
         + _examples(edges, updates),
-        f"about {flops:.2g} FLOPs, and {memory / 2**30:.2g} GiB of each device's memory",
+        f"about {flops:.2g} FLOPs, and at least {memory / 2**30:.2g} GiB of each device's memory",
     ]
     if first.accumulate > 1:
         lines[1] += f", in {first.accumulate} micro-batches"

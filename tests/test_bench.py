@@ -1,13 +1,15 @@
 """experiments.bench on tiny models: what it writes, and that all contestants agree."""
 
 import json
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, finish, load_config, start
 
-from experiments.bench import race
+from experiments.bench import race, training
 from experiments.bench.peers import CONTESTANTS, Contestant, Outcome
 from experiments.bench.referee import check, check_torch, reference
 from experiments.bench.subject import trained
@@ -131,6 +133,29 @@ def test_training_is_timed_in_tokens_and_operations(tmp_path):
     assert result["flops_per_second_and_device"] == pytest.approx(2 * flops / median)
     assert result["share_of_peak"] is None  # a CPU's is in no table
     assert {"machine", "versions", "date"} <= set(result)
+
+
+def test_the_rate_of_a_matrix_product_is_its_operations_over_the_best_time(monkeypatch):
+    """2 n^3 of them; here each product takes a second but for one, which takes half."""
+    reads = iter([0.0, 1.0, 2.0, 2.5, 3.0, 4.0])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(reads))
+    assert training.product_rate(jnp.float32, repeats=3) == 2 * 1_024**3 / 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "share"),
+    [
+        ("NVIDIA H100 80GB HBM3", jnp.bfloat16, 0.5),
+        ("NVIDIA H100 80GB HBM3", jnp.float32, None),
+        ("TPU v5 lite", jnp.bfloat16, 494.5 / 197),
+        ("TPU v5", jnp.bfloat16, 494.5 / 459),
+        ("cpu", jnp.bfloat16, None),
+    ],
+)
+def test_the_share_of_the_peak_is_of_the_makers_number(kind, dtype, share, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind=kind)])
+    found = training._of_peak(494.5e12, dtype)
+    assert found == (share if share is None else pytest.approx(share))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_the_paper_s_model():
 
 
 def test_activations_are_about_what_xla_allocates():
-    """Within a half, for a CNN and a transformer; averages of the weights are counted too."""
+    """Within a fifth, for a CNN and a transformer; averages of the weights are counted too."""
     for config, batch in (
         (CNN(widths=(16, 32)), cost.batch_shapes(Photos(), 64)),
         (Transformer(96, 64, 2, 4, hidden=128), cost.batch_shapes(Stdlib(length=64), 16)),
@@ -68,6 +68,6 @@ def test_activations_are_about_what_xla_allocates():
         compiled = jax.jit(jax.grad(model.loss)).lower(params, batch).compile()
         found = cost.of_update(config, batch)
         allocated = compiled.memory_analysis().temp_size_in_bytes
-        assert found.activation_bytes == pytest.approx(allocated, rel=1 / 2)
+        assert found.activation_bytes == pytest.approx(allocated, rel=1 / 5)
     averaged = cost.of_update(config, batch, averaged=Averages(ema=0.9))
     assert averaged.state_bytes - found.state_bytes == pytest.approx(4 * found.parameters, abs=64)

@@ -15,7 +15,7 @@ from conftest import load_config
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
-from wsdjax import data, interop, models, plans, tree
+from wsdjax import data, families, interop, models, plans, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Transformer
 from wsdjax.data.device import DeviceSplit
@@ -45,6 +45,23 @@ THEIRS = {
     ),
     "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
 }
+PYTHIA_160M = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3_072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2_048,
+    "model_type": "gpt_neox",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "rotary_emb_base": 10_000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "use_parallel_residual": True,
+    "vocab_size": 50_304,
+}
+"""What the published config.json says of the model."""
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 17))
 
 
@@ -267,3 +284,8 @@ def test_weights_that_do_not_fit_are_told_before_anything_is_trained(llama, toke
     edges = tree.resolve(dataclasses.replace(load_config(), model=model, weights=str(llama)))
     with pytest.raises(ConfigError, match=r"model.layers = 3: .* a model with 2"):
         Trainer(BranchStore(tmp_path)).check(edges)
+
+
+def test_our_pythia_is_the_published_one(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PYTHIA_160M))
+    assert config_of(tmp_path) == families.pythia("160M")

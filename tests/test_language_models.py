@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, finish, load_config, rows_of, same, start
 from test_tokens import documents, write
 
-from wsdjax import data, models, probes, tree
+from experiments.estimate import estimate
+from wsdjax import cost, data, models, probes, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Branch, Constant, Cooldown, Text
 from wsdjax.data.ngrams import ngram_loss
@@ -125,6 +126,8 @@ def test_a_node_is_probed_as_any_other(trained):
         ("lm_quickstart.py", "Transformer: 918,912 parameters"),
         ("lm_quickstart.py:gru", "RNN: "),
         ("lm_pythia160m.py", "Transformer: 162,322,944 parameters"),
+        ("lm_pythia160m.py", "11,444 updates of 256 x 2,048 tokens, 6e+09 tokens in all, in 8"),
+        ("lm_pythia160m.py", "about 5.8e+18 FLOPs"),  # 11,444 updates of 5.07e14
         ("lm_llama_wen.py:1.2B", "4,096 tokens"),
     ],
 )
@@ -133,7 +136,23 @@ def test_what_a_config_costs_is_told_without_its_data(config, said, tmp_path):
     code, out, err = finish(start("experiments.run", *arguments, XDG_CACHE_HOME=str(tmp_path)))
     assert (code, err) == (0, "")
     assert said in out
-    assert " FLOPs, and " in out
+    assert " FLOPs, and at least " in out
+
+
+def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group():
+    """Two siblings of two seeds each train together; the trunk's two alone."""
+    branches = {
+        "trunk": Branch(steps=3, schedule=Constant()),
+        "a": Branch(parent="trunk", steps=2, schedule=Cooldown()),
+        "b": Branch(parent="trunk", steps=2, schedule=Cooldown("sqrt")),
+    }
+    experiment = dataclasses.replace(load_config(TINY), tree=branches)
+    edges = tree.resolve(experiment)
+    one = cost.of_update(experiment.model, cost.batch_shapes(experiment.data, 8), 2)
+    _, lengths, told = estimate(edges)
+    assert "7 updates of 8 x 16 tokens, 1.79e+03 tokens in all, in 2 micro-batches" in lengths
+    memory = 4 * (one.state_bytes + one.activation_bytes) / 2**30
+    assert f"about {2 * 7 * one.flops:.2g} FLOPs, and at least {memory:.2g} GiB" in told
 
 
 def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from jax.extend.core import jaxprs_in_params
 
 from wsdjax import models
 from wsdjax.config import RNN
@@ -123,3 +124,18 @@ def test_bfloat16_is_close_to_float32(config):
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
     apart = optax.tree.norm(optax.tree.sub(gradient, expected_gradient))
     assert apart < 0.05 * optax.tree.norm(expected_gradient)
+
+
+def test_cells_carry_float32(config):
+    """Whatever the products are computed in: a state is a sum over all of the past."""
+    config = dataclasses.replace(config, compute="bfloat16")
+    model = models.build(config, training=True)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    jaxpr = jax.make_jaxpr(model.apply)(params, BATCH["inputs"]).jaxpr
+    (over_layers,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
+    (body,) = jaxprs_in_params(over_layers.params)
+    (over_time,) = (e for e in body.eqns if e.primitive.name == "scan")
+    first, count = over_time.params["num_consts"], over_time.params["num_carry"]
+    assert count == {"lstm": 2, "gru": 1}[config.cell]
+    carried = over_time.invars[first : first + count]
+    assert {variable.aval.dtype for variable in carried} == {jnp.dtype("float32")}

@@ -45,6 +45,16 @@ def test_the_entropies_are_in_closed_form():
     assert synthetic.entropy_rate(dataclasses.replace(CONFIG, ambiguous=0.0)) == 0
 
 
+@pytest.mark.parametrize(("skew", "choices"), [(0.6, 5), (1.0, 6), (1.0, 10), (0.3, 4)])
+def test_a_determined_token_has_no_entropy_at_all(skew, choices):
+    """Whatever the rounding: a loss is split by it."""
+    config = Bigram(20, ambiguous=0.35, choices=choices, skew=skew)
+    h, matrix = synthetic.entropy(config), synthetic.transition_matrix(config)
+    assert (h > 0).sum() == 7
+    assert (matrix[h == 0].max(1) == 1).all()
+    assert (matrix[h == 0] > 0).sum() == 13
+
+
 def test_the_stationary_distribution_is_kept_by_the_matrix():
     pi, matrix = synthetic.stationary_distribution(CONFIG), synthetic.transition_matrix(CONFIG)
     np.testing.assert_allclose(pi @ matrix, pi, atol=1e-14)

@@ -198,6 +198,21 @@ def test_a_document_is_neither_cut_nor_padded(tmp_path):
         np.testing.assert_array_equal(found, whole)
 
 
+def test_no_token_is_added_to_a_document(tmp_path):
+    """As the template of a tokenizer.json would, at its beginning and its end."""
+    trained = tokenizer.train_bpe("x", texts(60), 300)
+    (expected,) = trained.encode(["a document"])
+    end = tokenizer.SEPARATORS[0]
+    trained._tokenizer.post_processor = tokenizer.library().processors.TemplateProcessing(
+        single=f"{end} $A {end}", special_tokens=[(end, trained.separator)]
+    )
+    path = tmp_path / "tokenizer.json"
+    trained.save(str(path))
+    assert len(trained._tokenizer.encode("a document").ids) == len(expected) + 2
+    (found,) = tokenizer.load(str(path)).encode(["a document"])
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_learned_tokenizer_gives_its_own_tokens(corpus, tmp_path):
     """A document that holds the separator's name is not cut there."""
     trained = tokenizer.train_bpe("x", texts(60), 300)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.baselines import bits_a_byte
 from wsdjax import data, tree
 from wsdjax.config import Text
 from wsdjax.data import tokens
@@ -116,6 +117,22 @@ def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
     dataset = data.load(config)
     assert (dataset.train.size, dataset.test.size) == (20, 3)
     assert [len(b["targets"]) for b in data.in_order(dataset.test, 2)] == [2, 1]
+
+
+def test_bits_a_byte_are_of_the_held_out_text(tmp_path):
+    """A separator counts as a byte: (60 x 5 + 1) bytes for 61 tokens."""
+    shards = {}
+    for split, each in (("train", 2), ("test", 5)):
+        path = tmp_path / tokens.shard_name(split, 0)
+        writer = tokens.ShardWriter(path, FINGERPRINT, VOCABULARY)
+        writer.write_document(np.arange(60), SEPARATOR, 60 * each)
+        writer.close()
+        shards[split] = [tokens.read_shard(path, FINGERPRINT, VOCABULARY)]
+    described = tokens.Description(tmp_path, "test", FINGERPRINT, VOCABULARY, SEPARATOR, shards)
+    tokens.write_description(described)
+    size = Text(str(tmp_path), LENGTH).facts()["bytes_per_token"]
+    assert size == pytest.approx(301 / 61)
+    assert bits_a_byte(np.log(2) * size, size) == pytest.approx(1)
 
 
 def test_a_stream_of_text_is_a_function_of_seed_and_step(directory):

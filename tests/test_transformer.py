@@ -153,12 +153,17 @@ def test_logits_and_accuracy_are_those_by_hand(reference):
         assert metrics["accuracy"] == pytest.approx(float(right))
 
 
-def sizes_in(jaxpr):
-    """The sizes of all arrays that a program makes, those of its loops' bodies included."""
+def equations(jaxpr):
+    """Of a program and of its loops' bodies."""
     for equation in jaxpr.eqns:
-        yield from (v.aval.size for v in equation.outvars)
+        yield equation
         for inner in jaxprs_in_params(equation.params):
-            yield from sizes_in(inner)
+            yield from equations(inner)
+
+
+def sizes_in(jaxpr):
+    """The sizes of all arrays that a program makes."""
+    return [v.aval.size for equation in equations(jaxpr) for v in equation.outvars]
 
 
 def test_the_logits_never_exist_whole():
@@ -202,10 +207,15 @@ def test_pythias_sizes_are_its_papers(size, count):
 
 def test_sizes_of_the_llamas():
     assert parameters(families.plainlm()) == 162_183_936
-    width, hidden, layers, _ = families.WEN["0.6B"]
-    model = families.wen_llama("0.6B", tied=True)
-    per_layer = 4 * width**2 + 3 * width * hidden + 2 * width
-    assert parameters(model) == model.vocabulary * width + layers * per_layer + width
+    counts = {size: parameters(families.wen_llama(size)) for size in families.WEN}
+    assert counts == {
+        "0.1B": 190_532_352,
+        "0.3B": 354_731_008,
+        "0.6B": 1_060_578_816,
+        "1.2B": 1_279_854_592,
+    }
+    heads = {size: families.wen_llama(size).heads for size in families.WEN}
+    assert heads == {"0.1B": 12, "0.3B": 16, "0.6B": 32, "1.2B": 16}
     with pytest.raises(ConfigError, match=r"size = '0.2B': must be one of 0.1B, 0.3B"):
         families.wen_llama("0.2B")
 
@@ -368,3 +378,23 @@ def test_a_step_lowers_to_the_devices_kernel(platform, backend, kernel, remat, m
     batch = {"inputs": tokens, "targets": tokens}
     traced = make_step(model, accumulate=2).trace(begun, batch, hyper)
     assert kernel in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_the_softmax_of_plain_attention_is_float32():
+    model = models.build(dataclasses.replace(NEOX, compute="bfloat16"), training=True)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    jaxpr = jax.make_jaxpr(model.loss)(params, BATCH).jaxpr
+    found = [e.outvars[0].aval for e in equations(jaxpr) if e.primitive.name == "exp"]
+    assert {aval.dtype for aval in found} == {jnp.dtype("float32")}
+    assert any(aval.ndim == 5 for aval in found)  # the scores, [B, G, R, L, L]
+
+
+@pytest.mark.parametrize(("remat", "kept"), [("none", True), ("dots", False), ("layers", False)])
+def test_what_is_computed_again_leaves_no_scores_behind(remat, kept):
+    """Residuals of size B H L^2 are what rematerialisation is for."""
+    model = models.build(dataclasses.replace(NEOX, remat=remat), training=True)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((3, 64), jnp.int32)
+    batch = {"inputs": tokens, "targets": tokens}
+    leaves = jax.eval_shape(lambda p, b: jax.vjp(lambda q: model.loss(q, b), p)[1], params, batch)
+    assert any(leaf.shape[-2:] == (64, 64) for leaf in jax.tree.leaves(leaves)) == kept

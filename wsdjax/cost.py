@@ -24,8 +24,9 @@ class Cost(NamedTuple):
     state_bytes: int
     """Parameters, gradients, both moments of Adam, averages of the weights."""
     activation_bytes: int
-    """What the forward pass leaves for the backward pass of one micro-batch; attention as it is
-    on the devices that are here, and without them plain, which leaves its scores."""
+    """What the forward pass leaves for the backward pass of one micro-batch, with attention as it
+    is on the devices that are here. What the backward pass makes itself comes on top: with `remat`
+    a layer's own activations, of plain attention the scores too."""
 
     def bytes_of_device(self, replicates: int) -> float:
         """On each device, for so many replicates: states are shared by those along the

@@ -42,8 +42,8 @@ class Transformer:
     tied: bool = False
     """Whether the head's weights are the embedding's."""
     compute: str = choice("float32", "bfloat16")
-    """The dtype of training's activations and matrix products; parameters and their gradients'
-    sums, norms, softmax and loss are float32."""
+    """The dtype of training's activations and matrix products, logits among them; parameters and
+    their gradients' sums, norms, softmax and loss are float32."""
     attention: str = choice("fused", "plain")
     """In training: fused where the device has it (`wsdjax.models.attention`)."""
     remat: str = choice("none", "dots", "layers")
@@ -68,8 +68,8 @@ class RNN:
     tied: bool = False
     """Whether the head's weights are the embedding's."""
     compute: str = choice("float32", "bfloat16")
-    """The dtype of training's matrix products; parameters and their gradients' sums, cells and
-    loss are float32."""
+    """The dtype of training's matrix products, logits among them; parameters and their gradients'
+    sums, cells and loss are float32."""
     loss_chunk: int = number(1_024, ge=1)
     """Tokens whose logits exist at a time."""
 

@@ -6,9 +6,9 @@ Context 4,096, 4M tokens a batch, budgets of 50, 100 and 200 billion tokens, dec
 tenth of the peak, which is 6e-4 for the two small sizes and 4e-4 for the two large ones. The text
 is prepared as for `lm_pythia160m.py`.
 
-Hardware: the paper's was a TPU v3-256. Here parameters and moments are on every device and only
-batches are divided: 19 GiB for the largest, and at most 16 devices with 64 micro-batches (fewer,
-by --config.accumulate, for more); several processes are not implemented. Not yet run. --dry_run
+Hardware: the paper's was a TPU v3-256. Here parameters and moments are on every device, 19 GiB for
+the largest, and only batches are divided: with 64 micro-batches among 16 devices at most, among
+more with fewer (--config.accumulate). Several processes are not implemented. Not yet run. --dry_run
 tells what it costs.
 """
 

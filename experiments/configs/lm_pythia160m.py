@@ -9,8 +9,8 @@ gradients clipped to 1. The paper's peak and warmup are not known to us: the pea
 Pythia's own, the warmup 5%, as in the paper's study of the CNN. The commands for the Pile and for
 SlimPajama are in `experiments/prepare_text.py`.
 
-Hardware: one GPU of 24 GB or more, or a TPU; --config.model.remat=none is faster where the memory
-suffices. Not yet run: see the README's list of what is not
+Hardware: a GPU or a TPU; --config.model.remat=none is faster where the memory suffices, and more
+micro-batches (--config.accumulate) take less. Not yet run: see the README's list of what is not
 measured. --dry_run tells what it costs.
 """
 

@@ -2,7 +2,8 @@
 
 Every .py, .txt and .rst file of the library as installed is a document (docstrings and `pydoc`'s
 topics are its documentation), apart from tests and what this machine's build wrote. Files whose
-path has a hash divisible by 20 are held out. Another version of Python has another text.
+path has a hash divisible by 20 are held out; lines that many files share, in the tables of
+encodings most of all, are on both sides. Another version of Python has another text.
 
 The token shards are made once, in a directory of ~/.cache/wsdjax (or $XDG_CACHE_HOME/wsdjax) that
 is named by their content.

@@ -33,6 +33,11 @@ class Language(NamedTuple):
     probabilities: np.ndarray
     """[K] float64: of each of them."""
 
+    @property
+    def ambiguous(self) -> np.ndarray:
+        """[V] bool: whether more than one token may follow."""
+        return (self.successors != self.successors[:, :1]).any(1)
+
 
 def load(config: Bigram) -> Dataset:
     language = make_language(config)
@@ -91,7 +96,8 @@ def transition_matrix(config: Bigram) -> np.ndarray:
     np.add.at(
         matrix, (np.arange(config.vocabulary)[:, None], language.successors), language.probabilities
     )
-    return matrix
+    # Where all successors are one, their probabilities add up to 1 but for rounding.
+    return np.where(language.ambiguous[:, None], matrix, matrix.round())
 
 
 def stationary_distribution(config: Bigram) -> np.ndarray:
@@ -106,8 +112,9 @@ def stationary_distribution(config: Bigram) -> np.ndarray:
 def entropy(config: Bigram) -> np.ndarray:
     """[V] float64, nats: of the token after each token. ``entropy(config)[inputs]`` is the least
     expected loss of each target, and zero where the target is determined."""
-    matrix = transition_matrix(config)
-    return -np.where(matrix > 0, matrix * np.log(np.where(matrix > 0, matrix, 1)), 0).sum(1)
+    language = make_language(config)
+    p = language.probabilities[language.probabilities > 0]
+    return np.where(language.ambiguous, -(p * np.log(p)).sum(), 0.0)
 
 
 def entropy_rate(config: Bigram) -> float:
