@@ -25,9 +25,9 @@ def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
     return loss / math.log(2) / bytes_per_token
 
 
-def ngrams(run: Run) -> dict[str, float]:
-    """Held-out bits a byte of n-grams (`wsdjax.data.ngrams`), by what each is called; empty for a
-    run that is not of one text, or whose text is not there any more.
+def ngrams(run: Run) -> dict[str, dict[str, float]]:
+    """Held-out bits a byte of n-grams (`wsdjax.data.ngrams`), by what they are counted on and by
+    name; empty for a run that is not of one text, or whose text is not there any more.
 
     They are counted once, on what the longest lineage has read, and on the whole training text if
     that is not too long; kept in `baselines.json`.
@@ -53,7 +53,7 @@ def ngrams(run: Run) -> dict[str, float]:
     return counts
 
 
-def _count(edge: Edge, bytes_per_token: float) -> dict[str, float]:
+def _count(edge: Edge, bytes_per_token: float) -> dict[str, dict[str, float]]:
     config, dataset = edge.data, data.load(edge.data)
     held_out = _windows(dataset.test.part(0, dataset.test.size))
     most = max(1, MOST // config.length)
@@ -62,14 +62,13 @@ def _count(edge: Edge, bytes_per_token: float) -> dict[str, float]:
     read = np.concatenate([_windows(stream[t]) for t in batches])
     # Windows follow one another: their inputs are the text.
     whole = dataset.train.part(0, min(dataset.train.size, most))["inputs"].ravel()
-    found: dict[str, float] = {}
-    for text, what in ((read, "that were read"), (whole, "of the text")):
+    found: dict[str, dict[str, float]] = {}
+    for text, what in ((read, "that were read"), (whole, "of the training text")):
+        of = found.setdefault(f"the {text.size:,} tokens {what}", {})
         for order in ORDERS:
             if config.classes**order < 2**63:
-                name = "bigram" if order == 2 else f"{order}-gram"
                 loss = ngram_loss(text, held_out, order, config.classes)
-                of = f"counted on {text.size / 1e6:.3g}M tokens {what}"
-                found[f"{name}, {of}"] = bits_a_byte(loss, bytes_per_token)
+                of["bigram" if order == 2 else f"{order}-gram"] = bits_a_byte(loss, bytes_per_token)
     return found
 
 

@@ -105,6 +105,8 @@ def _show(store, name: str) -> None:
     print(f"optimizer     {summary(edge.optimizer)}")
     print(f"model         {summary(edge.model)}")
     print(f"data          {summary(edge.data)}, batch {edge.batch_size}, {edge.seeds} seeds")
+    if edge.weights and not edge.parent:
+        print(f"weights       {edge.weights}")
     for what, how in record.get("at_the_fork", {}).items():
         print(f"at the fork   {what}: {how}")
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")

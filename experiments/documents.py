@@ -54,7 +54,8 @@ def find(inputs: Sequence[str]) -> list[Source]:
         else:
             names = [name for name in glob.glob(given, recursive=True) if Path(name).is_file()]
         if not names:
-            raise UnreadableText(f"--input {given}: no file with that name")
+            kinds = f", none of {', '.join(SUFFIXES)} in it" if Path(given).is_dir() else ""
+            raise UnreadableText(f"--input {given}: no such file{kinds}")
         for name in names:
             if not name.endswith(SUFFIXES):
                 raise UnreadableText(f"{name} is none of {', '.join(SUFFIXES)}")
@@ -99,6 +100,10 @@ def _texts(rows: Iterable[tuple[int, Any]], name: str, kind: str, field: str) ->
     """The field of each row, which comes with its number."""
     for number, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            if isinstance(row, dict) and field in row:
+                raise UnreadableText(
+                    f"{name}, {kind} {number}: {field!r} is {row[field]!r}, and no text"
+                )
             has = f"; it has {', '.join(row)}" if isinstance(row, dict) else ""
             raise UnreadableText(
                 f"{name}, {kind} {number}: no text under {field!r}{has}. Name it with --text_field"

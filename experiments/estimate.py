@@ -8,6 +8,7 @@ import jax
 
 from wsdjax import cost, tree
 from wsdjax.cost import Cost
+from wsdjax.data.tokens import NotPrepared
 from wsdjax.edge import Edge
 
 
@@ -39,6 +40,11 @@ def estimate(edges: Mapping[str, Edge]) -> list[str]:
         lines[1] += f", in {first.accumulate} micro-batches"
     if getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu":
         lines[2] += " with plain attention"
+    for data in {repr(edge.data): edge.data for edge in edges.values()}.values():
+        try:
+            data.facts()
+        except NotPrepared as error:
+            lines.append(f"not there yet: {error}")
     return lines
 
 

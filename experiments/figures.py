@@ -170,6 +170,7 @@ def _zoom(axis: Axes, curves: list[Curve]) -> None:
     shown = [values for values in shown if np.isfinite(values).any()]
     if shown:
         low, high = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
+        high = max(high, low + 1e-6)  # of one point alone
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 

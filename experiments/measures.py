@@ -198,10 +198,11 @@ def phases(path: Path) -> Result:
     """v_s and v_d, and at the fork and the last node the curvature along each and its signal to
     noise (Belloni et al., figures 4 and 5)."""
     at = path.steps.index(path.fork) if path.fork in path.steps else -1
-    if not 1 <= at < len(path.steps) - 1:
+    if not 2 <= at < len(path.steps) - 2:
         raise Unmeasurable(
-            f"the two phases meet at the fork, {path.fork}: give a range with that node, one "
-            "before and one after"
+            f"the two phases meet at the fork, {path.fork}: give a range with that node, two "
+            "before and two after, since two nodes have but one direction; there are "
+            f"{', '.join(map(str, path.steps))}"
         )
     found = probes.phase_directions(path.iterates[: at + 1], path.iterates[at:])
     rows = []

@@ -16,6 +16,7 @@ from wsdjax.config import (
     Photos,
     Rewarm,
     Stdlib,
+    Text,
     WarmupCosine,
 )
 from wsdjax.edge import Edge
@@ -60,5 +61,10 @@ def data_name(edges: Iterable[Edge]) -> str:
         Cifar10: "CIFAR-10",
         Stdlib: "source of Python's standard library",
     }
-    kinds = dict.fromkeys(type(edge.data) for edge in edges)
-    return ", ".join(names.get(kind, kind.__name__) for kind in kinds)
+    called = [
+        edge.data.directory
+        if isinstance(edge.data, Text)
+        else names.get(type(edge.data), type(edge.data).__name__)
+        for edge in edges
+    ]
+    return ", ".join(dict.fromkeys(called))

@@ -40,6 +40,8 @@ from wsdjax.data import tokens
 from wsdjax.files import write_atomically
 
 PLAN = "plan.json"
+_FEW = 10_000
+"""Held-out tokens below which a loss is a rough one."""
 _MOST_SHARDS = 2_048
 """Of a split, since training looks at each one's header before it begins."""
 
@@ -59,6 +61,8 @@ def prepare_text(
         raise PrepareError("--workers and --shard_bytes must be at least 1")
     chosen = tokenizers.load(tokenizer, plan.separator)
     sources = find(inputs)
+    if out.exists() and not out.is_dir():
+        raise PrepareError(f"--out {out} is a file: name a directory")
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         _agree(out, sources, chosen, plan)
@@ -76,6 +80,9 @@ def prepare_text(
     sizes = ", ".join(
         f"{split} {sum(s.tokens for s in shards):,}" for split, shards in described.splits.items()
     )
+    test = sum(shard.tokens for shard in described.splits["test"])
+    if test < _FEW:
+        print(f"{out}: only {test:,} held-out tokens: --held_out takes a larger share")
     print(
         f"{out} is {'prepared' if missing else 'already prepared'}: {sizes} tokens of "
         f"{chosen.vocabulary:,} by {chosen.name}"
@@ -131,13 +138,22 @@ def _agree(out: Path, sources: Sequence[Source], chosen: tokenizers.Tokenizer, p
     different = [name for name in asked if begun.get(name) != asked[name]]
     if fingerprint == chosen.fingerprint and "tokenizer" in different:
         different.remove("tokenizer")  # the same one under another name
-    if different:
+    if different and not _has_tokens(out):
+        # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
+        for path in out.glob("*.tokens"):
+            path.unlink()
+        write_atomically(out / PLAN, json.dumps(asked, indent=1) + "\n")
+    elif different:
         what = different[0]
         told = "" if what == "inputs" else f", {begun[what]!r} there and {asked[what]!r} now"
         raise PrepareError(
             f"{out} was begun with another {what}{told} (see {path}): give another --out, or "
             "delete it"
         )
+
+
+def _has_tokens(out: Path) -> bool:
+    return any(path.stat().st_size > tokens.HEADER_BYTES for path in out.glob("*.tokens"))
 
 
 def _is_done(job: Job, out: Path, chosen: tokenizers.Tokenizer) -> bool:

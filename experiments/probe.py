@@ -45,6 +45,7 @@ from absl import flags
 
 from experiments import cli, measures
 from experiments.measures import ALONG, AT_A_NODE, Measure, Result, Unmeasurable
+from experiments.progress import SECONDS_BETWEEN_LINES
 from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.files import write_atomically
@@ -85,6 +86,8 @@ def main() -> None:
         models.by_layer(models.build(edge.model)).loss,
         data.in_order(split, examples=_EXAMPLES.value),
     )
+    if len(steps) > 1:
+        print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
     try:
         for name in _PROBE.value:
@@ -292,11 +295,16 @@ def _plain(value: Any) -> Any:
 
 
 def _teller(title: str) -> measures.Tell:
-    """Writes over one line of a terminal; elsewhere the results tell."""
+    """Writes over one line of a terminal; elsewhere a line every so often."""
+    last = time.monotonic()
 
     def tell(text: str) -> None:
+        nonlocal last
         if sys.stderr.isatty():
             print(f"\r\033[K{title}: {text}" if title else "\r\033[K", end="", file=sys.stderr)
+        elif text and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{title}: {text}", file=sys.stderr, flush=True)
 
     return tell
 

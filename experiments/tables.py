@@ -57,7 +57,8 @@ def final_values(run: Run) -> list[Final]:
         window = min(run.smoothing_window(edge.name), edge.end - edge.start)
         training = updates["loss"][-window:].mean(0)
         forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
-        if not edge.parent or edge.data != run.edges[edge.parent].data:
+        begun = edge.parent or edge.weights
+        if not begun or (edge.parent and edge.data != run.edges[edge.parent].data):
             forked = []  # of the parent's own held-out set, if at all
         for average in ("", *figures.AVERAGES):
             column = f"eval_{average}_" if average else "eval_"
@@ -204,9 +205,11 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
             models.append(f"{name} ({end.schedule}) {bits:.3f}")
     if not models:
         return []
-    counted = [f"{name}, {bits:.3f}" for name, bits in baselines.ngrams(run).items()]
-    beside = f" Beside them, Kneser-Ney: {'; '.join(counted)}." if counted else ""
-    return [f"Held-out bits a byte: {', '.join(models)}.{beside}"]
+    said = [f"Held-out bits a byte: {', '.join(models)}."]
+    for text, counted in baselines.ngrams(run).items():
+        each = ", ".join(f"{name} {bits:.3f}" for name, bits in counted.items())
+        said.append(f"Held-out bits a byte of Kneser-Ney n-grams counted on {text}: {each}.")
+    return said
 
 
 def _entropies(run: Run) -> list[str]:

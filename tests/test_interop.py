@@ -274,6 +274,9 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
     trainer.check(edges)
     trainer.train(list(edges))
     assert store.is_done("cosine")
+    evaluations = store.metrics("cosine").evaluations
+    assert evaluations["step"].tolist() == [0, 4], "what is to be improved on stands first"
+    assert evaluations["eval_loss"][0, 0] == evaluations["eval_loss"][0, 1]
     root = dataclasses.replace(edges["cosine"], name="another")
     with pytest.raises(FileNotFoundError, match=r"config.json is not there"):
         trainer.check({"another": root})

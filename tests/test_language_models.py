@@ -40,14 +40,15 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
     counted = json.loads((workdir / "baselines.json").read_text())["bits_a_byte"]
-    assert [name.split(",")[0] for name in counted] == 2 * ["bigram", "3-gram", "5-gram"]
-    few, many = list(counted.values())[2::3]
+    assert [list(each) for each in counted.values()] == 2 * [["bigram", "3-gram", "5-gram"]]
+    few, many = (each["5-gram"] for each in counted.values())
     assert 1 < many < few < 8
     edge = BranchStore(workdir).edges()["decay"]
     read = np.concatenate([windows_of(stream_of(edge)[t]) for t in range(edge.end)])
     held_out = windows_of(data.load(edge.data).test.part(0, 40))
     expected = ngram_loss(read, held_out, 2, 257) / np.log(2)
-    assert next(iter(counted.values())) == pytest.approx(expected)
+    assert next(iter(counted.values()))["bigram"] == pytest.approx(expected)
+    assert f"counted on the {read.size:,} tokens that were read: bigram {expected:.3f}" in out
     assert edge.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
 
 

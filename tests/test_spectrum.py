@@ -9,6 +9,7 @@ from losses import dense, mlp, mlp_loss
 
 from wsdjax import probes
 from wsdjax.probes import ProbeError
+from wsdjax.probes.vectors import take
 
 
 def test_the_density_is_that_of_the_dense_spectrum(x64):
@@ -68,6 +69,9 @@ def test_a_block_is_that_of_the_dense_hessian(x64):
     top = probes.eigenpairs(probes.Block(hessian, params, chosen), params, k=2, tol=1e-9)
     values = np.linalg.eigvalsh(exact)
     np.testing.assert_allclose(top.eigenvalues, values[::-1][:2], rtol=1e-8)
+    same = probes.sharpness(mlp_loss, params, batches, k=2, tol=1e-9, block=chosen)
+    np.testing.assert_allclose(same.eigenvalues, values[::-1][:2], rtol=1e-8)
+    assert probes.mass_by_leaf(take(same.eigenvectors, 0))["in"]["kernel"] == pytest.approx(1)
     found = probes.moments(mlp_loss, params, batches, probes=200, block=chosen)
     for estimate, value in (
         (found.trace, np.trace(exact)),

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from wsdjax import data, tree
@@ -89,6 +90,22 @@ def test_the_true_model_has_the_entropy_as_its_loss_split_by_kind(sequences):
     assert (losses[~ambiguous] == 0).all()
     assert losses[ambiguous].mean() == pytest.approx(h.max(), abs=0.01)
     assert losses.mean() == pytest.approx(synthetic.entropy_rate(CONFIG), abs=0.01)
+
+
+def test_a_loss_is_split_exactly(sequences):
+    """Of the true model: nothing on determined targets, the entropy on the others, to the
+    sampling; of any model the two parts add up to the loss."""
+    batch = {"inputs": jnp.asarray(sequences[:, :-1]), "targets": jnp.asarray(sequences[:, 1:])}
+    true = jnp.log(jnp.asarray(synthetic.transition_matrix(CONFIG)) + 1e-30)[batch["inputs"]]
+    found = synthetic.split_loss(CONFIG, true, batch)
+    assert abs(found.determined) < 1e-6
+    assert found.ambiguous == pytest.approx(float(found.entropy), abs=0.005)
+    other = jnp.cos(jnp.arange(12.0))[None, None] + true / 50
+    parts = synthetic.split_loss(CONFIG, other, batch)
+    losses = optax.softmax_cross_entropy_with_integer_labels(other, batch["targets"])
+    assert parts.determined + parts.ambiguous == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert parts.determined > 0.1
+    assert parts.entropy == found.entropy
 
 
 def test_a_sequence_is_a_function_of_its_index_and_split(sequences):

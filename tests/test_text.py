@@ -184,6 +184,26 @@ def test_a_directory_begun_otherwise_is_refused(corpus, tmp_path, capsys):
     assert "were not made here" in refused(capsys, out, corpus)
 
 
+def test_what_came_to_nothing_is_begun_anew(tmp_path, capsys):
+    """In the same directory: after the advice of an error is taken, and after a corpus without
+    any text has some."""
+    out, path = tmp_path / "out", tmp_path / "a.jsonl"
+    write_jsonl(path, texts(40), "txt")
+    prepared = ("text", "--tokenizer=bytes", "--held_out=0.4", "--workers=1")
+    assert "it has meta, txt. Name it with --text_field" in refused(capsys, out, str(path))
+    prepare.main([*prepared, f"--out={out}", "--input", str(path), "--text_field=txt"])
+    assert len(read(out, "train") + read(out, "test")) == 40
+    said = capsys.readouterr().out
+    assert "held-out tokens: --held_out takes a larger share" in said
+    other, path = tmp_path / "other", tmp_path / "b.txt"
+    path.write_text("")
+    assert "no document with any text" in refused(capsys, other, str(tmp_path / "*.txt"))
+    for i, text in enumerate(texts(20)):
+        (tmp_path / f"{i}.txt").write_text(text)
+    run(other, str(tmp_path / "*.txt"))
+    assert len(read(other, "train") + read(other, "test")) == 20
+
+
 def test_a_document_is_neither_cut_nor_padded(tmp_path):
     """Whatever a tokenizer.json says of sentences in batches."""
     path = tmp_path / "tokenizer.json"
@@ -302,7 +322,7 @@ def test_what_is_not_there_is_told_in_one_line(tmp_path, capsys):
     text.write_text("text")
     (tmp_path / "a.pdf").write_text("text")
     nothing = str(tmp_path / "*.jsonl")
-    assert f"--input {nothing}: no file" in refused(capsys, out, nothing)
+    assert f"--input {nothing}: no such file" in refused(capsys, out, nothing)
     assert "a.pdf is none of .txt, .jsonl" in refused(capsys, out, str(tmp_path / "a.pdf"))
     missing = str(tmp_path / "tokenizer.json")
     assert f"{missing} is not there" in refused(capsys, out, str(text), tokenizer=missing)

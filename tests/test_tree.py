@@ -256,3 +256,11 @@ def test_differences_name_every_field():
         ("data.noise", 0.8, 2.0),
         ("seeds", 2, 3),
     ]
+
+
+def test_a_length_that_nothing_is_a_part_of_is_refused():
+    """It would be set on the command line in vain."""
+    config = load_config()
+    with pytest.raises(ConfigError, match=r"length = 200: no length of the tree is in percent"):
+        tree.resolve(dataclasses.replace(config, length=200))
+    tree.resolve(dataclasses.replace(config, length=200, eval_every="10%"))

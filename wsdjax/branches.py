@@ -182,7 +182,7 @@ class BranchStore:
             row
             for branch, start, stop in self.lineage(name)
             for row in metrics.read_rows(self.directory(branch) / "metrics.jsonl")
-            if start < row["step"] <= stop
+            if (start or -1) < row["step"] <= stop
         ]
         return metrics.table(rows)
 

@@ -96,7 +96,8 @@ def starting_from(directory: str | Path, model: models.Model) -> models.Model:
 def save_huggingface(
     model: models.Model, params: models.Params, directory: str | Path, context: int = 2_048
 ) -> None:
-    """Writes `config.json` and `model.safetensors`, which transformers opens.
+    """Writes `config.json` and `model.safetensors`, which transformers opens; a tokenizer.json is
+    the caller's to copy beside them.
 
     Args:
       model: of a `Transformer` that is a GPT-NeoX or a LLaMA.

@@ -44,7 +44,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start: int, step: int):
-        kept = [row for row in read_rows(path) if row["step"] <= step]
+        # One of step `start` is of the initial weights, and written when the branch begins.
+        kept = [row for row in read_rows(path) if row["step"] <= step and step > start]
         there = [row["step"] for row in kept if "loss" in row]
         if there != list(range(start + 1, step + 1)):
             raise UserError(

@@ -149,6 +149,8 @@ class Trainer:
         self.progress.start(title, begin, end, each, first.data.unit)
         clock, unread = _Clock(), None
         try:
+            if begin == 0 and first.weights:
+                rows.write({"step": 0}, evaluate(state, test))  # what is to be improved on
             for n in range(begin + 1, end + 1):
                 batch = jax.device_put(stream[n - 1 - first.data_start], placed.batch)
                 hyper = Hyper(*(column[n - 1 - first.start] for column in table))

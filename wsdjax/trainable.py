@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 from wsdjax import data, huggingface, mesh, provenance
 from wsdjax.branches import BranchStore
+from wsdjax.config import Stdlib, Text
+from wsdjax.data import tokenizer
 from wsdjax.edge import Edge
 from wsdjax.programs import Programs
 from wsdjax.validation import ConfigError
@@ -31,6 +34,7 @@ def check(
             begun = edge.parent or (name in there and store.steps(name))
             if edge.weights and not begun:
                 huggingface.check_weights(edge.weights, edge.model)
+                _warn_of_another_tokenizer(edge)
             mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
             data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)
             if before := there.get(name) or there.get(edge.parent):
@@ -54,6 +58,26 @@ def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:
                 f"({name} was {known[name]}, and is {now.get(name)}). Bring those back, or fork a "
                 "branch with data of its own"
             )
+
+
+def _warn_of_another_tokenizer(edge: Edge) -> None:
+    """Where the weights come with a tokenizer, tokens that mean something else are no text to
+    them."""
+    path = Path(edge.weights) / "tokenizer.json"
+    if not (isinstance(edge.data, Text | Stdlib) and path.exists()):
+        return
+    described = edge.data.description()
+    try:
+        theirs = tokenizer.load(str(path)).fingerprint
+    except tokenizer.TokenizerError as error:
+        log.warning("whether %s made the text was not checked: %s", path, error)
+        return
+    if theirs != described.fingerprint:
+        log.warning(
+            "the weights come with another tokenizer, %s, than the one that made the text in %s, "
+            "%s: prepare the text with theirs",
+            *(path, described.directory, described.tokenizer),
+        )
 
 
 def warn_of_other_software(store: BranchStore, name: str) -> None:

@@ -43,6 +43,11 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
         weights=experiment.weights,
     )
     length = run_length(experiment)
+    if length is not None and not _in_percent(experiment):
+        raise ConfigError(
+            f"length = {experiment.length!r}: no length of the tree is in percent of it; set "
+            "those of the branches, tree.NAME.steps"
+        )
     edges: dict[str, Edge] = {}
     waiting = dict(experiment.tree)
     while waiting:
@@ -86,9 +91,10 @@ def resolve_branch(
     data = branch.data or parent.data
     with contextlib.suppress(NotPrepared):  # which is for the trainer to tell
         if parent.model.classes < data.classes:  # more are a vocabulary that was padded
+            field = "vocabulary" if data.unit == "tokens" else "classes"
             raise ConfigError(
-                f"{where}: the model has {parent.model.classes} classes, "
-                f"{type(data).__name__} has {data.classes}"
+                f"model.{field} = {parent.model.classes}: the data of {where}, "
+                f"{type(data).__name__}, have {data.classes}; set at least that many"
             )
     start = parent.end
     if at := _parent_of(branch)[1]:
@@ -135,6 +141,12 @@ def resolve_branch(
     except ValueError as error:
         raise ConfigError(f"{where}.schedule: {error}") from None
     return edge
+
+
+def _in_percent(experiment: Experiment) -> bool:
+    """Whether any length is: that of a branch, of its schedule, a fork, or how often something
+    is done."""
+    return "%" in repr(dataclasses.replace(experiment, weights=""))
 
 
 def _parent_of(branch: Branch) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from wsdjax.config import Bigram
 from wsdjax.data.device import DeviceSplit
@@ -120,3 +121,32 @@ def entropy(config: Bigram) -> np.ndarray:
 def entropy_rate(config: Bigram) -> float:
     """Nats a token: the least expected loss of any model."""
     return float(stationary_distribution(config) @ entropy(config))
+
+
+class SplitLoss(NamedTuple):
+    """What two kinds of targets contribute to a mean loss, which is their sum, in nats a token."""
+
+    determined: jax.Array
+    """Of targets after a token that determines them: 0 at best."""
+    ambiguous: jax.Array
+    """Of the others."""
+    entropy: jax.Array
+    """The least that `ambiguous` can be on such inputs, in expectation."""
+
+
+def split_loss(config: Bigram, logits: jax.Array, batch: dict[str, jax.Array]) -> SplitLoss:
+    """The loss of a model, split by whether its target was uncertain (Wen et al.).
+
+    Args:
+      config: the language's.
+      logits: [..., L, V], the model's for ``batch["inputs"]``.
+      batch: `inputs` and `targets`, [..., L].
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    entropies = jnp.asarray(entropy(config), losses.dtype)[batch["inputs"]]
+    uncertain = entropies > 0
+    return SplitLoss(
+        jnp.where(uncertain, 0, losses).mean(),
+        jnp.where(uncertain, losses, 0).mean(),
+        entropies.mean(),
+    )

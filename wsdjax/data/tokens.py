@@ -34,6 +34,7 @@ _MAGIC = b"wsdtoken"
 _HEADER = struct.Struct("<8sHHIQQ24s8s")
 """Magic, format, bytes a token, greatest token, tokens, bytes of text, and the beginnings of two
 SHA-256: the tokenizer's and the tokens'."""
+HEADER_BYTES = _HEADER.size
 _MAPPED = 256
 """Shards of a split that are mapped at a time: each is an open file, of which a process may have
 some 1,000."""

@@ -11,6 +11,7 @@ import numpy as np
 from wsdjax.probes import basis as bases
 from wsdjax.probes.krylov import Krylov, Ritz
 from wsdjax.probes.objective import Batches, Hessian, LossFn
+from wsdjax.probes.operators import Block, Chosen
 from wsdjax.probes.vectors import (
     ProbeError,
     Tree,
@@ -95,6 +96,7 @@ def sharpness(
     tol: float = 1e-4,
     finite_difference: bool = False,
     dtype: str | None = None,
+    block: Chosen | None = None,
     **options: Any,
 ) -> Sharpness:
     """The k largest eigenvalues of the Hessian, algebraically, by Lanczos.
@@ -107,13 +109,21 @@ def sharpness(
       tol: of a residual relative to its eigenvalue; no less than the precision allows.
       finite_difference: products by differences of gradients.
       dtype: "bfloat16" insists on products in bfloat16 (see `Hessian`).
+      block: of the diagonal block of these leaves alone, as for `Block`:
+        ``lambda name: name.startswith("conv1/")``. The eigenvectors are zero elsewhere.
       **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, `basis`, ...
 
     Raises:
       ProbeError: for what makes no sense, or is not finite.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
-    return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
+    if block is None:
+        return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
+    within = Block(hessian, hessian.params, block)
+    if k > within.size:
+        raise ProbeError(f"k = {k}: the block has {within.size} parameters")
+    towards = within.restrict(hessian.gradient)
+    return eigenpairs(within, hessian.params, k, tol, towards=towards, **options)
 
 
 def eigenpairs(
