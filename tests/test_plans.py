@@ -230,5 +230,5 @@ def test_a_branch_that_cannot_be_is_refused(branch, said):
 def test_a_model_of_other_classes_than_the_data_is_refused():
     config = load_config()
     config.model.classes = 9
-    with pytest.raises(ConfigError, match="the model has 9 classes, Photos has 10"):
+    with pytest.raises(ConfigError, match=r"model.classes = 9: the data of .*, have 10"):
         tree.resolve(config)

@@ -216,7 +216,7 @@ def test_a_model_may_have_more_classes_than_the_data_but_not_fewer():
     config = load_config()
     padded = dataclasses.replace(config, model=CNN(classes=12))
     assert tree.resolve(padded)["trunk"].model.classes == 12
-    with pytest.raises(ConfigError, match="the model has 9 classes, Photos has 10"):
+    with pytest.raises(ConfigError, match=r"model.classes = 9: the data of .*, have 10"):
         tree.resolve(dataclasses.replace(config, model=CNN(classes=9)))
 
 

@@ -34,7 +34,7 @@ def check(
             begun = edge.parent or (name in there and store.steps(name))
             if edge.weights and not begun:
                 huggingface.check_weights(edge.weights, edge.model)
-                _warn_of_another_tokenizer(edge)
+                warn_of_another_tokenizer(edge)
             mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
             data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)
             if before := there.get(name) or there.get(edge.parent):
@@ -60,7 +60,7 @@ def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:
             )
 
 
-def _warn_of_another_tokenizer(edge: Edge) -> None:
+def warn_of_another_tokenizer(edge: Edge) -> None:
     """Where the weights come with a tokenizer, tokens that mean something else are no text to
     them."""
     path = Path(edge.weights) / "tokenizer.json"
