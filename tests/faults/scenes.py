@@ -1,0 +1,167 @@
+"""What each command starts from, and what it ends with if nothing disturbs it.
+
+A workdir is a directory named `w` in a directory of its own, since reports quote its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults import processes
+from tests.faults.shim import Aim, Control, Operation
+
+CONFIG = "tests/configs/faults.py"
+COMMANDS = ("run", "fork", "probe", "report", "prepare", "text")
+
+
+@dataclasses.dataclass
+class Scene:
+    name: str
+    command: Callable[[Path], list[str]]
+    """The arguments, given the workdir."""
+    starts: dict[str, Path | None]
+    """Workdirs to start from: "base", what it is given on; "end", what it has made; unfinished
+    ones. None for one that is not there."""
+    end: Path
+    """What it ends with undisturbed."""
+    all_nodes: Path
+    """The same with every checkpoint that there ever was."""
+    operations: list[Operation]
+    said: tuple[str, ...]
+    """The lines that it writes to standard error."""
+
+
+def copy(start: Path | None, workdir: Path) -> None:
+    shutil.rmtree(workdir, ignore_errors=True)
+    if start is not None:
+        shutil.copytree(start, workdir, symlinks=True)
+
+
+class Stage:
+    """Scenes, each played once when it is first asked for; in the process that forks."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._scenes: dict[str, Scene] = {}
+
+    def scene(self, name: str) -> Scene:
+        if name not in self._scenes:
+            self._scenes[name] = getattr(self, f"_{name}")()
+        return self._scenes[name]
+
+    def _run(self) -> Scene:
+        def command(workdir: Path, *more: str) -> list[str]:
+            return ["experiments.run", f"--config={CONFIG}", f"--workdir={workdir}", *more]
+
+        keeping = self._play("run-all", None, lambda w: command(w, "--config.keep=100"))[0]
+        cuts = {
+            "in_trunk": "/branches/trunk/checkpoints/4$",
+            "in_siblings": "/branches/sqrt/checkpoints/4$",
+        }
+        return self._scene("run", None, command, keeping, cuts)
+
+    def _fork(self) -> Scene:
+        def command(workdir: Path) -> list[str]:
+            more = ("--name=square", "--steps=3", "--schedule=Cooldown('square')", "--b2=0.95")
+            return ["experiments.branch", "fork", "trunk", f"--workdir={workdir}", *more]
+
+        run = self.scene("run")
+        keeping = self._play("fork-all", run.all_nodes, command)[0]
+        cuts = {"in_branch": "/branches/square/checkpoints/8$"}
+        return self._scene("fork", run.end, command, keeping, cuts)
+
+    def _probe(self) -> Scene:
+        def command(workdir: Path) -> list[str]:
+            what = ("--node=trunk@3:6", "--probe=sharpness,interpolate")
+            more = ("--points=4", "--examples=8")
+            return ["experiments.probe", f"--workdir={workdir}", *what, *more]
+
+        run = self.scene("run")
+        return self._scene(
+            "probe", run.end, command, run.all_nodes, {"begun": "/probes/sharpness-3-"}
+        )
+
+    def _report(self) -> Scene:
+        def command(workdir: Path) -> list[str]:
+            return ["experiments.report", f"--workdir={workdir}"]
+
+        probed = self.scene("probe")
+        return self._scene("report", probed.end, command, probed.all_nodes, {})
+
+    def _prepare(self) -> Scene:
+        corpus = self.directory / "corpus"
+        ended = processes.call(lambda: _write_corpus(corpus), self.directory)
+        if ended.code:
+            raise SystemExit(ended.err)
+
+        def command(workdir: Path) -> list[str]:
+            to = ("--tokenizer", str(corpus / "tokenizer.json"), "--out", str(workdir / "data"))
+            how = ("--shard_bytes", "100", "--held_out", "0.3", "--workers", "2")
+            return ["experiments.prepare", "text", "--input", str(corpus), *to, *how]
+
+        cuts = {"begun": "/data/train-00001.tokens$"}
+        return self._scene("prepare", None, command, None, cuts)
+
+    def _text(self) -> Scene:
+        def command(workdir: Path) -> list[str]:
+            config = f"--config={CONFIG}:{workdir / 'data'}"
+            return ["experiments.run", config, f"--workdir={workdir / 'run'}"]
+
+        return self._scene("text", self.scene("prepare").end, command, None, {})
+
+    def _scene(
+        self,
+        name: str,
+        base: Path | None,
+        command: Callable[[Path], list[str]],
+        all_nodes: Path | None,
+        cuts: dict[str, str],
+    ) -> Scene:
+        """`cuts`: unfinished starts, each by the operation after which it is killed: a renaming
+        to what ends so."""
+        end, operations, said = self._play(name, base, command)
+        starts = {"base": base, "end": end}
+        for cut, renamed in cuts.items():
+            aim = Aim(renamed, ("rename",), first=1, last=1, action="kill", when="after")
+            workdir = self._place(f"{name}-{cut}", base)
+            control = Control(workdir.parent / "control", workdir, aim)
+            ended = processes.run(command(workdir), workdir.parent, control)
+            if not control.acted:
+                raise SystemExit(f"{name}: nothing was renamed to {renamed}: {ended.err}")
+            starts[cut] = workdir
+        return Scene(name, command, starts, end, all_nodes or end, operations, said)
+
+    def _play(
+        self, name: str, base: Path | None, command: Callable[[Path], list[str]]
+    ) -> tuple[Path, list[Operation], tuple[str, ...]]:
+        workdir = self._place(name, base)
+        control = Control(workdir.parent / "control", workdir, Aim(), log=True)
+        # What is compiled here is read, and never written, by all others.
+        ended = processes.run(command(workdir), workdir.parent, control, compiling=True)
+        if ended.code:
+            raise SystemExit(f"{name} failed without a fault: {ended.out}{ended.err}")
+        return workdir, control.operations(), tuple(ended.err.splitlines())
+
+    def _place(self, name: str, base: Path | None) -> Path:
+        workdir = self.directory / name / "w"
+        copy(base, workdir)
+        workdir.parent.mkdir(exist_ok=True)
+        return workdir
+
+
+def _write_corpus(directory: Path) -> None:
+    """Four files of documents, which become four shards of each split, and a tokenizer."""
+    from wsdjax.data import tokenizer
+
+    directory.mkdir()
+    for i in range(4):
+        texts = [f"document {n} of {i}: " + "some words, " * (n % 5 + 1) for n in range(40)]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (directory / f"{i}.jsonl").write_text(lines)
+    tokenizer.train_bpe("own", ["some words, a document"], 270).save(
+        str(directory / "tokenizer.json")
+    )
