@@ -6,6 +6,7 @@ as long as the parent has one thread, and so no backend of JAX: `be_ready` sees 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -129,10 +130,8 @@ def _wait(pid: int, until: float) -> int | None:
             status = ended
         else:
             time.sleep(0.01)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if status is None:
         os.waitpid(pid, 0)
     return status

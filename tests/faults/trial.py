@@ -94,9 +94,9 @@ class _Trial:
             if said and str(self.workdir) not in said:
                 self.problems.append(f"names no file: {said}")
         status = self.workdir / "status.json"
-        if aim.last < FOREVER and self.scene.name in ("run", "fork") and status.is_file():
-            if "running" in status.read_text(errors="replace"):
-                self.problems.append("status left 'running'")
+        # A disk that stays full takes no news.
+        if aim.last < FOREVER and status.is_file() and b"running" in status.read_bytes():
+            self.problems.append("status left 'running'")
         self.again()
         return True
 
@@ -141,6 +141,8 @@ class _Trial:
         self._harmless: set[str] = set()
         if any(path.startswith("data/") for path in paths):
             return self.command(scene=self.stage.scene("text"))
+        if "status.json" in paths:
+            return self.command(scene=self.stage.scene("run"))
         if not any(re.search("/(checkpoints|snapshots)(/|$)", path) for path in paths):
             return self.command(scene=self.stage.scene("report"))
         was = processes.call(lambda: _print_nodes(self.scene.end), self.workdir.parent)
