@@ -1,4 +1,4 @@
-"""Some faults of every kind, by the harness's own command; `python -m tests.faults` tries hundreds."""
+"""Some faults of every kind; `python -m tests.faults` tries hundreds."""
 
 import os
 import re
