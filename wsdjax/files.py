@@ -74,7 +74,7 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
         tells what to do.
       OSError: if it cannot be read.
     """
-    text = _decoded(path, path.read_bytes(), 1, remedy)
+    text = _decoded(path, path.read_bytes(), 1, remedy).removeprefix("\ufeff")  # an editor's mark
     return _value(path, text, None, kind, remedy)
 
 
@@ -113,11 +113,12 @@ def _value(path: Path, text: str, line: int | None, kind: type, remedy: str) -> 
         value = json.loads(text)
     except json.JSONDecodeError as error:
         at = f"{path}, line {line or error.lineno}"
-        raise DamagedFile(f"{at}: no JSON ({error.msg} at column {error.colno}); {remedy}") from None
+        raise DamagedFile(
+            f"{at}: no JSON ({error.msg} at column {error.colno}); {remedy}"
+        ) from None
     except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
         raise DamagedFile(f"{at}: no JSON that can be held; {remedy}") from None
     if not isinstance(value, kind) or isinstance(value, bool):
         found = "null" if value is None else _KINDS.get(type(value), type(value).__name__)
         raise DamagedFile(f"{at}: holds {found} in place of {_KINDS[kind]}; {remedy}")
     return value
-
