@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -92,7 +93,7 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
         changed since `write_json` wrote it; with `remedy`, a clause that tells what to do.
       OSError: if it cannot be read.
     """
-    text = _decoded(path, path.read_bytes(), 1, remedy)
+    text = _decoded(path, path.read_bytes().removeprefix(codecs.BOM_UTF8), 1, remedy)
     value = _value(path, text, None, kind, remedy)
     if isinstance(value, dict) and (seal := value.pop(_SEAL, None)) not in (None, _seal(value)):
         raise DamagedFile(f"{path}: has changed since it was written ({_SEAL} {seal!r}); {remedy}")
