@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from typing import Any
 
@@ -13,7 +13,7 @@ from wsdjax import data
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.edge import Edge
-from wsdjax.files import write_atomically
+from wsdjax.files import DamagedFile, read_json, write_json
 
 ORDERS = (2, 3, 5)
 MOST = 2**24
@@ -39,7 +39,9 @@ def ngrams(run: Run) -> dict[str, dict[str, float]]:
         return {}
     counted_on = {"updates": longest.end, "sha256": facts["sha256"]}
     path = run.workdir / "baselines.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = {}
+    with contextlib.suppress(FileNotFoundError, DamagedFile):  # which is counted anew
+        kept = read_json(path, "delete it")
     if kept.get("counted_on") == counted_on:
         return kept["bits_a_byte"]
     try:
@@ -49,7 +51,7 @@ def ngrams(run: Run) -> dict[str, dict[str, float]]:
         return {}
     counts = _count(longest, facts["bytes_per_token"])
     kept = {"counted_on": counted_on, "bits_a_byte": counts}
-    write_atomically(path, json.dumps(kept, indent=1) + "\n")
+    write_json(path, kept)
     return counts
 
 

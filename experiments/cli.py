@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import overrides
+from wsdjax.files import explained
 from wsdjax.length import Length
 from wsdjax.memory import keep_freed_memory
 from wsdjax.validation import UserError
@@ -85,7 +86,8 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         try:
             main(*([list(arguments[1:])] if positional else []))
         except (UserError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            said = error if isinstance(error, UserError) else explained(error)
+            print(f"error: {said}", file=sys.stderr)
             end(2)
         except SystemExit as asked:
             end(int(asked.code or 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from wsdjax import lineage, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
 from wsdjax.edge import Edge
-from wsdjax.files import write_atomically
+from wsdjax.files import write_atomically, write_json
 from wsdjax.serial import to_json
 from wsdjax.train import Diverged, Stopped, Trainer
 from wsdjax.validation import ConfigError
@@ -55,34 +56,34 @@ def launch(
         unchanged = not declared or old.get("compare") == config["compare"]
         if not missing and page.exists() and unchanged:
             print(f"Nothing is missing in {store.workdir}: all of {', '.join(edges)} are trained.")
+            _write_status(store, _status(store))  # which a kill may have kept from being told
             return
         if declared:
             content = config if missing or not old else {**old, "compare": config["compare"]}
-            write_atomically(store.workdir / "config.json", json.dumps(content, indent=2) + "\n")
+            write_json(store.workdir / "config.json", content)
         page.unlink(missing_ok=True)  # a page that is there is up to date
         for line in estimate({name: edges[name] for name in missing}):
             print(line, file=sys.stderr)
         _print_jumps(store, missing)
         _write_status(store, "running")
+        status, code = "incomplete", 0
         try:
             with _signals() as asked:
                 trainer.asked_to_stop = lambda: bool(asked)
                 trainer.train(list(edges))
-        except Stopped as error:
-            _write_status(store, f"stopped: {error}")
-            print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
-            sys.exit(130)
-        except Diverged as error:
             print(report.write(store.workdir))
-            _write_status(store, f"diverged: {error}")
+            status = _status(store)
+        except Stopped as error:
+            status, code = f"stopped: {error}", 130
+            print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
+        except Diverged as error:
+            status, code = f"diverged: {error}", 1
+            print(report.write(store.workdir))
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except BaseException:
-            _write_status(store, "incomplete")
-            raise
-        print(report.write(store.workdir))
-        done = all(map(store.is_done, store.names()))
-        _write_status(store, "done" if done else "incomplete")
+        finally:
+            _write_status(store, status)
+        if code:
+            sys.exit(code)
 
 
 def _check_compared(experiment: Experiment, edges: Mapping[str, Edge]) -> None:
@@ -127,5 +128,22 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
+def _status(store: BranchStore) -> str:
+    return "done" if all(map(store.is_done, store.names())) else "incomplete"
+
+
 def _write_status(store: BranchStore, status: str) -> None:
-    write_atomically(store.workdir / "status.json", json.dumps({"status": status}) + "\n")
+    """Over the old one where the disk has no room for another: a stop is told even so."""
+    file, content = store.workdir / "status.json", json.dumps({"status": status}) + "\n"
+    try:
+        write_atomically(file, content)
+    except OSError:
+        if status == "running":
+            raise
+        with contextlib.suppress(OSError), open(file, "r+", opener=_no_link) as there:
+            there.write(content)
+            there.truncate()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)

@@ -6,7 +6,6 @@ No checkpoint is read: curves come from `metrics.jsonl`, the tree from `branch.j
 from __future__ import annotations
 
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from wsdjax import serial
 from wsdjax.branches import BranchStore
 from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
 from wsdjax.edge import Edge
+from wsdjax.files import read_json
 from wsdjax.metrics import Table
 
 
@@ -82,7 +82,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """`config.json`; None if there is none."""
     file = workdir / "config.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    remedy = "delete it and give the command that trained the run again"
+    return read_json(file, remedy) if file.exists() else None
 
 
 def experiment_of(workdir: Path) -> Experiment | None:

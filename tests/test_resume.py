@@ -1,7 +1,7 @@
 """A run that is killed and started again ends as one that was never stopped, to the bit."""
 
 import dataclasses
-import json
+import errno
 import os
 import random
 import shutil
@@ -16,7 +16,10 @@ from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, s
 
 from wsdjax import train, tree
 from wsdjax.branches import BranchStore
+from wsdjax.checkpoints import Checkpoints
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
+from wsdjax.files import read_json, write_json
+from wsdjax.metrics import read
 from wsdjax.train import Stopped, Trainer
 from wsdjax.validation import UserError
 
@@ -133,15 +136,32 @@ def test_rows_that_are_gone_are_missed(finished, tmp_path, trainer):
         trainer(store).train(["cosine"])
 
 
+def test_an_evaluation_that_is_gone_is_missed(finished, tmp_path, trainer):
+    """The last one of an unfinished branch, and of a finished one, which is not drawn without."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    store = BranchStore(workdir)
+    path = workdir / "branches/cosine/metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 42: a row is missing, or .* 36"):
+        store.metrics("cosine")
+    store.discard_after("cosine", 35)
+    assert [row["step"] for row in read(path).rows][-2:] == [35, 36]
+    lines = path.read_text().splitlines(keepends=True)
+    assert '"eval_loss"' in lines[39]
+    path.write_text("".join(lines[:39]))
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 40: a row is missing, or .* 35"):
+        trainer(store).train(["cosine"])
+
+
 def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):
     """What is trained under another jax may differ in the last bits; a new branch may not."""
     workdir = shutil.copytree(finished, tmp_path / "w")
     store = BranchStore(workdir)
     store.discard_after("cosine", 35)
     path = workdir / "branches/cosine/branch.json"
-    record = json.loads(path.read_text())
+    record = read_json(path, "")
     record["versions"]["jax"] = "0.4.1"
-    path.write_text(json.dumps(record))
+    write_json(path, record)
     with caplog.at_level("WARNING", logger="wsdjax"):
         trainer(store).train(["cosine"])
     assert "cosine goes on from what was trained with jax 0.4.1 (here " in caplog.text
@@ -234,6 +254,71 @@ def flip_a_byte(checkpoint):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
+
+
+@pytest.fixture
+def with_snapshots(tmp_path):
+    """A trunk and its decay with a snapshot at every third update, and how to train it again."""
+    branches = {
+        "trunk": Branch(steps=12, schedule=Constant(2)),
+        "decay": Branch(parent="trunk", steps=6, schedule=Cooldown()),
+    }
+    edges = tree.resolve(dataclasses.replace(load_config(), tree=branches))
+
+    def grow(workdir, until=None):
+        store = BranchStore(workdir)
+        with store.lock():
+            store.register(edges)
+            Trainer(store, Silent(until), 7, 6, snapshot_every=3).train(list(edges))
+        return store
+
+    return grow
+
+
+def assert_same_nodes(store, whole):
+    for name in ("trunk", "decay"):
+        assert rows_of(store, name) == rows_of(whole, name)
+        assert same(store.restore(name), whole.restore(name))
+        assert store.nodes(name) == whole.nodes(name)
+        for step in whole.nodes(name):
+            assert same(store.params(name, step), whole.params(name, step))
+
+
+def test_a_snapshot_that_is_not_written_is_made_again(with_snapshots, tmp_path, monkeypatch):
+    """The disk fails the one of update 6, where a checkpoint is saved too: the run ends with that
+    error, has no checkpoint that would hide it, and goes on to what it would have been."""
+    whole = with_snapshots(tmp_path / "whole")
+    assert whole.nodes("decay") == [3, 6, 9, 12, 15, 18]
+    save = Checkpoints.save
+
+    def full(self, state, facts=None):
+        if int(state.step) == 6 and not state.opt_state:
+            self.wait()
+            self._pending = (6, Fails())
+        else:
+            save(self, state, facts)
+
+    class Fails:
+        def result(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError, match="trunk@6 was not saved: No space left on device"):
+        with_snapshots(tmp_path / "w")
+    assert BranchStore(tmp_path / "w").steps("trunk") == []
+    monkeypatch.undo()
+    assert_same_nodes(with_snapshots(tmp_path / "w"), whole)
+
+
+def test_snapshots_that_are_gone_are_made_again(with_snapshots, tmp_path, caplog):
+    """Of a branch that is done: it goes back, and ends as it was."""
+    whole = with_snapshots(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "w")
+    shutil.rmtree(tmp_path / "w/branches/trunk/snapshots/9")
+    with caplog.at_level("WARNING", logger="wsdjax"):
+        store = with_snapshots(tmp_path / "w")
+    assert "trunk: the snapshots of updates 9 are gone; they are made again" in caplog.text
+    assert_same_nodes(store, whole)
 
 
 class Stop(Exception):

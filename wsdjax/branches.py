@@ -12,9 +12,10 @@ nothing of a parent is written by its children. Reading takes no lock.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from wsdjax import lineage, metrics, provenance, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.edge import Edge
-from wsdjax.files import write_atomically
+from wsdjax.files import DamagedFile, read_json, remove_temporaries, write_json
 from wsdjax.serial import differences
 from wsdjax.state import State
 from wsdjax.validation import ConfigError, UserError
@@ -73,8 +74,16 @@ class BranchStore:
     def edges(self) -> dict[str, Edge]:
         """What each branch is, in the order in which they were made: parents come first."""
         records = sorted(self._records().values(), key=lambda record: record["order"])
-        found = [Edge.from_json(record["branch"]) for record in records]
-        return {edge.name: edge for edge in found}
+        found = {r["branch"]["name"]: Edge.from_json(r["branch"]) for r in records}
+        for edge in found.values():
+            parent = found.get(edge.parent)
+            if edge.parent and not (parent and parent.start < edge.start <= parent.end):
+                lost = self.directory(edge.parent) / "branch.json"
+                raise DamagedFile(
+                    f"{self.directory(edge.name) / 'branch.json'}: goes on from {edge.parent!r} "
+                    f"at {edge.start}, of which {lost} does not tell; {_BRING_BACK}"
+                )
+        return found
 
     def directory(self, name: str) -> Path:
         return self.workdir / "branches" / name
@@ -110,8 +119,7 @@ class BranchStore:
             "data_revision": edge.data.revision,
             "data_facts": edge.data.facts(),
         }
-        path = self.directory(edge.name) / "branch.json"
-        write_atomically(path, json.dumps(record, indent=2) + "\n")
+        write_json(self.directory(edge.name) / "branch.json", record)
 
     def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (edge.parent, edge.start).
@@ -153,8 +161,15 @@ class BranchStore:
         Raises:
           ConfigError: if it is taken, here or where checkpoints go.
         """
-        if (self.directory(name) / "branch.json").exists():
+        directory = self.directory(name)
+        if (directory / "branch.json").exists():
             raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
+        there = directory.iterdir() if directory.exists() else ()
+        if left := sorted(path.name for path in there if not _is_nothing(path)):
+            raise DamagedFile(
+                f"{directory} has {', '.join(left[:3])} and no branch.json, which tells what they "
+                f"are of; {_BRING_BACK}"
+            )
         if self._checkpoint_dir and (place := self._place_for(name)).exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
@@ -177,14 +192,28 @@ class BranchStore:
         return segments
 
     def metrics(self, name: str) -> metrics.Table:
-        """The rows of a branch and of its ancestors up to their forks, as one table."""
+        """The rows of a branch and of its ancestors up to their forks, as one table.
+
+        Raises:
+          DamagedFile: for rows that are not those that were written, naming file and line.
+        """
         rows = [
             row
             for branch, start, stop in self.lineage(name)
-            for row in metrics.read_rows(self.directory(branch) / "metrics.jsonl")
+            for row in self._rows(branch)
             if (start or -1) < row["step"] <= stop
         ]
         return metrics.table(rows)
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """A branch's own, which reach to its newest checkpoint at least."""
+        path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
+        steps = self.steps(name)  # before the rows, which are written before a checkpoint
+        kept = metrics.read(path)
+        if steps:
+            recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
+            metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
+        return kept.rows
 
     # Checkpoints.
 
@@ -196,13 +225,23 @@ class BranchStore:
         """Whether the branch has the checkpoint of its end."""
         return self.record(name)["branch"]["end"] in self.steps(name)
 
-    def save(self, name: str, state: State) -> None:
+    def save(self, name: str, state: State, rows: str = "") -> None:
         """Begins to save a node; returns once the state may be donated.
 
+        The snapshots that were begun before are whole by then: a branch that has a checkpoint has
+        every snapshot up to it that it was to keep.
+
+        Args:
+          name: the branch's.
+          state: what is saved.
+          rows: the checksum of the branch's rows so far (`wsdjax.metrics`).
+
         Raises:
-          OSError: if the save before this one failed, or this one was skipped.
+          OSError: if a save before this one failed, or this one was skipped.
         """
-        self._checkpoints(name).save(state)
+        snapshots = self._checkpoints(name, "snapshots")
+        snapshots.wait()
+        self._checkpoints(name).save(state, {"rows": rows, "snapshots": snapshots.steps()})
 
     def wait(self, name: str) -> None:
         """Returns when the branch's last save is complete on disk.
@@ -211,6 +250,17 @@ class BranchStore:
           OSError: if it failed.
         """
         self._checkpoints(name).wait()
+
+    def lost_snapshots(self, name: str) -> list[int]:
+        """The snapshots that were there when the branch's newest checkpoint was saved, and are
+        not there now."""
+        steps = self.steps(name)
+        kept = self._checkpoints(name).facts(steps[-1]).get("snapshots", []) if steps else []
+        return sorted({*kept} - {*self._checkpoints(name, "snapshots").steps()})
+
+    def recorded_rows(self, name: str, step: int) -> str:
+        """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
+        return self._checkpoints(name).facts(step).get("rows", "")
 
     def restore(self, branch: str, step: int | None = None, sharding: Any = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
@@ -287,7 +337,9 @@ class BranchStore:
         """
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
-            lock = (self.workdir / ".lock").open("w")
+            # Through no link to elsewhere, and nothing that lies there is emptied.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.fdopen(os.open(self.workdir / ".lock", flags, 0o666), "r+")
         except OSError as error:
             raise ConfigError(
                 f"{self.workdir} cannot be written ({error.strerror}): choose another workdir"
@@ -300,13 +352,19 @@ class BranchStore:
                     f"another process is training in {self.workdir}: wait for it, stop it, or "
                     "choose another workdir"
                 ) from None
+            for directory in (self.workdir, *self.workdir.glob("branches/*")):
+                remove_temporaries(directory)
             try:
                 yield
                 for each in self._opened.values():
                     each.wait()
-            finally:
+            except BaseException:
                 for each in self._opened.values():
-                    each.close()
+                    with contextlib.suppress(Exception):  # what is raised already comes first
+                        each.close()
+                raise
+            for each in self._opened.values():
+                each.close()
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
@@ -338,7 +396,34 @@ class BranchStore:
                 sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json"))
             )
             raise MissingNode(f"no branch {name!r} in {self.workdir}; there are {there or 'none'}")
-        record = json.loads(path.read_text())
-        if record["format"] > FORMAT:
+        record = read_json(path, _BRING_BACK)
+        if isinstance(record.get("format"), int) and record["format"] > FORMAT:
             raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
+        if wrong := _wrong(record, name):
+            raise DamagedFile(f"{path}: {wrong}; {_BRING_BACK}")
         return record
+
+
+_BRING_BACK = "bring it back, or move the branch's directory away to train it anew"
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether a file of a branch without a record tells of nothing that was trained."""
+    return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))
+
+
+def _wrong(record: Mapping[str, Any], name: str) -> str | None:
+    """What keeps this from being the record of a branch of that name."""
+    kinds = {"format": int, "order": int, "trained_with": list, "branch": dict}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            return f"is no record of a branch ({key} is {record.get(key)!r:.40})"
+    try:
+        edge = Edge.from_json(record["branch"])
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"is no record of a branch ({error!r:.80})"
+    for f in dataclasses.fields(Edge):
+        value = getattr(edge, f.name)
+        if f.type in ("int", "str") and type(value).__name__ != f.type:
+            return f"is no record of a branch (branch.{f.name} is {value!r:.40})"
+    return None if edge.name == name else f"is the record of {edge.name!r:.40}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +44,7 @@ class Checkpoints:
         self._name, self._directory, self._keep, self._protected = name, directory, keep, protected
         self._writer: ocp.training.Checkpointer | None = None
         self._pending: Any = None
+        self._failed = False
 
     def steps(self) -> list[int]:
         """The steps of the complete ones, ascending."""
@@ -56,23 +59,43 @@ class Checkpoints:
             if path.name.isdecimal() and (not bucket or (path / "commit_success.txt").exists())
         )
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, facts: Mapping[str, Any] | None = None) -> None:
         """Begins to save a state; returns once the state may be donated.
+
+        Args:
+          state: what is saved.
+          facts: what else of the branch its record keeps, as JSON.
 
         Raises:
           OSError: if the save before this one failed, or this one was skipped.
         """
         self.wait()
         step = int(state.step)
-        response = self._open().save_async(
-            step,
-            _saved(state),
-            force=True,
-            custom_metadata={"checksums": checksums(state)},
-        )
+        try:
+            with _quiet():
+                response = self._open().save_async(
+                    step,
+                    _saved(state),
+                    force=True,
+                    custom_metadata={**(facts or {}), "checksums": checksums(state)},
+                )
+        except OSError as error:
+            self._failed = True
+            raise _not_saved(self._name, step, error) from error
         if response is None:
             raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
         self._pending = (step, response)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What the record of a checkpoint keeps beside the state's own; {} if it is not local,
+        which is not worth a journey, or cannot be read, which whoever loads it is told."""
+        if "://" in str(self._directory):
+            return {}
+        try:
+            with _quiet():
+                return dict(ocp.metadata(self._directory / str(step)).custom_metadata or {})
+        except Exception:  # whatever orbax makes of broken files
+            return {}
 
     def wait(self) -> None:
         """Returns when the last save is complete on disk.
@@ -82,13 +105,15 @@ class Checkpoints:
         """
         if self._pending:
             (step, response), self._pending = self._pending, None
-            reason = "orbax gives no reason"
+            reason: object = "orbax gives no reason"
             try:
-                if response.result():
-                    return
+                with _quiet():
+                    if response.result():
+                        return
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
-                reason = " ".join(str(error).split())
-            raise OSError(f"the checkpoint {self._name}@{step} was not saved: {reason}")
+                reason = error
+            self._failed = True
+            raise _not_saved(self._name, step, reason)
 
     def load(self, step: int | None, sharding: Any = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
@@ -131,9 +156,14 @@ class Checkpoints:
 
     def close(self) -> None:
         self._pending = None
-        if self._writer:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer:
+            try:
+                with _quiet():
+                    writer.close()
+            except Exception:
+                if not self._failed:  # which `wait` has told already
+                    raise
 
     def _open(self) -> ocp.training.Checkpointer:
         if self._writer is None:
@@ -144,6 +174,17 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         return self._writer
+
+
+def _not_saved(name: str, step: int, reason: object) -> OSError:
+    """In one line, with the system's own number where there is one."""
+    said = " ".join(str(reason).split())
+    number = getattr(reason, "errno", None)
+    if number is None and (found := re.search(r"OS error (\d+)", said)):
+        number = int(found[1])  # as TensorStore tells it
+    if number is None:
+        return OSError(f"the checkpoint {name}@{step} was not saved: {said[:200]}")
+    return OSError(number, f"the checkpoint {name}@{step} was not saved: {os.strerror(number)}")
 
 
 def _load(path: epath.Path, sharding: Any) -> State:
@@ -190,24 +231,32 @@ def _plain_files() -> ocp.Context:
     return context
 
 
-def _not_about_ocdbt(record: logging.LogRecord) -> bool:
+_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+
+
+def _news(record: logging.LogRecord) -> bool:
+    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
+    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
+    raises."""
+    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
+        record.exc_info = record.exc_text = None
+        return record.filename not in _TOLD_BY_WAIT
     text = record.getMessage()
     return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
 
 
-# orbax warns, at every save and load, that the files above are not of its usual format.
-logging.getLogger("absl").addFilter(_not_about_ocdbt)
+logging.getLogger("absl").addFilter(_news)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """What orbax says to the root logger meanwhile is filtered too."""
     root = logging.getLogger()
-    root.addFilter(_not_about_ocdbt)
+    root.addFilter(_news)
     try:
         yield
     finally:
-        root.removeFilter(_not_about_ocdbt)
+        root.removeFilter(_news)
 
 
 class _Preserve:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,21 +44,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
       OSError: if it cannot be written, naming `path`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with naming(path, temporary), open(temporary, "xb") as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """The system's errors name `path`, where Python names no file, as when a write fails, or
+    `temporary`."""
     try:
-        with open(temporary, "xb") as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
+        yield
     except OSError as error:
         if error.filename not in (None, str(temporary)):
             raise
-        # Of what the user knows: Python names the temporary or, where a write fails, no file.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
@@ -66,34 +75,71 @@ def remove_temporaries(directory: Path) -> None:
             path.unlink()
 
 
+def write_json(path: Path, content: dict[str, Any], default: Callable | None = None) -> None:
+    """Writes JSON atomically, with a checksum of what it says; `default` as for `json.dumps`.
+
+    Raises:
+      OSError: if it cannot be written, naming `path`.
+    """
+    content = json.loads(json.dumps(content, default=default))  # tuples and keys as they are read
+    write_atomically(path, json.dumps({**content, _SEAL: _seal(content)}, indent=1) + "\n")
+
+
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
     """The value in a JSON file, which must be of `kind`: dict, list, str or int.
 
     Raises:
-      DamagedFile: for anything else, naming the file and the line, with `remedy`, a clause that
-        tells what to do.
+      DamagedFile: for anything else, naming the file and the line, and for content that has
+        changed since `write_json` wrote it; with `remedy`, a clause that tells what to do.
       OSError: if it cannot be read.
     """
-    text = _decoded(path, path.read_bytes(), 1, remedy)
-    return _value(path, text, None, kind, remedy)
+    text = _decoded(path, path.read_bytes().removeprefix(codecs.BOM_UTF8), 1, remedy)
+    value = _value(path, text, None, kind, remedy)
+    if isinstance(value, dict) and (seal := value.pop(_SEAL, None)) not in (None, _seal(value)):
+        raise DamagedFile(f"{path}: has changed since it was written ({_SEAL} {seal!r}); {remedy}")
+    return value
 
 
-def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """The objects of a file that has one in each line, without a last line that a kill cut
-    short; [] if there is no file.
+_SEAL = "content_sha256"
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """The lines of a file, without a last one that a kill cut short; [] if there is no file.
 
     Raises:
-      DamagedFile: for a line that is no object, naming the file and the line, with `remedy`.
-      OSError: if it cannot be read.
+      DamagedFile: for one that is not UTF-8.
+      OSError: if the file cannot be read.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [
-        _value(path, _decoded(path, line, n, remedy), n, dict, remedy)
-        for n, line in enumerate(lines[:-1], 1)  # a whole line ends with a newline
-    ]
+    # A whole line ends with a newline.
+    return [_decoded(path, line, n, remedy) for n, line in enumerate(lines[:-1], 1)]
+
+
+def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """The objects of a file that has one in each line, as `read_lines`.
+
+    Raises:
+      DamagedFile: for a line that is no object, naming the file and the line, with `remedy`.
+      OSError: if it cannot be read.
+    """
+    lines = read_lines(path, remedy)
+    return [object_of(path, line, n, remedy) for n, line in enumerate(lines, 1)]
+
+
+def object_of(path: Path, text: str, line: int, remedy: str) -> dict[str, Any]:
+    """The JSON object that stands in a line of a file.
+
+    Raises:
+      DamagedFile: for anything else.
+    """
+    return _value(path, text, line, dict, remedy)
 
 
 def _decoded(path: Path, content: bytes, line: int, remedy: str) -> str:
@@ -113,7 +159,9 @@ def _value(path: Path, text: str, line: int | None, kind: type, remedy: str) -> 
         value = json.loads(text)
     except json.JSONDecodeError as error:
         at = f"{path}, line {line or error.lineno}"
-        raise DamagedFile(f"{at}: no JSON ({error.msg} at column {error.colno}); {remedy}") from None
+        raise DamagedFile(
+            f"{at}: no JSON ({error.msg} at column {error.colno}); {remedy}"
+        ) from None
     except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
         raise DamagedFile(f"{at}: no JSON that can be held; {remedy}") from None
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -121,3 +169,19 @@ def _value(path: Path, text: str, line: int | None, kind: type, remedy: str) -> 
         raise DamagedFile(f"{at}: holds {found} in place of {_KINDS[kind]}; {remedy}")
     return value
 
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within the quota",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EACCES: "give yourself the permission",
+    errno.EROFS: "choose a place that can be written",
+}
+
+
+def explained(error: OSError) -> str:
+    """What the system said, of which file, and what to do, in a line."""
+    said = error.strerror or " ".join(str(error).split())
+    of = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{of}{said}" + (f": {remedy}, and give the same command again" if remedy else "")

@@ -1,27 +1,24 @@
 """What the `config.json` of a Hugging Face model says, as a `Transformer`, and back.
 
 GPT-NeoX and LLaMA, in the old form with `rotary_pct` and `rope_theta` and in the new one with
-`rope_parameters`. What they have and our transformer has not is refused, and never ignored.
+`rope_parameters`, as transformers 5 reads them. What they have and our transformer has not is
+refused, and a key is read, known to change nothing (`HARMLESS`), or refused: never ignored.
 This imports no JAX, so that config files may use `config_of`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from wsdjax import files
+from wsdjax.huggingface_keys import ARCHITECTURES, HARMLESS, ONLY
 from wsdjax.model_config import Transformer, validate_model
 from wsdjax.validation import ConfigError, UserError
 
 _MISSING = object()
-_ONLY: dict[str, dict[str, Any]] = {
-    "gpt_neox": {"hidden_act": "gelu", "attention_bias": True, "hidden_dropout": 0},
-    "llama": {"hidden_act": "silu", "pretraining_tp": 1},
-    "both": {"attention_dropout": 0, "sliding_window": None, "quantization_config": None},
-}
-"""The one value that each of these keys may have, where it is there."""
 _COMPUTED = ("compute", "attention", "remat", "loss_chunk")
 """Fields that tell how a model is computed and not what it is."""
 
@@ -39,68 +36,132 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
     """
     path = Path(directory) / "config.json"
     content = read_json(path)
-    family = content.get("model_type")
-    if family not in ("gpt_neox", "llama"):
-        raise InteropError(f"{path}: model_type = {family!r}: must be gpt_neox or llama")
-    for key, only in (_ONLY[family] | _ONLY["both"]).items():
-        if content.get(key, only) != only:
-            raise InteropError(f"{path}: {key} = {content[key]!r}: only {only!r} can be read")
 
-    def get(key: str, default: Any = _MISSING) -> Any:
-        value = content.get(key, default)
+    def take(key: str, default: Any = _MISSING) -> Any:
+        value = content.pop(key, default)
         if value is _MISSING:
             raise InteropError(f"{path}: has no {key!r}")
         return value
 
-    fraction, theta = _rotary(path, content)
+    family = take("model_type", None)
+    if family not in ("gpt_neox", "llama"):
+        raise InteropError(f"{path}: model_type = {_short(family)}: must be gpt_neox or llama")
+    classes = take("architectures", None) or []
+    if not isinstance(classes, list) or [c for c in classes if c not in ARCHITECTURES[family]]:
+        allowed = ", ".join(ARCHITECTURES[family])
+        raise InteropError(f"{path}: architectures = {_short(classes)}: must be of {allowed}")
+    for key, only in (ONLY[family] | ONLY["both"]).items():
+        if (value := take(key, only)) != only:
+            raise InteropError(f"{path}: {key} = {_short(value)}: only {only!r} can be read")
+    fraction, theta = _rotary(path, content, family)
     model = Transformer(
-        vocabulary=get("vocab_size"),
-        width=get("hidden_size"),
-        layers=get("num_hidden_layers"),
-        heads=get("num_attention_heads"),
-        hidden=get("intermediate_size"),
+        vocabulary=take("vocab_size"),
+        width=take("hidden_size"),
+        layers=take("num_hidden_layers"),
+        heads=take("num_attention_heads"),
+        hidden=take("intermediate_size"),
         rotary_fraction=fraction,
         rotary_theta=theta,
-        tied=get("tie_word_embeddings", False),
+        tied=take("tie_word_embeddings", False),
     )
     if family == "gpt_neox":
-        model.norm_eps = get("layer_norm_eps", 1e-5)
-        model.parallel_residual = get("use_parallel_residual", True)
+        model.norm_eps = _number(path, "layer_norm_eps", take("layer_norm_eps", 1e-5))
+        model.parallel_residual = take("use_parallel_residual", True)
     else:
-        model.norm, model.norm_eps = "rms", get("rms_norm_eps", 1e-6)
+        model.norm = "rms"
+        model.norm_eps = _number(path, "rms_norm_eps", take("rms_norm_eps", 1e-6))
         model.parallel_residual, model.gated = False, True
-        model.biases = get("attention_bias", False)
-        if get("mlp_bias", False) != model.biases:
+        model.biases = take("attention_bias", False)
+        if take("mlp_bias", False) != model.biases:
             raise InteropError(f"{path}: attention_bias and mlp_bias differ: only as one are read")
-        model.kv_heads = get("num_key_value_heads", None)
+        model.kv_heads = take("num_key_value_heads", None)
         if model.kv_heads == model.heads:
             model.kv_heads = None
+    head_dim = take("head_dim", None)
+    if strange := [key for key in content if key not in HARMLESS]:
+        raise InteropError(
+            f"{path}: not known of a {family}: {listed(strange)}; delete from it what changes "
+            "nothing of the model: what does cannot be read"
+        )
     model = dataclasses.replace(model, **changes)
     try:
         validate_model(f"{path}: model", model)
     except ConfigError as error:
         raise InteropError(error) from None
+    if max(model.vocabulary, model.width, model.layers, model.hidden) >= 2**31:
+        raise InteropError(f"{path}: sizes of 2^31 and more cannot be read")
     size = model.width // model.heads
-    if get("head_dim", None) not in (None, size):
-        raise InteropError(f"{path}: head_dim = {content['head_dim']}: only {size} can be read")
+    if head_dim not in (None, size):
+        raise InteropError(f"{path}: head_dim = {_short(head_dim)}: only {size} can be read")
     return model
 
 
-def _rotary(path: Path, content: dict[str, Any]) -> tuple[float, float]:
-    """(fraction, theta)."""
-    new = content.get("rope_parameters") or {}
-    for key in ("rope_parameters", "rope_scaling"):
-        said = content.get(key) or {}
-        kind = said.get("rope_type", said.get("type", "default"))
-        if kind != "default":
-            raise InteropError(f"{path}: {key} of type {kind!r}: only 'default' can be read")
-    neox = content["model_type"] == "gpt_neox"
-    old = content.get("rotary_pct", 0.25) if neox else content.get("partial_rotary_factor", 1.0)
-    fraction = new.get("partial_rotary_factor", old)
+def _rotary(path: Path, content: dict[str, Any], family: str) -> tuple[float, float]:
+    """(fraction, theta): where transformers 5 reads them, if nothing beside says otherwise.
+
+    It takes what `rope_scaling` has or, if that is empty, `rope_parameters`; then the family's own
+    key. Earlier ones read other keys, so that a file in which two differ is two models.
+    """
+    places = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        if said := content.pop(key, None):
+            if not isinstance(said, dict):
+                raise InteropError(f"{path}: {key} = {_short(said)}: must be an object")
+            for name in ("rope_type", "type"):
+                if (kind := said.get(name, "default")) != "default":
+                    kind = _short(kind)
+                    raise InteropError(f"{path}: {key} of type {kind}: only 'default' can be read")
+            known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+            if strange := sorted(set(said) - known):
+                raise InteropError(f"{path}: {key} has {listed(strange)}, which cannot be read")
+            places[key] = said
+    if len(places) == 2 and places["rope_scaling"] != places["rope_parameters"]:
+        raise InteropError(f"{path}: rope_scaling and rope_parameters differ: one must go")
+    neox = family == "gpt_neox"
+
+    def agreed(name: str, neox_key: str, default: float) -> float:
+        own, foreign = (neox_key, name) if neox else (name, neox_key)
+        said = [(f"{key}'s {name}", rope[name]) for key, rope in places.items() if name in rope]
+        if own in content:
+            said.append((own, content.pop(own)))
+        said = said or [(f"{own} by default", default)]
+        if (other := content.pop(foreign, None)) is not None:
+            said.append((foreign, other))
+        (where, value), *others = ((at, _number(path, at, number)) for at, number in said)
+        for at, differing in others:
+            if differing != value:
+                raise InteropError(
+                    f"{path}: {at} = {differing:g}, but transformers 5 reads {where} = {value:g}: "
+                    "one of them is wrong"
+                )
+        return value
+
+    fraction = agreed("partial_rotary_factor", "rotary_pct", 0.25 if neox else 1.0)
+    theta = agreed("rope_theta", "rotary_emb_base", 10_000.0)
     if not neox and fraction != 1:
         raise InteropError(f"{path}: partial_rotary_factor = {fraction}: only 1 can be read")
-    old_theta = content.get("rope_theta", content.get("rotary_emb_base", 10_000.0))
-    return float(fraction), float(new.get("rope_theta", old_theta))
+    return fraction, theta
+
+
+def _number(path: Path, key: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool | str):
+            return float(value)
+    except (TypeError, OverflowError):
+        pass
+    raise InteropError(f"{path}: {key} = {_short(value)}: must be a number")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of these names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name if len(name) <= 50 else name[:47] + "..." for name in names[:3]) + more
 
 
 def config_json(model: Any, context: int) -> dict[str, Any]:
@@ -110,7 +171,7 @@ def config_json(model: Any, context: int) -> dict[str, Any]:
       InteropError: for a model that is neither a GPT-NeoX nor a LLaMA.
     """
     if not isinstance(model, Transformer):
-        raise InteropError(f"a {type(model).__name__} is no model of Hugging Face's: {model!r}")
+        raise InteropError(f"a {type(model).__name__} is no model of Hugging Face's")
     rope = {"rope_type": "default", "rope_theta": model.rotary_theta}
     both = {
         "vocab_size": model.vocabulary,
@@ -149,10 +210,12 @@ def config_json(model: Any, context: int) -> dict[str, Any]:
             "attention_bias": model.biases,
             "mlp_bias": model.biases,
         }
+    fields = ("norm", "biases", "kv_heads", "gated", "parallel_residual", "rotary_fraction")
+    this = ", ".join(f"{name}={getattr(model, name)!r}" for name in fields)
     raise InteropError(
-        "no model of Hugging Face's: a GPT-NeoX has norm='layer', biases and as many kv_heads as "
-        "heads and is not gated; a LLaMA has norm='rms', is gated, without parallel_residual, "
-        f"and rotates whole heads. This is {model!r}"
+        "no model of Hugging Face's: a GPT-NeoX has norm='layer', biases, kv_heads=None and "
+        "gated=False; a LLaMA has norm='rms', gated=True, parallel_residual=False and "
+        f"rotary_fraction=1. This has {this}"
     )
 
 
@@ -183,12 +246,14 @@ def check_weights(directory: str, model: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+      FileNotFoundError: if it is not there.
+      InteropError: if it is no JSON object, naming the line.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: give a directory of Hugging Face's format")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InteropError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InteropError(f"{path} holds no JSON object")
-    return content
+        return files.read_json(path, "fetch it again")
+    except files.DamagedFile as error:
+        raise InteropError(error) from None

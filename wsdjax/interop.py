@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wsdjax import models
-from wsdjax.huggingface import InteropError, config_json, config_of, is_neox, read_json
+from wsdjax import huggingface, models
+from wsdjax.files import replacing, write_atomically
+from wsdjax.huggingface import InteropError, config_json, config_of, is_neox
 from wsdjax.model_config import Transformer
+from wsdjax.tensors import Tensors
 
-__all__ = ["InteropError", "config_of", "load_huggingface", "save_huggingface"]
+__all__ = ["InteropError", "check_weights", "config_of", "load_huggingface", "save_huggingface"]
 
 _NEOX = {
     "embed": "gpt_neox.embed_in",
@@ -55,8 +55,9 @@ _LLAMA = {
     "head": "lm_head",
 }
 _FUSED = ("query", "key", "value")
-_NO_PARAMETERS = re.compile(r"\.attention\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
-"""Masks and frequencies, which older checkpoints hold too."""
+_MASKS = re.compile(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias")
+_FREQUENCIES = re.compile(r"(gpt_neox|model)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq")
+"""What older checkpoints hold too, and follows from config.json."""
 
 
 def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params]:
@@ -68,23 +69,32 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
     Raises:
       FileNotFoundError: for a file that is not there.
       InteropError: for a model that ours cannot be, or a tensor that is missing, of another
-        shape, or left over, naming the file.
+        shape or of a dtype that is no weight's, not finite, left over, or there twice; for a
+        head of its own where config.json ties it to the embedding. It names the file.
     """
-    directory = Path(directory)
     model = models.build(config_of(directory))
-    tensors = _Tensors(directory)
+    tensors = _checked(Path(directory), model)
 
     def read(path, leaf):
         place = _Place.of(path, model.config)
         whole = np.empty(leaf.shape, np.float32)
         for i, part in enumerate(whole if place.stacked else [whole]):
-            part[...] = place.ours(tensors.read(place.name.format(i), place.shape(leaf)))
+            part[...] = place.ours(tensors.read(place.name.format(i)))
         return jnp.asarray(whole)
 
-    params = jax.tree.map_with_path(read, _shapes(model))
-    # Some checkpoints hold tied weights twice.
-    tensors.check_none_left(("embed_out.weight", "lm_head.weight") if model.config.tied else ())
-    return model, params
+    return model, jax.tree.map_with_path(read, _shapes(model))
+
+
+def check_weights(directory: str | Path, model: Any) -> None:
+    """Checks that a directory's weights are those of the model of this config, by its files'
+    headers.
+
+    Raises:
+      ConfigError: naming the first field in which the two differ.
+      FileNotFoundError, InteropError: as `load_huggingface` does, but for a tensor's values.
+    """
+    huggingface.check_weights(str(directory), model)
+    _checked(Path(directory), models.build(model))
 
 
 def starting_from(directory: str | Path, model: models.Model) -> models.Model:
@@ -120,8 +130,11 @@ def save_huggingface(
     jax.tree.map_with_path(write, params)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    # New weights under an old config would be another model, if we are killed between the two.
+    (directory / "config.json").unlink(missing_ok=True)
+    with replacing(directory / "model.safetensors") as file:
+        save_file(tensors, file.name, {"format": "pt"})
+    write_atomically(directory / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -174,57 +187,46 @@ class _Place:
         by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
 
 
-class _Tensors:
-    """The tensors of a directory's safetensors files, read one at a time."""
-
-    def __init__(self, directory: Path):
-        whole, index = (directory / f"model.safetensors{end}" for end in ("", ".index.json"))
-        self._opened: dict[Path, Any] = {}
-        self._read: set[str] = set()
-        if whole.exists():
-            self._listing = whole
-            self._files = dict.fromkeys(self._open(whole).keys(), whole)
-        elif index.exists():
-            self._listing = index
-            shards = read_json(index).get("weight_map", {})
-            self._files = {name: directory / file for name, file in shards.items()}
-        else:
-            raise FileNotFoundError(
-                f"{whole} is not there, nor is {index.name}: weights in another format, such as "
-                "pytorch_model.bin, must be saved as safetensors first"
-            )
-
-    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in self._files:
-            raise InteropError(f"{self._listing}: has no tensor {name!r}")
-        file = self._files[name]
-        try:
-            tensor = self._open(file).get_tensor(name)
-        except SafetensorError as error:
-            raise InteropError(f"{file}: {name!r} cannot be read ({error})") from None
-        if tensor.shape != shape:
+def _checked(directory: Path, model: models.Model) -> Tensors:
+    """The tensors that are this model's parameters, and no others."""
+    config = model.config
+    names = _NEOX if is_neox(config) else _LLAMA
+    embed, head = (f"{names[key]}.weight" for key in ("embed", "head"))
+    tensors = Tensors(directory)
+    tensors.align(embed, embed.split(".")[0] + ".")
+    if head not in tensors:
+        tensors.rename({"lm_head.weight": head})  # as transformers 5 has a GPT-NeoX's in memory
+    for path, leaf in jax.tree.leaves_with_path(_shapes(model)):
+        place = _Place.of(path, config)
+        hint = "; a tied model's config.json says tie_word_embeddings" if place.name == head else ""
+        for i in range(len(leaf) if place.stacked else 1):
+            tensors.check(place.name.format(i), place.shape(leaf), hint)
+    if config.tied and head in tensors:  # some checkpoints hold tied weights twice
+        tensors.check(head, (config.vocabulary, config.width))
+        if not np.array_equal(tensors.read(head), tensors.read(embed)):
             raise InteropError(
-                f"{file}: {name!r} has the shape {tensor.shape}; by config.json it is {shape}"
+                f"{tensors.listing}: {head!r} is not {embed!r}, to which config.json ties it: with "
+                "tie_word_embeddings = false it is read as a head of its own"
             )
-        self._read.add(name)
-        return tensor
+    for name in tensors.names():
+        if _FREQUENCIES.fullmatch(name):
+            _check_frequencies(tensors, name, config)
+        elif _MASKS.fullmatch(name):
+            tensors.drop(name)
+    tensors.check_none_left()
+    return tensors
 
-    def check_none_left(self, allowed: Collection[str]) -> None:
-        left = [n for n in self._files if not (n in self._read or _NO_PARAMETERS.search(n))]
-        if strange := sorted(set(left) - set(allowed)):
-            raise InteropError(
-                f"{self._listing}: config.json tells nothing of the tensors {', '.join(strange)}"
-            )
 
-    def _open(self, file: Path) -> Any:
-        if file not in self._opened:
-            if not file.exists():
-                raise FileNotFoundError(f"{file} is not there: {self._listing.name} names it")
-            try:
-                self._opened[file] = safe_open(file, framework="numpy")
-            except SafetensorError as error:
-                raise InteropError(f"{file} is damaged ({error}): fetch it again") from None
-        return self._opened[file]
+def _check_frequencies(tensors: Tensors, name: str, config: Transformer) -> None:
+    rotated = int(config.width // config.heads * config.rotary_fraction)
+    expected = config.rotary_theta ** -(np.arange(0, rotated, 2) / rotated)
+    tensors.check(name, expected.shape)
+    # They may have been saved in half precision.
+    if not np.allclose(tensors.read(name), expected, rtol=1e-2, atol=1e-6):
+        raise InteropError(
+            f"{tensors.listing}: {name!r} are not the frequencies of config.json's theta = "
+            f"{config.rotary_theta:g}: one of the two is another model's"
+        )
 
 
 def _shapes(model: models.Model) -> models.Params:

@@ -1,11 +1,21 @@
-"""`metrics.jsonl`: a row for every update, and one for every evaluation after it."""
+"""`metrics.jsonl`: a row for every update, and one for every evaluation after it.
+
+Each line ends with a checksum of itself and of all lines before it, the first of which goes on
+from the branch's name, so that a row that was changed, lost, doubled, moved or brought from
+another branch shows, and where. That nothing is missing at the end shows by the checkpoint's
+record, which keeps the checksum that the rows had when it was saved. Rows written before there
+were checksums (by format 2 as it began) are held to their order alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,8 +24,7 @@ import jax
 import numpy as np
 
 from wsdjax.edge import Edge
-from wsdjax.files import write_atomically
-from wsdjax.validation import UserError
+from wsdjax.files import DamagedFile, naming, object_of, read_lines, write_atomically
 
 
 class Table(NamedTuple):
@@ -33,38 +42,59 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class Kept(NamedTuple):
+    """The rows of a file, and what comes next."""
+
+    rows: list[dict[str, Any]]
+    lines: list[str]
+    sums: list[str]
+    """The running checksum after each of them; "" as long as none has one."""
+
+    def until(self, step: int) -> Kept:
+        """Without the rows later than `step`."""
+        count = sum(row["step"] <= step for row in self.rows)
+        return Kept(self.rows[:count], self.lines[:count], self.sums[:count])
+
+
 class JsonLines:
-    """Appends rows to a file, after dropping those later than `step`.
+    """Appends rows to a branch's file, after dropping those later than `step`.
 
     The rows of a run that was killed may be ahead of its newest checkpoint; training makes
     them again. The file is replaced at once or not at all.
 
+    Args:
+      path: of the file; its directory has the branch's name.
+      start: completed updates at the branch's fork.
+      step: those from which training goes on.
+      recorded: the checksum that the checkpoint of `step` keeps, if it keeps one.
+
     Raises:
-      UserError: if a row of the updates `start` + 1, ..., `step` is not there.
+      DamagedFile: if a row of the updates `start` + 1, ..., `step` is not as it was written.
     """
 
-    def __init__(self, path: Path, start: int, step: int):
+    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
         # One of step `start` is of the initial weights, and written when the branch begins.
-        kept = [row for row in read_rows(path) if row["step"] <= step and step > start]
-        there = [row["step"] for row in kept if "loss" in row]
-        if there != list(range(start + 1, step + 1)):
-            raise UserError(
-                f"{path} should have a row for each update from {start + 1} to {step}, and has "
-                f"{len(there)}: bring it back, or delete {path.parent} to train the branch again"
-            )
-        write_atomically(path, "".join(_line(row) for row in kept))
-        self._file = path.open("a")
+        kept = read(path).until(step if step > start else -1)
+        check_end(path, kept, start, step, recorded)
+        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
+        self._path, self._file = path, path.open("a")
+        self.sum = kept.sums[-1] if kept.sums else ""
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
+        line = json.dumps({name: _finite(value) for name, value in row.items()})
+        self.sum = _sum(self.sum or self._path.parent.name, line)
+        with naming(self._path):
+            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
 
     def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self.flush()
-        self._file.close()
+        if not self._file.closed:
+            with naming(self._path), self._file:
+                self.flush()
 
 
 class TensorBoard:
@@ -91,10 +121,19 @@ class TensorBoard:
 
 
 class Rows:
-    """The rows of siblings that train together: each gets those of its own replicates."""
+    """The rows of siblings that train together: each gets those of its own replicates, in its
+    file and by what other writers it has."""
 
-    def __init__(self, group: Sequence[Edge], writers: Sequence[Sequence[Writer]]):
-        self._group, self._writers = group, writers
+    def __init__(
+        self,
+        group: Sequence[Edge],
+        files: Sequence[JsonLines],
+        others: Sequence[Sequence[Writer]],
+    ):
+        self._group, self._files = group, files
+        self._writers: list[list[Writer]] = [
+            [file, *more] for file, more in zip(files, others, strict=True)
+        ]
 
     def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
         """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
@@ -108,18 +147,21 @@ class Rows:
                 writer.write({**row, **rate, **columns})
             first += edge.seeds
 
-    def flush(self) -> None:
+    def flush(self) -> dict[str, str]:
+        """Puts all rows on disk; returns the checksum that each branch's have by now."""
         for writer in itertools.chain(*self._writers):
             writer.flush()
+        return {edge.name: file.sum for edge, file in zip(self._group, self._files, strict=True)}
 
     def close(self) -> None:
         for writer in itertools.chain(*self._writers):
             writer.close()
 
-
-def _line(row: dict[str, Any]) -> str:
-    """A row as JSON, which has no infinity and no NaN: null stands for both."""
-    return json.dumps({name: _finite(value) for name, value in row.items()}) + "\n"
+    def abandon(self) -> None:
+        """Closes what is still open, whatever comes of it: an error is on its way already."""
+        for writer in itertools.chain(*self._writers):
+            with contextlib.suppress(OSError):
+                writer.close()
 
 
 def _finite(value: Any) -> Any:
@@ -128,12 +170,93 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
+_LOST = "bring the file back, or delete the branch's directory to train it again"
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, without a last line that a kill cut short; [] if there is none."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # a whole line ends with a newline
+    """The rows of a file, without a last line that a kill cut short; [] if there is none.
+
+    Raises:
+      DamagedFile: as `read`.
+    """
+    return read(path).rows
+
+
+def read(path: Path) -> Kept:
+    """The file as it was written, as far as a kill let it be.
+
+    Raises:
+      DamagedFile: for a row that is not as it was written, or not where it was, naming the line.
+    """
+    kept = Kept([], [], [])
+    last, update, evaluation = "", 0, -1
+    for n, line in enumerate(read_lines(path, _LOST), 1):
+        at = f"{path}, line {n}"
+        row = object_of(path, line, n, _LOST)
+        if found := _SUM.search(line):
+            bare = line[: found.start()] + "}"
+            del row["sum"]
+            last = _sum(last or path.parent.name, bare)
+            if last != found[1]:
+                raise DamagedFile(
+                    f"{at}: not the row that was written after the one before it; {_LOST}"
+                )
+        elif last:
+            raise DamagedFile(f"{at}: has no checksum; {_LOST}")
+        _check_values(at, row)
+        step = row["step"]
+        # What comes first may be any update: a branch begins at its fork.
+        expected = update + 1 if update else step
+        if "loss" in row:
+            if step != expected or step < 1:
+                raise DamagedFile(
+                    f"{at}: the row of update {step}, after that of {update}; {_LOST}"
+                )
+            update = step
+        elif step != update or evaluation == step:
+            raise DamagedFile(f"{at}: an evaluation at {step} after update {update}; {_LOST}")
+        else:
+            evaluation = step
+        kept.rows.append(row)
+        kept.lines.append(line)
+        kept.sums.append(last)
+    return kept
+
+
+def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | None) -> None:
+    """That the rows are those of a branch which has been trained from `start` to `step`.
+
+    Raises:
+      DamagedFile: if some are missing.
+    """
+    updates = [row["step"] for row in kept.rows if "loss" in row]
+    first, last = (updates[0], updates[-1]) if updates else (start + 1, start)
+    if first != start + 1 or last < step:
+        raise DamagedFile(
+            f"{path} should have a row for each update from {start + 1} to {step}, and has "
+            f"{len(updates)}, to line {len(kept.rows)}; {_LOST}"
+        )
+    # Rows that were written before there were checksums say nothing.
+    if recorded and (kept.sums[-1] if kept.sums else "") != recorded:
+        raise DamagedFile(
+            f"{path}, line {len(kept.rows) + 1}: a row is missing, or those before it are not the "
+            f"ones that the checkpoint of update {step} was saved with; {_LOST}"
+        )
+
+
+def _sum(before: str, line: str) -> str:
+    return hashlib.sha256(f"{before}\n{line}".encode()).hexdigest()[:12]
+
+
+def _check_values(at: str, row: dict[str, Any]) -> None:
+    step = row.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise DamagedFile(f"{at}: no row, it has no step; {_LOST}")
+    for name, value in row.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(each is None or type(each) in (int, float) for each in values):
+            raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Table:

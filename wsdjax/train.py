@@ -17,7 +17,7 @@ from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Branch, validate_branch
 from wsdjax.edge import Edge
 from wsdjax.lineage import hyper_table
-from wsdjax.metrics import JsonLines, Rows, TensorBoard, Writer
+from wsdjax.metrics import JsonLines, Rows, TensorBoard
 from wsdjax.optim import Hyper
 from wsdjax.programs import Programs
 from wsdjax.state import State
@@ -84,10 +84,12 @@ class Trainer:
         trainable.check(self.store, edges, self._programs, self.tensorboard)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of the branches that do not have a good checkpoint of their end."""
+        """Those of the branches that do not have a good checkpoint of their end, or lack a
+        snapshot that they had."""
         for name, edge in self.store.edges().items():
             if name in names and name not in self._verified and self.store.is_done(name):
-                self._set_aside_if_damaged(name, edge.end)
+                if not self._set_aside_if_damaged(name, edge.end) and self.snapshot_every:
+                    self._go_back_for_snapshots(name)
                 self._verified.add(name)
         return [name for name in names if not self.store.is_done(name)]
 
@@ -130,7 +132,7 @@ class Trainer:
 
         state = self._begin(group, model, placed)
         begin, end = int(state.step), until or first.end
-        rows = Rows(group, [self._writers(edge, begin) for edge in group])
+        rows = self._rows(group, begin)
         save_at = set().union(*(self.store.protected(name) for name in names))
 
         def read(n: int, metrics: dict[str, jax.Array]) -> None:
@@ -168,20 +170,21 @@ class Trainer:
                     unread = None
                 if n % self.eval_every == 0 or n == first.end:
                     rows.write({"step": n}, evaluate(state, test))
-                if save:
-                    self._save(group, state, rows)
                 if snap:
                     for edge, mine in _parts(group, state):
                         self.store.snapshot(edge.name, mine)
+                if save:
+                    self._save(group, state, rows)
                 if stop:
                     for name in names:
                         self.store.wait(name)
                     raise Stopped(f"{title} is saved at update {n} of {end}")
             for name in names:
                 self.store.wait(name)
+            rows.close()
         finally:
             self.progress.stop()
-            rows.close()
+            rows.abandon()
 
     def _begin(self, group: list[Edge], model: models.Model, placed: mesh.Shardings) -> State:
         """The newest checkpoint that all of the group have, else the node they fork from."""
@@ -238,20 +241,35 @@ class Trainer:
             return True
         return False
 
+    def _go_back_for_snapshots(self, name: str) -> None:
+        """Takes back the nodes after a lost snapshot, for training to make all of them again."""
+        if lost := self.store.lost_snapshots(name):
+            steps = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+            log.warning(
+                "%s: the snapshots of updates %s are gone; they are made again, from the newest "
+                "checkpoint before them (--config.snapshot_every=None does without)",
+                *(name, steps),
+            )
+            for sibling in self.store.siblings(name):
+                self.store.discard_after(sibling, lost[0] - 1)
+
     def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
-        rows.flush()  # before the checkpoint that comes after them
+        sums = rows.flush()  # before the checkpoint that comes after them
         # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
         for edge in group:
             self.store.wait(edge.name)
         for edge, mine in _parts(group, state):
-            self.store.save(edge.name, mine)
+            self.store.save(edge.name, mine, sums[edge.name])
 
-    def _writers(self, edge: Edge, step: int) -> list[Writer]:
-        directory = self.store.directory(edge.name)
-        writers: list[Writer] = [JsonLines(directory / "metrics.jsonl", edge.start, step)]
-        if self.tensorboard:
-            writers.append(TensorBoard(directory / "tensorboard", step))
-        return writers
+    def _rows(self, group: Sequence[Edge], step: int) -> Rows:
+        files, boards = [], []
+        for edge in group:
+            directory = self.store.directory(edge.name)
+            recorded = self.store.recorded_rows(edge.name, step) if step > edge.start else ""
+            files.append(JsonLines(directory / "metrics.jsonl", edge.start, step, recorded))
+            board = self.tensorboard
+            boards.append([TensorBoard(directory / "tensorboard", step)] if board else [])
+        return Rows(group, files, boards)
 
 
 def fork(

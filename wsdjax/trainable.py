@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from wsdjax import data, huggingface, mesh, provenance
+from wsdjax import data, interop, mesh, provenance
 from wsdjax.branches import BranchStore
 from wsdjax.config import Stdlib, Text
 from wsdjax.data import tokenizer
@@ -33,7 +33,7 @@ def check(
         for name, edge in edges.items():
             begun = edge.parent or (name in there and store.steps(name))
             if edge.weights and not begun:
-                huggingface.check_weights(edge.weights, edge.model)
+                interop.check_weights(edge.weights, edge.model)
                 warn_of_another_tokenizer(edge)
             mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
             data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)

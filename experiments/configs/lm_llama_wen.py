@@ -6,6 +6,14 @@ Context 4,096, 4M tokens a batch, budgets of 50, 100 and 200 billion tokens, dec
 tenth of the peak, which is 6e-4 for the two small sizes and 4e-4 for the two large ones. The text
 is prepared as for `lm_pythia160m.py`.
 
+What could be checked against the first author's fork of Levanter (WhenWen/levanter, 9d2c63c,
+`config/llama2_*.yaml`, of later runs on DCLM): context (of 1.2B it is 2,048 there), batch, warmup,
+weight decay, the tenths and, by Levanter's defaults, betas, eps and clipping. There the peaks of
+WSD-S are 1e-3 for 0.1B and 5e-4 for 0.3B and 0.6B (6e-4 for a cosine of 0.1B); its decays are
+linear in the rate, where ours are in its inverse; its longest run does not count earlier decays in
+a budget and ends at 53,750 (`plans.wsd_s(..., budgets_include_decays=False)`); and Levanter's
+default mask spares embeddings from weight decay. The peaks below are the paper's as given to us.
+
 Hardware: the paper's was a TPU v3-256. Here parameters and moments are on every device, 19 GiB for
 the largest, and only batches are divided: with 64 micro-batches among 16 devices at most, among
 more with fewer (--config.accumulate). Several processes are not implemented. Not yet run. --dry_run
@@ -19,7 +27,7 @@ PEAKS = {"0.1B": 6e-4, "0.3B": 6e-4, "0.6B": 4e-4, "1.2B": 4e-4}
 
 
 def get_config(size: str = "0.1B") -> Experiment:
-    budgets, warmup = (12_500, 25_000, 50_000), 1_000
+    budgets, warmup = (12_500, 25_000, 50_000), 2_000
     model = families.wen_llama(size, compute="bfloat16", remat="dots")
     peak = PEAKS[size]
     return Experiment(

@@ -1,0 +1,54 @@
+"""Keys of a `config.json` that no field of our models is made of."""
+
+from typing import Any
+
+ONLY: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"hidden_act": "gelu", "attention_bias": True, "hidden_dropout": 0},
+    "llama": {"hidden_act": "silu", "pretraining_tp": 1},
+    "both": {
+        "attention_dropout": 0,
+        "attention_probs_dropout_prob": 0,
+        "hidden_dropout_prob": 0,
+        "sliding_window": None,
+        "rope_interleaved": False,
+        "quantization_config": None,
+        "per_layer_config": None,
+        "pruned_heads": {},
+        "is_encoder_decoder": False,
+        "add_cross_attention": False,
+        "cross_attention_hidden_size": None,
+    },
+}
+"""The one value that each of these keys may have, where it is there."""
+ARCHITECTURES = {
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXModel"),
+    "llama": ("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
+}
+"""The classes whose weights these are."""
+_HARMLESS = (
+    # Where the file comes from, and what else there is beside it.
+    "_name_or_path name_or_path _commit_hash transformers_version unsloth_version unsloth_fixed "
+    "is_llama_config tokenizer_class custom_pipelines finetuning_task "
+    # The dtype of the weights, which their file tells, and how PyTorch computes.
+    "dtype torch_dtype torchscript use_bfloat16 tf_legacy_loss gradient_checkpointing "
+    "chunk_size_feed_forward _attn_implementation attn_implementation "
+    "_attn_implementation_autoset _experts_implementation experts_implementation "
+    # Rotary positions have no maximum; an initialisation is gone once there are weights.
+    "max_position_embeddings max_sequence_length initializer_range "
+    # Tokens by name, which are the tokenizer's to say.
+    "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id "
+    "decoder_start_token_id "
+    # What else a call returns; heads of classifiers, which a language model has not.
+    "return_dict output_attentions output_hidden_states use_return_dict problem_type num_labels "
+    "id2label label2id classifier_dropout is_decoder tie_encoder_decoder prefix "
+    "task_specific_params "
+    # How text is generated.
+    "use_cache max_length min_length do_sample early_stopping num_beams num_beam_groups "
+    "diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty "
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences "
+    "output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id "
+    "remove_invalid_values exponential_decay_length_penalty suppress_tokens "
+    "begin_suppress_tokens"
+)
+HARMLESS = frozenset(_HARMLESS.split())
+"""Keys that do not change what a model computes of its weights, in transformers 4 and 5."""
