@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import importlib
 import importlib.util
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,9 +36,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="every fault as a line of JSON")
     given = parser.parse_args()
     os.chdir(ROOT)
-    if "FAULTS_DIRECTORY" not in os.environ:
-        return _in_a_directory()
-    return _all(given, Path(os.environ["FAULTS_DIRECTORY"]))
+    if "FAULTS_DIRECTORY" in os.environ:
+        return _all(given, Path(os.environ["FAULTS_DIRECTORY"]))
+    only = given.only.split(",")
+    code = 0 if only == ["configs"] else _in_a_directory()
+    configs = importlib.util.find_spec("tests.faults.configs")
+    if configs and "configs" in only and not given.only_fault:
+        command = [sys.executable, "-m", configs.name, f"--seed={given.seed}"]
+        code = subprocess.run(command, check=False).returncode or code
+    return code
 
 
 def _in_a_directory() -> int:
@@ -69,41 +75,31 @@ def _all(given: argparse.Namespace, directory: Path) -> int:
 
     global _stage
     began = time.monotonic()
-    only = given.only.split(",")
-    kinds = tuple(kind for kind in faults.KINDS if kind in only)
-    lost = 0
-    if kinds:
-        processes.be_ready()
-        _stage = Stage(directory)
-        drawn = [faults.Fault.of(id) for id in given.only_fault]
-        drawn = drawn or faults.draw(_stage, given.faults, given.seed, kinds)
-        for name in dict.fromkeys(each.scene for each in drawn):
-            _stage.scene(name)
-        if any(each.kind == "damage" for each in drawn):
-            _stage.scene("report")
-        print(
-            f"{len(drawn)} faults; the stage is set, {time.monotonic() - began:.0f} s", flush=True
-        )
-        table: collections.Counter = collections.Counter()
-        with given.out.open("w") if given.out else contextlib.nullcontext() as file:
-            for fault, verdict, what, seconds in _tried(drawn, given.lanes):
-                table["run" if fault.scene == "text" else fault.scene, verdict] += 1
-                table[fault.kind, verdict] += 1
-                if file:
-                    row = {"id": fault.id, "verdict": verdict, "what": what}
-                    file.write(json.dumps({**row, "seconds": round(seconds, 1)}) + "\n")
-                    file.flush()
-                if verdict == "lost" or given.only_fault:
-                    print(f"{verdict}: {what}\n    --only-fault='{fault.id}'", flush=True)
-        lost = _print(table, ("run", "fork", "probe", "report", "prepare"))
-        _print(table, kinds)
-        print(f"{time.monotonic() - began:.0f} s")
-    if (
-        "configs" in only
-        and not given.only_fault
-        and importlib.util.find_spec("tests.faults.configs")
-    ):
-        lost += importlib.import_module("tests.faults.configs").main()
+    kinds = tuple(kind for kind in faults.KINDS if kind in given.only.split(","))
+    processes.be_ready()
+    _stage = Stage(directory)
+    drawn = [faults.Fault.of(id) for id in given.only_fault]
+    drawn = drawn or faults.draw(_stage, given.faults, given.seed, kinds)
+    for name in dict.fromkeys(each.scene for each in drawn):
+        _stage.scene(name)
+    if any(each.kind == "damage" for each in drawn):
+        _stage.scene("report")
+        _stage.scene("text")
+    print(f"{len(drawn)} faults; the stage is set, {time.monotonic() - began:.0f} s", flush=True)
+    table: collections.Counter = collections.Counter()
+    with given.out.open("w") if given.out else contextlib.nullcontext() as file:
+        for fault, verdict, what, seconds in _tried(drawn, given.lanes):
+            table["run" if fault.scene == "text" else fault.scene, verdict] += 1
+            table[fault.kind, verdict] += 1
+            if file:
+                row = {"id": fault.id, "verdict": verdict, "what": what}
+                file.write(json.dumps({**row, "seconds": round(seconds, 1)}) + "\n")
+                file.flush()
+            if verdict == "lost" or given.only_fault:
+                print(f"{verdict}: {what}\n    --only-fault='{fault.id}'", flush=True)
+    lost = _print(table, ("run", "fork", "probe", "report", "prepare"))
+    _print(table, kinds)
+    print(f"{time.monotonic() - began:.0f} s")
     return int(lost > 0)
 
 

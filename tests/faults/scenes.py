@@ -144,13 +144,28 @@ class Stage:
         ended = processes.run(command(workdir), workdir.parent, control, compiling=True)
         if ended.code:
             raise SystemExit(f"{name} failed without a fault: {ended.out}{ended.err}")
-        return workdir, control.operations(), tuple(ended.err.splitlines())
+        operations = control.operations()
+        _check_seen(workdir, base, operations)
+        return workdir, operations, tuple(ended.err.splitlines())
 
     def _place(self, name: str, base: Path | None) -> Path:
         workdir = self.directory / name / "w"
         copy(base, workdir)
         workdir.parent.mkdir(exist_ok=True)
         return workdir
+
+
+def _check_seen(workdir: Path, base: Path | None, operations: list[Operation]) -> None:
+    """That nothing was written past the shim, by system calls that it does not stand before."""
+    placed = {o.path for o in operations if o.kind in ("open", "rename", "link")}
+    files = [path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file()]
+    new = [path for path in files if not (base and (base / path).exists())]
+    for path in new:
+        if not any(f"/{p}" in placed for p in (path, *path.parents)):
+            raise SystemExit(f"{path} was written by operations that are not counted")
+    written = sum(o.kind == "write" for o in operations)
+    if written < sum((workdir / path).stat().st_size > 0 for path in new):
+        raise SystemExit(f"{len(new)} files were written, and {written} writes were counted")
 
 
 def _write_corpus(directory: Path) -> None:
