@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 from conftest import same
-
 from losses import mlp, mlp_loss
 
 from wsdjax import averages, data, models, optim, probes, state, step
