@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ from experiments.nodes import iterates, parse_node
 from experiments.progress import SECONDS_BETWEEN_LINES
 from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.files import DamagedFile, write_atomically
+from wsdjax.files import DamagedFile, write_json
 from wsdjax.validation import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
@@ -226,7 +225,7 @@ class _Loss:
             "machine": provenance.machine(),
             "versions": provenance.versions(),
         }
-        write_atomically(path, json.dumps(content, default=_plain, indent=1) + "\n")
+        write_json(path, content, default=_plain)
 
     def _directory(self, branch: str) -> Path:
         directory = self._store.directory(branch) / "probes"
