@@ -20,7 +20,22 @@ from experiments.prepare_text import Plan, prepare_text
 from wsdjax.validation import UserError
 
 
+class _Once(argparse.Action):
+    """Keeps a flag's value, and refuses another."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, "given_once", ())
+        if self.dest in given:
+            parser.error(f"{option_string} is given more than once: give it once")
+        namespace.given_once = (*given, self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register("action", None, _Once)
+
     def error(self, message: str) -> NoReturn:
         cli.fail(f"{message}; see --help")
         raise AssertionError("unreachable")

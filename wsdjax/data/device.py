@@ -38,7 +38,10 @@ class DeviceSplit:
         return lambda t: make(self.arrays, seeds, order_of(t // per_epoch), t)
 
     def part(self, start: int, stop: int) -> Batch:
-        return jax.jit(self.examples)(self.arrays, jnp.arange(start, stop, dtype=jnp.int32))
+        return self.take(np.arange(start, stop))
+
+    def take(self, indices: np.ndarray) -> Batch:
+        return jax.jit(self.examples)(self.arrays, jnp.asarray(indices, jnp.int32))
 
 
 @functools.lru_cache(maxsize=8)
