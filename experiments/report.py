@@ -32,6 +32,7 @@ def write(workdir: str | Path) -> str:
     """Writes the figures as PNG and SVG, `results.json` and `report.html`; returns the final
     table as text."""
     run = Run(workdir)
+    run.store.sweep()
     directory = run.workdir / "figures"
     directory.mkdir(exist_ok=True)
     probed = probe_report.drawn(run)
