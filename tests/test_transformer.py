@@ -368,9 +368,7 @@ def test_gradients_in_bfloat16_are_sums_over_all_tokens(config):
     [("cuda", "gpu", "__cudnn$fmhaSoftmaxBackward"), ("tpu", "tpu", "tpu_custom_call")],
 )
 @pytest.mark.parametrize(("remat", "length"), [("none", 128), ("dots", 128), ("dots", 127)])
-def test_a_step_lowers_to_the_devices_kernel(
-    platform, backend, kernel, remat, length, monkeypatch
-):
+def test_a_step_lowers_to_the_devices_kernel(platform, backend, kernel, remat, length, monkeypatch):
     """Two replicates, layers under `scan`, micro-batches and a loss in chunks; not run here."""
     if platform == "tpu" and length % 128:
         kernel = "dot_general"  # the TPU's takes multiples of 128 alone
