@@ -19,8 +19,9 @@ from conftest import finish, start
 from pyarrow import parquet
 
 from experiments import hub, prepare
-from experiments.documents import Source, documents
-from experiments.prepare_text import split_into_jobs
+from experiments.documents import documents
+from experiments.prepare_jobs import split_into_jobs
+from experiments.sources import Source
 from wsdjax import data
 from wsdjax.config import Text
 from wsdjax.data import tokenizer, tokens
@@ -177,9 +178,9 @@ def test_a_directory_begun_otherwise_is_refused(corpus, tmp_path, capsys):
     assert "another tokenizer" in refused(capsys, out, corpus, tokenizer=str(made))
     assert "--held_out, 0.4 there and 0.3 now" in refused(capsys, out, corpus, held_out="0.3")
     one = corpus.replace("*", "03")
-    assert f"{out} was begun with another inputs" in refused(capsys, out, one)
+    assert f"{out} was begun with other inputs: " in refused(capsys, out, one)
     os.truncate(out / "plan.json", 20)
-    assert "plan.json is damaged" in refused(capsys, out, corpus)
+    assert "plan.json, line 2: no JSON" in refused(capsys, out, corpus)
     (out / "plan.json").unlink()
     assert "were not made here" in refused(capsys, out, corpus)
 
@@ -391,5 +392,5 @@ def test_jobs_are_neighbours_of_enough_bytes_and_not_too_many():
     sources = [Source(f"{i:04d}", 10, 0) for i in range(10_000)]
     for shard_bytes, count in ((1, 2_000), (95, 1_000), (10**6, 1)):
         jobs = split_into_jobs(sources, shard_bytes)
-        assert [name for job in jobs for name in job.sources] == [s.name for s in sources]
+        assert [each for job in jobs for each in job.sources] == sources
         assert [job.number for job in jobs] == list(range(len(jobs))) == list(range(count))
