@@ -16,6 +16,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,9 @@ def work(
     waiting, left, written = iter(jobs), len(jobs), 0
     pipes: dict[Any, Any] = {}
     try:
-        # Ctrl-C is the parent's to hear: what it starts now inherits that it is held back.
+        # Ctrl-C is the parent's to hear: what it starts now inherits that it is held back. The
+        # tracker, which starting a process starts too, would end that.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(min(workers, len(jobs))):
