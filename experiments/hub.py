@@ -45,7 +45,7 @@ def rows(part: str) -> Iterator[tuple[int, Any]]:
     opened, row = _open(whole), 0
     try:
         shard = opened.shard(num_shards=count, index=number - 1, contiguous=True)
-        for row, content in enumerate(shard, 1):  # noqa: B007
+        for row, content in enumerate(shard, 1):
             yield row, content
     except Exception as error:  # of the library or the network; none of whoever takes the rows
         said = " ".join(f"{type(error).__name__}: {error}".split())[:150]

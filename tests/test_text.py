@@ -445,7 +445,7 @@ def test_a_data_set_of_the_hub_is_read_in_parts(monkeypatch, tmp_path):
         raise OSError("connection lost")
 
     monkeypatch.setattr(FakeDataset, "shard", broken)
-    with pytest.raises(UserError, match="3/3 cannot be read after row 1 .*connection lost"):
+    with pytest.raises(UserError, match=r"3/3 cannot be read after row 1 .*connection lost"):
         list(documents(last, "text"))
     with pytest.raises(UserError, match="hf:a/c:train could not be fetched"):
         hub.parts("hf:a/c")
