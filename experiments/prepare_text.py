@@ -198,7 +198,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     known = begun.get("tokenizer")
     if isinstance(known, dict) and known.get("fingerprint") == chosen.fingerprint:
         different = [name for name in different if name != "tokenizer"]  # under another name
-    if different and not _has_tokens(out):
+    if not _has_tokens(out) and (different or not (out / tokens.JSON).exists()):
         # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
         (out / records.JOBS).unlink(missing_ok=True)
         write_atomically(path, json.dumps(asked, indent=1) + "\n")
