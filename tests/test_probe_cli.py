@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from conftest import NO_CACHE, TINY, finish, rows_of, same, start
 
-from experiments import report
+from experiments import measured, report
+from experiments.nodes import parse_node
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
+from wsdjax.files import DamagedFile
 from wsdjax.optim import second_moment
 from wsdjax.state import replicate
+from wsdjax.validation import UserError
 
 COUNT = 6
 """The nodes of decay from 18 to 36: 18, 20, 24, 30, 35, 36."""
@@ -274,16 +277,7 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
         ("decay@35:36", "plane", "2 nodes are too few: it takes 3"),
         ("decay@36:18", "plane", "the range goes backwards, from 36 to 18"),
         ("", "sharpness", "give --node"),
-        ("trunk@7:24", "sharpness", "the nearest to 7 is 6"),
-        ("trunk@6:23", "sharpness", "the nearest to 23 is 24"),
-        ("trunk@6:24:5", "distances", "the nearest to 11 is 12, and lacks 2 more of those"),
-        ("trunk@6:60:6", "distances", "the nearest to 60 is 24"),
-        ("trunk@6:24:0", "distances", "EVERY is 0"),
         ("../branches/trunk", "sharpness", "no branch '../branches/trunk'"),
-        ("./trunk@6", "sharpness", "no branch './trunk'"),
-        ("trunk@6@12", "sharpness", "write BRANCH, BRANCH@STEP or"),
-        ("trunk@" + "9" * 5_000, "sharpness", "(5,006 characters): write BRANCH, BRANCH@STEP or"),
-        ("a" * 300, "sharpness", "(300 characters)"),
     ],
 )
 def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
@@ -292,6 +286,27 @@ def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert len(err) < 300
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ("trunk@7:24", "the nearest to 7 is 6"),
+        ("trunk@6:23", "the nearest to 23 is 24"),
+        ("trunk@6:24:5", "the nearest to 11 is 12, and lacks 2 more of those"),
+        ("trunk@6:60:6", "the nearest to 60 is 24"),
+        ("trunk@6:24:0", "EVERY is 0"),
+        ("../branches/trunk", "no branch '../branches/trunk'"),
+        ("./trunk@6", "no branch './trunk'"),
+        ("trunk@6@12", "write BRANCH, BRANCH@STEP or"),
+        ("trunk@" + "9" * 5_000, "(5,006 characters): write BRANCH, BRANCH@STEP or"),
+        ("a" * 300, "(300 characters)"),
+    ],
+)
+def test_a_node_that_is_not_there_is_refused(snapped, node, said):
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        parse_node(node, BranchStore(snapped))
+    assert len(str(error.value)) < 300
 
 
 def test_more_examples_than_there_are(snapped):
@@ -378,17 +393,24 @@ def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
     said, page = _page(workdir)
     assert f"Not drawn: decay/{name}: " in said
     assert f"<li>decay/{name}: " in page
-    code, _, err = probe(workdir, "decay@36", "sharpness")
-    assert code == 2
-    assert name in err
-    assert "drop it (python -m experiments.probe drop)" in err
-    assert "Traceback" not in err
-    code, _, err = finish(
-        start("experiments.probe", "drop", f"--workdir={workdir}", f"decay/{name}")
-    )
-    assert code == 0, err
-    assert not path.exists()
-    assert "not_drawn" not in (workdir / "report.html").read_text()
+    with pytest.raises(
+        DamagedFile, match=r"drop it \(python -m experiments.probe drop\) and probe"
+    ):
+        measured.read(path)
+    assert measured.drop(workdir, [f"decay/{name}"]) == [path]
+    assert "not_drawn" not in _page(workdir)[1]
+
+
+def test_a_damaged_result_is_not_measured_over(probed, tmp_path):
+    """Whoever asks for it is told to drop it."""
+    workdir = shutil.copytree(probed, tmp_path / "w")
+    name = "sharpness-36-train60-k1-tol0.001-sample0.json"
+    path = workdir / "branches" / "decay" / "probes" / name
+    path.write_text("null")
+    code, _, err = probe(workdir, "decay@35:36", "sharpness")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"{name}: holds null in place of an object; drop it" in err
+    assert path.read_text() == "null"
 
 
 def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
