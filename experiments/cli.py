@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +55,8 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
 
     def parse(argv: Sequence[str]) -> list[str]:
         given = " ".join(a for a in argv[1:] if a.startswith("--config"))
+        if twice := _repeated(argv):
+            fail(f"--{twice} is given more than once: give it once")
         try:
             flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
             rest = flags.FLAGS(argv)
@@ -98,6 +102,18 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
         end(130)
+
+
+def _repeated(argv: Sequence[str]) -> str | None:
+    """A flag that is given twice, of which absl would take the last without a word."""
+    seen = set()
+    before_rest = itertools.takewhile(lambda argument: argument != "--", argv[1:])
+    for given in filter(None, (re.match(r"--?([a-z_][^=]*)", each) for each in before_rest)):
+        name = given[1] if given[1] in flags.FLAGS else given[1].removeprefix("no")
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _configs() -> str:

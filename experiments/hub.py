@@ -35,11 +35,21 @@ def parts(given: str) -> list[tuple[str, int]]:
 
 
 def rows(part: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a part, each with its number, from 1."""
+    """The rows of a part, each with its number, from 1.
+
+    Raises:
+      HubError: for a data set that cannot be had, or read to its end.
+    """
     whole, _, which = part.rpartition(":")
     number, count = map(int, which.split("/"))
-    shard = _open(whole).shard(num_shards=count, index=number - 1, contiguous=True)
-    yield from enumerate(shard, 1)
+    opened, row = _open(whole), 0
+    try:
+        shard = opened.shard(num_shards=count, index=number - 1, contiguous=True)
+        for row, content in enumerate(shard, 1):
+            yield row, content
+    except Exception as error:  # of the library or the network; none of whoever takes the rows
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        raise HubError(f"{part} cannot be read after row {row} ({said})") from None
 
 
 def _open(whole: str) -> Any:

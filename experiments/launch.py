@@ -44,6 +44,7 @@ def launch(
     )
     there = store.edges()
     store.check(edges)
+    _check_siblings(store, edges)
     _check_compared(experiment, {**there, **edges})
     trainer.check({n: edge for n, edge in edges.items() if n not in there or not store.is_done(n)})
     with store.lock():
@@ -94,6 +95,21 @@ def _check_compared(experiment: Experiment, edges: Mapping[str, Edge]) -> None:
                     f"compare.{row}: there is no branch {name!r}; the branches are "
                     f"{', '.join(edges)}"
                 )
+
+
+def _check_siblings(store: BranchStore, edges: Mapping[str, Edge]) -> None:
+    """That no branch is trained which is not asked for: those that were begun together stay in
+    one program, since alone they would not be the same to the bit."""
+    there = store.names()
+    for name in edges:
+        if name not in there or store.is_done(name):
+            continue
+        if others := [each for each in store.siblings(name) if each not in edges]:
+            raise ConfigError(
+                f"{name} was begun in one program with {', '.join(others)}, which would be "
+                "trained with it and is not declared here: declare it too, as it was, or use "
+                "another workdir"
+            )
 
 
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:

@@ -1,48 +1,200 @@
-"""What `experiments.probe` measured of a run, read from its files."""
+"""What `experiments.probe` measured of a run: its files, read and told apart."""
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.measures import ALONG, AT_A_NODE
 from experiments.reading import Run
+from wsdjax.branches import BranchStore
+from wsdjax.files import DamagedFile, read_json
+from wsdjax.validation import ConfigError
 
 Content = dict[str, Any]
-"""Of one file: `steps`, `settings`, `results` (one for each seed)."""
+"""Of one file: `probe`, `steps`, `settings`, `sample`, `results` (one for each seed)."""
+MEASURES = {**AT_A_NODE, **ALONG}
+SPLITS = {"train": "training", "test": "held-out"}
+_FIRST = (
+    "measured on the first examples of its split, not on a sample of all of it: probe again, and "
+    "drop this one"
+)
+
+
+class Result(NamedTuple):
+    name: str
+    """BRANCH/FILE, by which it is dropped."""
+    branch: str
+    content: Content
 
 
 class Group(NamedTuple):
     """What a probe measured with one choice of settings."""
 
+    probe: str
     settings: Content
-    of: dict[str, list[Content]]
-    """By branch, in the order of their last steps."""
+    results: list[Result]
+    """Branch by branch, in the order of their last steps."""
+
+    @property
+    def of(self) -> dict[str, list[Content]]:
+        """By branch. A node is in the list of the branch that made it."""
+        found: dict[str, list[Content]] = {}
+        for result in self.results:
+            found.setdefault(result.branch, []).append(result.content)
+        return found
 
 
-def measured(run: Run, probe: str) -> list[Group]:
-    """By settings, of most results first. A node is in the list of the branch that made it."""
-    groups: dict[str, Group] = {}
-    for name in run.edges:
-        directory = run.store.directory(name) / "probes"
-        contents = [json.loads(path.read_text()) for path in directory.glob(f"{probe}-*.json")]
-        for content in sorted(contents, key=lambda c: (c["steps"][-1], len(c["steps"]))):
-            settings = content["settings"]
-            group = groups.setdefault(json.dumps(settings), Group(settings, {}))
-            group.of.setdefault(name, []).append(content)
-    return sorted(groups.values(), key=lambda g: -sum(map(len, g.of.values())))
+class Measured(NamedTuple):
+    groups: list[Group]
+    """Probe by probe, of most results first."""
+    left: dict[str, str]
+    """By name, why a result is in no group."""
 
 
-def of_loss(settings: Content) -> str:
-    split = {"train": "training", "test": "held-out"}[settings["split"]]
-    return f"loss over {settings['examples']:,} {split} examples"
+def measured(run: Run) -> Measured:
+    """All results of a workdir."""
+    groups: dict[tuple[str, str], Group] = {}
+    left: dict[str, str] = {}
+    for branch in run.edges:
+        found = []
+        for path in sorted(_directory(run.store, branch).glob("*.json")):
+            name = f"{branch}/{path.name}"
+            try:
+                content = read(path)
+            except DamagedFile as error:
+                left[name] = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+                continue
+            except OSError as error:
+                left[name] = f"cannot be read ({error.strerror})"
+                continue
+            if len(content["results"]) != run.edges[branch].seeds:
+                left[name] = f"has {len(content['results'])} results for as many seeds"
+            elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
+                left[name] = _FIRST
+            else:
+                found.append(Result(name, branch, content))
+        found.sort(key=lambda r: (r.content["steps"][-1], len(r.content["steps"])))
+        for result in found:
+            probe, settings = result.content["probe"], result.content["settings"]
+            key = probe, json.dumps(settings, sort_keys=True)
+            groups.setdefault(key, Group(probe, settings, [])).results.append(result)
+    order = list(MEASURES)
+    by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
+    return Measured(by_size, left)
 
 
-def apart(group: Group, groups: list[Group]) -> str:
-    """What tells a group's settings from those of the others, for a legend."""
-    different = {
-        name: value
-        for name, value in group.settings.items()
-        if any(other.settings.get(name) != value for other in groups)
-    }
-    said = ", ".join(f"{name} {value}" for name, value in different.items())
-    return f" ({said})" if said else ""
+def read(path: Path) -> Content:
+    """What a result's file holds.
+
+    Raises:
+      DamagedFile: if it is no result, saying how to drop it.
+      OSError: if it cannot be read.
+    """
+    remedy = "drop it (python -m experiments.probe drop) and probe again"
+    content = read_json(path, remedy)
+    measure = MEASURES.get(str(content.get("probe")))
+    steps, results = content.get("steps"), content.get("results")
+    if (
+        measure is None
+        or not isinstance(content.get("settings"), dict)
+        or not isinstance(steps, list)
+        or not isinstance(results, list)
+        or not all(type(step) is int for step in steps)
+        or not all(isinstance(result, dict) for result in results)
+        or not (steps and results)
+    ):
+        raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
+    if not measure.sees_examples:
+        # Files of before told of examples here too.
+        kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
+        content = {**content, "settings": kept}
+    return content
+
+
+def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
+    """Deletes results, each named BRANCH/FILE or by its path; returns which.
+
+    Raises:
+      ConfigError: for what is no result of this workdir, and then nothing is deleted.
+    """
+    store = BranchStore(workdir)
+    there: dict[str, Path] = {}
+    for branch in store.names():
+        for path in _directory(store, branch).glob("*.*"):
+            there[f"{branch}/{path.name}"] = path
+    by_path = {path.resolve(): path for path in there.values()}
+    chosen = []
+    for name in names:
+        found = there.get(name) or there.get(f"{name}.json") or by_path.get(Path(name).resolve())
+        if found is None:
+            near = difflib.get_close_matches(name[:200], there, n=1, cutoff=0.3)
+            known = f"the nearest is {near[0]}" if near else f"there are {len(there)}"
+            raise ConfigError(
+                f"drop: no result {shortened(name)} in {store.workdir}; {known}. Name it as "
+                "BRANCH/FILE, as the report does"
+            )
+        chosen.append(found)
+    for path in dict.fromkeys(chosen):
+        path.unlink()
+    return list(dict.fromkeys(chosen))
+
+
+def title(group: Group) -> str:
+    """What was measured, and with which settings."""
+    rest = dict(group.settings)
+    said = "of the parameters alone"
+    if MEASURES[group.probe].sees_examples:
+        split, examples, seed = (rest.pop(n) for n in ("split", "examples", "sample_seed"))
+        said = f"loss over {examples:,} {SPLITS[split]} examples, sample seed {seed}"
+    others = ", ".join(f"{name} {value}" for name, value in rest.items())
+    return f"{said}; {others}" if others else said
+
+
+def losses(group: Group) -> str:
+    """Of the sample, at the first and the last node, each with its sampling error; nothing for a
+    probe that sees no example."""
+    if not MEASURES[group.probe].sees_examples:
+        return ""
+    ordered = sorted(group.results, key=lambda result: result.content["steps"][-1])
+    ends = ordered[:1] + ordered[1:][-1:]
+    return f"loss of the sample {', '.join(map(_loss, ends))}"
+
+
+def heading(group: Group) -> str:
+    """Of a figure."""
+    return "\n".join(filter(None, (title(group), losses(group))))
+
+
+def caption(group: Group) -> str:
+    """Settings, sample and its loss in sentences."""
+    said = title(group)
+    if MEASURES[group.probe].sees_examples:
+        sample = group.results[0].content["sample"]
+        said += (
+            f". The sample is {sample['examples']:,} of the split's {sample['of']:,} examples, "
+            f"spread over it, drawn with the seed {sample['seed']}; {losses(group)} nats, ± the "
+            "sampling error"
+        )
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _loss(result: Result) -> str:
+    """At its last node, the mean over seeds, which all see the same sample."""
+    rows = result.content["results"]
+    loss = sum(row["loss"] for row in rows) / len(rows)
+    errors = [row["loss_error"] for row in rows]
+    error = "unknown" if None in errors else f"{sum(errors) / len(errors):.2g}"
+    return f"{loss:.4g} ± {error} at {result.branch}@{result.content['steps'][-1]:,}"
+
+
+def shortened(text: str) -> str:
+    """For a message."""
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+
+def _directory(store: BranchStore, branch: str) -> Path:
+    return store.directory(branch) / "probes"

@@ -6,8 +6,9 @@ Each is a function of a `Node` or a `Path`, of one replicate, that returns plain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as File
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,6 @@ class Node(NamedTuple):
     """The settings, by the flag's name."""
     tell: Tell
     """Shows how far it is."""
-    start: Any = None
-    """Eigenvectors of the node before, to start from."""
     opt_state: Any = None
     """None for a snapshot, which has parameters alone."""
     optimizer: Any = None
@@ -53,12 +52,12 @@ class Unmeasurable(Exception):
     """Why a measure has nothing to go by here."""
 
 
-def sharpness(node: Node) -> tuple[Result, Any]:
+def sharpness(node: Node) -> Result:
     hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
     return _eigenvalues(node, hessian, hessian.gradient)
 
 
-def preconditioned(node: Node) -> tuple[Result, Any]:
+def preconditioned(node: Node) -> Result:
     """Of P^-1/2 H P^-1/2 for Adam's P: what Adam sees (Cohen et al.)."""
     if node.opt_state is None:
         raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
@@ -69,7 +68,7 @@ def preconditioned(node: Node) -> tuple[Result, Any]:
     return _eigenvalues(node, probes.Preconditioned(hessian, scale))
 
 
-def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> tuple[Result, Any]:
+def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Result:
     def tell(progress):
         node.tell(
             f"{progress.products} products, {progress.estimate:.5g} ± {progress.residual:.1g}"
@@ -80,33 +79,35 @@ def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> tuple[R
         node.params,
         k=node.given["k"],
         tol=node.given["tol"],
-        start=node.start,
         towards=towards,
+        seed=node.given["seed"],
         on_progress=tell,
     )
     first = jax.tree.map(lambda rows: rows[0], found.eigenvectors)
     result = found._asdict() | {"mass_of_first": _by_name(probes.mass_by_leaf(first))}
     del result["eigenvectors"]
-    return result, found.eigenvectors
+    return result
 
 
-def density(node: Node) -> tuple[Result, Any]:
-    return probes.spectral_density(node.loss_fn, node.params, node.batches)._asdict(), None
+def density(node: Node) -> Result:
+    of = (node.loss_fn, node.params, node.batches)
+    drawn = {name: node.given[name] for name in ("probes", "depth", "seed")}
+    return probes.spectral_density(*of, **drawn)._asdict()
 
 
-def moments(node: Node) -> tuple[Result, Any]:
-    found = probes.moments(node.loss_fn, node.params, node.batches)
-    result: Result = {
+def moments(node: Node) -> Result:
+    of = (node.loss_fn, node.params, node.batches)
+    found = probes.moments(*of, probes=node.given["probes"], seed=node.given["seed"])
+    return {
         "trace": found.trace._asdict(),
         "frobenius_norm": found.frobenius_norm._asdict(),
         "trace_by_leaf": _by_name(found.trace_by_leaf),
     }
-    return result, None
 
 
-def noise(node: Node) -> tuple[Result, Any]:
-    found = probes.gradient_noise(node.loss_fn, node.params, node.batches, tol=node.given["tol"])
-    return found._asdict(), None
+def noise(node: Node) -> Result:
+    of = (node.loss_fn, node.params, node.batches)
+    return probes.gradient_noise(*of, node.given["tol"], node.given["seed"])._asdict()
 
 
 def _by_name(tree: Any) -> Result:
@@ -125,9 +126,13 @@ def _by_name(tree: Any) -> Result:
 class Measure(NamedTuple):
     measure: Callable
     uses: tuple[str, ...]
-    """The settings that it goes by, beside those of the loss."""
+    """The flags that it goes by, beside those of the loss."""
     headline: Callable[[Result], str]
     """What of a result is told when it is there."""
+    fixed: Mapping[str, int] = MappingProxyType({})
+    """What else a result goes by, which no flag sets."""
+    sees_examples: bool = True
+    """False for what goes by parameters alone."""
 
 
 def _told(result: Result) -> str:
@@ -145,15 +150,23 @@ def _explained(result: Result) -> str:
 
 
 AT_A_NODE: dict[str, Measure] = {
-    "sharpness": Measure(sharpness, ("k", "tol"), _told),
-    "preconditioned": Measure(preconditioned, ("k", "tol"), _told),
+    "sharpness": Measure(sharpness, ("k", "tol"), _told, {"seed": 0}),
+    "preconditioned": Measure(preconditioned, ("k", "tol"), _told, {"seed": 0}),
     "density": Measure(
-        density, (), lambda r: f"{np.nanmin(r['nodes']):.4g} to {np.nanmax(r['nodes']):.4g}"
+        density,
+        (),
+        lambda r: f"{np.nanmin(r['nodes']):.4g} to {np.nanmax(r['nodes']):.4g}",
+        {"probes": 4, "depth": 60, "seed": 0},
     ),
     "moments": Measure(
-        moments, (), lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"])
+        moments,
+        (),
+        lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
+        {"probes": 32, "seed": 0},
     ),
-    "noise": Measure(noise, ("tol",), lambda r: f"noise scale {r['noise_scale']:.4g} examples"),
+    "noise": Measure(
+        noise, ("tol",), lambda r: f"noise scale {r['noise_scale']:.4g} examples", {"seed": 0}
+    ),
 }
 
 
@@ -250,7 +263,7 @@ ALONG: dict[str, Measure] = {
         ("points",),
         lambda r: f"{np.nanmin(r['losses']):.4g} to {np.nanmax(r['losses']):.4g} nats",
     ),
-    "components": Measure(components, ("k",), _explained),
+    "components": Measure(components, ("k",), _explained, sees_examples=False),
     "phases": Measure(
         phases,
         (),
@@ -262,6 +275,9 @@ ALONG: dict[str, Measure] = {
     "convexity": Measure(convexity, (), _span("tau")),
     "alignment": Measure(alignment, (), _span("cosines")),
     "distances": Measure(
-        distances, (), lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}"
+        distances,
+        (),
+        lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
+        sees_examples=False,
     ),
 }

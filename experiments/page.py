@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 
-from experiments import probe_figures
 from experiments.drawing import drawing
+from experiments.probe_report import Drawn
 from experiments.reading import Run
 from experiments.tables import Rows
 
@@ -20,13 +20,7 @@ _CAPTIONS = {
     "base rate would be the best, then moved and scaled to each loss by least squares, so that "
     "shapes can be compared and levels cannot.",
 }
-_WITHOUT_BANDS = (
-    "convex_bound",
-    "probe_density",
-    "probe_plane",
-    "probe_components",
-    "probe_phases",
-)
+_WITHOUT_BANDS = ("convex_bound",)
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
@@ -45,13 +39,23 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
 """
 
 
-def page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str, bytes]) -> str:
+def page(
+    run: Run,
+    rows: Rows,
+    budgets: Rows,
+    notes: list[str],
+    images: dict[str, bytes],
+    probed: Drawn,
+) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
-    captions = _CAPTIONS | {f"probe_{n}": text for n, (_, text) in probe_figures.FIGURES.items()}
+    captions = {
+        name: text if name in _WITHOUT_BANDS else f"{text} {_BANDS}"
+        for name, text in _CAPTIONS.items()
+    } | probed.captions
     drawings = "".join(
         f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{captions[name]} {'' if name in _WITHOUT_BANDS else _BANDS}</figcaption>"
+        f"<figcaption>{captions[name]}</figcaption>"
         "</figure>"
         for name, svg in images.items()
     )
@@ -73,7 +77,7 @@ def page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str
 <body><h1>{title}</h1>
 {tables}
 <ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>
-{drawings}
+{drawings}{_left(probed.left)}
 <details><summary>The tree</summary><pre>{html.escape(tree)}</pre></details>
 <details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
 <h2>Machine, versions and date</h2><p>{machine}</p>
@@ -81,6 +85,17 @@ def page(run: Run, rows: Rows, budgets: Rows, notes: list[str], images: dict[str
 <code>python -m experiments.report --workdir=RUN</code>.</p>
 </body></html>
 """
+
+
+def _left(left: dict[str, str]) -> str:
+    """The results of probes that are in no figure."""
+    if not left:
+        return ""
+    rows = (f"<li>{html.escape(f'{name}: {why}')}</li>" for name, why in left.items())
+    return f"""<details open id="not_drawn"><summary>Results of probes that are not drawn</summary>
+<ul class="note">{"".join(rows)}</ul>
+<p class="note">To drop one:
+<code>python -m experiments.probe drop --workdir=RUN BRANCH/FILE</code>.</p></details>"""
 
 
 def _html(lines: Rows) -> str:

@@ -1,23 +1,30 @@
 """Documents to token shards, in processes: each job makes one shard for training and one for
-testing."""
+testing.
+
+A worker has a pipe to the parent, and nothing else in common with the others, so that any of
+them, and the parent too, may be killed at any time.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.documents import documents
+from experiments.documents import LeftOut, documents
+from experiments.prepare_jobs import Job, Made, Plan, PrepareError, Tolerance
 from experiments.prepare_progress import Progress
+from experiments.prepare_records import digest
+from experiments.sources import Source
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.validation import UserError
@@ -25,65 +32,90 @@ from wsdjax.validation import UserError
 _CHARACTERS_TOGETHER = 2**20
 
 
-class PrepareError(UserError):
-    """What could not be prepared and what to do about it, in one line."""
+class Settings(NamedTuple):
+    """What every worker is to know."""
+
+    out: Path
+    tokenizer: str
+    plan: Plan
+    allowed: Tolerance
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What decides the shards, beside the inputs and the tokenizer."""
+def work(
+    jobs: Sequence[Job],
+    of: int,
+    workers: int,
+    settings: Settings,
+    finished: Callable[[Made], None],
+) -> None:
+    """Does the jobs in processes; the first error stops them all.
 
-    held_out: float = 0.005
-    """The share of documents for testing."""
-    text_field: str = "text"
-    shard_bytes: int = 2**24
-    separator: str | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training shard and one test shard."""
-
-    number: int
-    sources: tuple[str, ...]
-
-    def paths(self, out: Path) -> list[Path]:
-        return [out / tokens.shard_name(split, self.number) for split in tokens.SPLITS]
-
-
-def work(jobs: Sequence[Job], of: int, workers: int, settings: tuple) -> None:
-    """Does the jobs in processes; the first error stops them all."""
+    Args:
+      of: how many jobs there are, with those that are done.
+      finished: is told of each job that is done.
+    """
     spawn = multiprocessing.get_context("spawn")
-    written, stop = spawn.Value("q", 0), spawn.Value("b", False)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), spawn, _begin, (written, stop, *settings))
     progress = Progress(of - len(jobs), of)
-    waiting = {pool.submit(_write, job) for job in jobs}
+    waiting, left, written = iter(jobs), len(jobs), 0
+    pipes: dict[Any, Any] = {}
     try:
-        while waiting:
-            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-            for each in done:
-                each.result()
-            progress.show(of - len(waiting), written.value)
-    except BrokenProcessPool:
+        # Ctrl-C is the parent's to hear: what it starts now inherits that it is held back. The
+        # tracker, which starting a process starts too, would end that.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(min(workers, len(jobs))):
+                here, there = spawn.Pipe()
+                worker = spawn.Process(target=_serve, args=(there, settings), daemon=True)
+                worker.start()
+                there.close()
+                pipes[here] = worker
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for pipe in pipes:
+            pipe.send(next(waiting))
+        while left:
+            for pipe in multiprocessing.connection.wait(list(pipes), timeout=1):
+                assert isinstance(pipe, multiprocessing.connection.Connection)
+                told = pipe.recv()
+                if isinstance(told, BaseException):
+                    raise told
+                if isinstance(told, int):
+                    written += told
+                    continue
+                finished(told)
+                left -= 1
+                if job := next(waiting, None):
+                    pipe.send(job)
+            progress.show(of - left, written)
+    except (EOFError, ConnectionError):
         raise PrepareError("a worker was killed, for memory perhaps: try fewer --workers") from None
     finally:
-        stop.value = True
-        pool.shutdown(cancel_futures=True)
+        for worker in pipes.values():
+            worker.kill()
+        for worker in pipes.values():
+            worker.join()
         progress.stop()
 
 
-_given: Any = None
-"""What a worker was started with."""
-
-
-def _begin(*given: Any) -> None:
-    global _given
-    written, stop, out, fingerprint, tokenizer, plan = given
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+def _serve(pipe: multiprocessing.connection.Connection, settings: Settings) -> None:
+    """Does one job after the other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
-    chosen = tokenizers.load(tokenizer, plan.separator)
-    _given = (written, stop, out, fingerprint, chosen, plan)
+    chosen: tokenizers.Tokenizer | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        while True:
+            job = pipe.recv()
+            try:
+                chosen = chosen or tokenizers.load(settings.tokenizer, settings.plan.separator)
+                told: Any = _write(job, chosen, settings, pipe.send)
+            except MemoryError:
+                told = PrepareError("a worker has no memory left: try fewer --workers")
+            except (UserError, OSError) as error:
+                told = error
+            except Exception:
+                told = RuntimeError(traceback.format_exc())
+            pipe.send(told)
 
 
 def _end_with_parent() -> None:
@@ -94,38 +126,62 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write(job: Job) -> None:
-    written, stop, out, fingerprint, chosen, plan = _given
-    train, test = (
-        tokens.ShardWriter(path, fingerprint, chosen.vocabulary) for path in job.paths(out)
-    )
-    for texts in _some(job, plan.text_field):
-        count = 0
-        for text, encoded in zip(texts, chosen.encode(texts), strict=True):
-            content = text.encode()
-            writer = test if _is_held_out(content, plan.held_out) else train
-            writer.write_document(encoded, chosen.separator, len(content))
-            count += len(encoded) + 1
-        with written.get_lock():
-            written.value += count
-        if stop.value:
-            return
-    test.close()
-    train.close()
+def _write(
+    job: Job, chosen: tokenizers.Tokenizer, settings: Settings, tell: Callable[[int], None]
+) -> Made:
+    plan, bad = settings.plan, LeftOut()
+    inputs = [[*source, digest(source.name)] for source in job.sources]
+    left_out = bad if settings.allowed.bad_rows == "skip" else None
+    with contextlib.ExitStack() as stack:
+        train, test = (
+            stack.enter_context(tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary))
+            for path in job.paths(settings.out)
+        )
+        text_bytes = lost_bytes = 0
+        for names, texts in _some(job, plan.text_field, left_out):
+            count = 0
+            for name, text, (encoded, lost) in zip(
+                names, texts, chosen.encode_and_count(texts), strict=True
+            ):
+                content = text.encode()
+                writer = test if _is_held_out(content, plan.held_out) else train
+                try:
+                    writer.write_document(encoded, chosen.separator, len(content) - lost)
+                except tokens.TokensError as error:
+                    raise PrepareError(f"{name}: {error}") from None
+                text_bytes, lost_bytes = text_bytes + len(content), lost_bytes + lost
+                count += len(encoded) + 1
+            tell(count)
+        for source in job.sources:
+            _see_unchanged(source)
+        made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
+        made.check(settings.allowed)
+    return made._replace(shards=[train.digest, test.digest])
 
 
-def _some(job: Job, field: str) -> Iterator[list[str]]:
-    """The documents, so many together that a call of the tokenizer is worth it."""
+def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[tuple[list[str], list[str]]]:
+    """The documents, so many together that a call of the tokenizer is worth it, and the names of
+    the sources that they are from."""
+    names: list[str] = []
     texts: list[str] = []
     size = 0
-    for name in job.sources:
-        for text in documents(name, field):
+    for source in job.sources:
+        for text in documents(source.name, field, left_out):
+            names.append(source.name)
             texts.append(text)
             size += len(text)
             if size >= _CHARACTERS_TOGETHER:
-                yield texts
-                texts, size = [], 0
-    yield texts
+                yield names, texts
+                names, texts, size = [], [], 0
+    yield names, texts
+
+
+def _see_unchanged(source: Source) -> None:
+    if source.name.startswith("hf:"):
+        return
+    status = os.stat(source.name)
+    if (status.st_size, status.st_mtime_ns) != source[1:]:
+        raise PrepareError(f"{source.name} was changed meanwhile: give the same command again")
 
 
 def _is_held_out(content: bytes, share: float) -> bool:

@@ -1,11 +1,13 @@
 """Probes of a run's nodes: curvature at each, geometry along them.
 
 python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
-    [--examples=1000] [--split=train] [--k=1] [--tol=1e-3] [--points=21]
+    [--examples=1000] [--split=train] [--sample_seed=0] [--k=1] [--tol=1e-3] [--points=21]
+python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains); a
-range takes all there are in it, along the branch's lineage. The loss is the mean over the first
-examples of a split.
+range takes all there are from one node to another, or every EVERY-th step, along the branch's
+lineage. The loss is the mean over a sample of the branch's data, drawn without replacement and
+spread over the split; each result has the loss of its sample and the sampling error of that.
 
 At each node:
     sharpness        the k largest eigenvalues of the Hessian, certified
@@ -24,68 +26,89 @@ Along a range:
 
 Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings; it
 is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
-with the branch that made it. At the end the report is drawn again.
+with the branch that made it. What is measured at a node depends on that node alone, not on what
+was measured before. At the end the report is drawn again. `drop` deletes results, each named
+BRANCH/FILE, as in the report, or by its path, and draws the report without them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, measures
+from experiments import cli, measured, measures, sampling
 from experiments.measures import ALONG, AT_A_NODE, Measure, Result, Unmeasurable
+from experiments.nodes import iterates, parse_node
 from experiments.progress import SECONDS_BETWEEN_LINES
 from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.files import write_atomically
+from wsdjax.files import DamagedFile, write_json
 from wsdjax.validation import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
 _NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")
 _PROBE = flags.DEFINE_list("probe", [], "Which probes, with commas between them.")
-_EXAMPLES = flags.DEFINE_integer("examples", 1_000, "Examples in the loss.", lower_bound=1)
-_SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Of the branch's data set.")
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", None, "Examples in the loss; 1,000 if there are so many.", lower_bound=1
+)
+_SPLIT = flags.DEFINE_enum("split", "train", list(measured.SPLITS), "Of the branch's data set.")
+_SEED = flags.DEFINE_integer("sample_seed", 0, "Of the draw of the examples.", lower_bound=0)
 _K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
 _TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.", lower_bound=0)
 _POINTS = flags.DEFINE_integer(
     "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2
 )
 
-_KEPT = 2**30
-"""Bytes of iterates that stay in memory."""
+
+def main(arguments: list[str]) -> None:
+    if not _WORKDIR.value:
+        raise ConfigError("give --workdir, the run's directory")
+    workdir = Path(_WORKDIR.value)
+    if not (workdir / "branches").is_dir():
+        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
+    if arguments:
+        _drop(workdir, *arguments)
+    else:
+        _probe(BranchStore(workdir))
 
 
-def main() -> None:
-    for flag in (_WORKDIR, _NODE, _PROBE):
+def _drop(workdir: Path, command: str, *names: str) -> None:
+    if command != "drop":
+        said = measured.shortened(command)
+        raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")
+    for flag in (_NODE, _PROBE, _EXAMPLES, _SPLIT, _SEED, _K, _TOL, _POINTS):
+        if flag.present:
+            raise ConfigError(f"drop takes no --{flag.name}")
+    if not names:
+        raise ConfigError("drop: name the results, as BRANCH/FILE")
+    for path in measured.drop(workdir, names):
+        print(f"{path} is deleted")
+    from experiments import report
+
+    report.write(workdir)
+
+
+def _probe(store: BranchStore) -> None:
+    for flag in (_NODE, _PROBE):
         if not flag.value:
             raise ConfigError(f"give --{flag.name}; --help tells what it is")
-    known = [*AT_A_NODE, *ALONG]
     for name in _PROBE.value:
-        if name not in known:
-            raise ConfigError(f"--probe={name}: the probes are {', '.join(known)}")
-    store = BranchStore(_WORKDIR.value)
+        if name not in measured.MEASURES:
+            known = ", ".join(measured.MEASURES)
+            raise ConfigError(f"--probe={measured.shortened(name)}: the probes are {known}")
     branch, steps = parse_node(_NODE.value, store)
     if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    edge = store.edges()[branch]
-    split = getattr(data.load(edge.data), _SPLIT.value)
-    of = _Loss(
-        store,
-        branch,
-        models.by_layer(models.build(edge.model)).loss,
-        data.in_order(split, examples=_EXAMPLES.value),
-    )
+    split = getattr(data.load(store.edges()[branch].data), _SPLIT.value)
+    of = _Loss(store, branch, sampling.draw(split, _SPLIT.value, _EXAMPLES.value, _SEED.value))
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
@@ -93,7 +116,7 @@ def main() -> None:
         for name in _PROBE.value:
             try:
                 (of.at_nodes if name in AT_A_NODE else of.along)(name, steps)
-            except (Unmeasurable, probes.ProbeError) as error:
+            except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
                 refused.append(f"--probe={name} at --node={_NODE.value}: {error}")
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from what is finished.", file=sys.stderr)
@@ -105,68 +128,36 @@ def main() -> None:
         raise ConfigError("; ".join(refused))
 
 
-def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
-    """The branch and the steps that a node or a range of nodes names.
-
-    Raises:
-      ConfigError, MissingNode: for what is no node, or is not there.
-    """
-    branch, _, range_ = text.partition("@")
-    store.record(branch)
-    nodes = store.nodes(branch)
-    if not range_:
-        if not nodes:
-            raise ConfigError(f"--node={text}: {branch} has no node yet")
-        return branch, [nodes[-1]]
-    parts = range_.split(":")
-    if len(parts) > 3 or not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"--node={text}: write BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
-    first, last = int(parts[0]), int(parts[min(1, len(parts) - 1)])
-    every = max(1, int(parts[2])) if len(parts) == 3 else 1
-    if last < first:
-        raise ConfigError(f"--node={text}: the range goes backwards, from {first} to {last}")
-    steps = [s for s in nodes if first <= s <= last and (s - first) % every == 0]
-    if not steps:
-        raise ConfigError(
-            f"--node={text}: no such node; {branch} has {', '.join(map(str, nodes)) or 'none'}. "
-            "--config.snapshot_every keeps more while a run trains"
-        )
-    return branch, steps
-
-
 class _Loss:
-    """The loss of a branch's model over the chosen examples, and what is measured of it."""
+    """The loss of a branch's model over a sample of its data, and what is measured of it."""
 
-    def __init__(self, store: BranchStore, branch: str, loss_fn: Callable, batches: list[Any]):
-        self._store, self._branch = store, branch
-        self._loss_fn, self._batches = loss_fn, batches
+    def __init__(self, store: BranchStore, branch: str, sample: sampling.Sample):
+        self._store, self._branch, self._sample = store, branch, sample
         self._edge = store.edges()[branch]
+        self._loss_fn = models.by_layer(models.build(self._edge.model)).loss
 
     def at_nodes(self, name: str, steps: list[int]) -> None:
         kind = AT_A_NODE[name]
         given, tag = self._settings(kind)
-        starts: dict[int, Any] = {}
+        missing = []  # looked for first: what is damaged is told before anything is computed
         for step in steps:
-            owner = self._owner(step)
-            path = self._directory(owner) / f"{name}-{step}-{tag}.json"
-            if _is_there(path, [step]):
-                starts = {}
-                continue
+            path = self._directory(owner := self._owner(step)) / f"{name}-{step}-{tag}.json"
+            if not _is_there(path, [step], given):
+                missing.append((step, owner, path))
+        for step, owner, path in missing:
             began, results = time.monotonic(), []
             for i, each in enumerate(self._replicates(step, name == "preconditioned")):
                 node = measures.Node(
                     self._loss_fn,
                     each.params,
-                    self._batches,
+                    self._sample.batches,
                     given,
                     _teller(f"{name} of {owner}@{step}, seed {i}"),
-                    starts.get(i),
                     each.opt_state or None,
                     self._store.edges()[owner].optimizer,
                 )
-                result, starts[i] = kind.measure(node)
-                results.append(result)
-            _write(path, name, [step], given, results)
+                results.append(kind.measure(node) | self._sampled(kind, each.params))
+            self._write(path, kind, name, [step], given, results)
             _report(f"{name} of {owner}@{step}", kind, results, began)
 
     def along(self, name: str, steps: list[int]) -> None:
@@ -178,38 +169,63 @@ class _Loss:
             and fork in self._store.nodes(self._branch)
         ):
             steps = sorted({*steps, fork})
-        stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes-{tag}"
+        stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes" + (f"-{tag}" if tag else "")
         path = self._directory(self._branch) / f"{stem}.json"
-        if _is_there(path, steps):
+        if _is_there(path, steps, given):
             return
+        title = f"{name} of {self._branch}@{steps[0]}:{steps[-1]}, {len(steps)} nodes"
         began, results = time.monotonic(), []
         for i in range(self._edge.seeds):
             each = measures.Path(
                 self._loss_fn,
-                _iterates(self._store, self._branch, steps, i),
+                iterates(self._store, self._branch, steps, i),
                 steps,
                 fork,
-                self._batches,
+                self._sample.batches,
                 given,
-                _teller(f"{name} of {_NODE.value}, seed {i}"),
+                _teller(f"{title}, seed {i}"),
                 path.with_name(f"{stem}-seed{i}.cells"),
             )
-            results.append(kind.measure(each))
-        _write(path, name, steps, given, results)
-        _report(f"{name} of {_NODE.value}", kind, results, began)
+            results.append(kind.measure(each) | self._sampled(kind, each.iterates[-1]))
+        self._write(path, kind, name, steps, given, results)
+        _report(title, kind, results, began)
         for file in path.parent.glob(f"{stem}-seed*.cells"):
             file.unlink()
 
     def _settings(self, kind: Measure) -> tuple[Result, str]:
-        """What a result depends on, the loss's flags and those that the measure goes by; and the
-        same as part of a file's name, with the branch whose data are other than its root's."""
-        given = {name: flags.FLAGS[name].value for name in ("examples", "split", *kind.uses)}
-        more = "".join(f"-{name}{given[name]:g}" for name in kind.uses)
-        root = self._store.lineage(self._branch)[0].branch
-        if self._edge.data != self._store.edges()[root].data:
-            given["data"] = self._branch
-            more += f"-{self._branch}"
-        return given, f"{given['split']}{given['examples']}{more}"
+        """What a result depends on, and as much of that as flags set as part of a file's name,
+        with the branch whose data are other than its root's."""
+        facts, root = self._sample.facts, self._store.lineage(self._branch)[0].branch
+        given: Result = {name: flags.FLAGS[name].value for name in kind.uses}
+        tags = [f"{name}{given[name]:g}" for name in kind.uses]
+        if kind.sees_examples:
+            loss = {"examples": facts["examples"], "split": facts["split"]}
+            given = {**loss, "sample_seed": facts["seed"], **given}
+            tags = [f"{facts['split']}{facts['examples']}", *tags]
+            if self._edge.data != self._store.edges()[root].data:
+                given["data"] = self._branch
+                tags.append(self._branch)
+            tags.append(f"sample{facts['seed']}")
+        return {**given, **kind.fixed}, "-".join(tags)
+
+    def _sampled(self, kind: Measure, params: Any) -> Result:
+        if not kind.sees_examples:
+            return {}
+        return sampling.loss(self._loss_fn, params, self._sample)
+
+    def _write(
+        self, path: Path, kind: Measure, name: str, steps: list[int], given: Result, results: list
+    ) -> None:
+        content = {
+            "probe": name,
+            "steps": steps,
+            "settings": given,
+            "sample": self._sample.facts if kind.sees_examples else None,
+            "results": results,
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
+        }
+        write_json(path, content, default=_plain)
 
     def _directory(self, branch: str) -> Path:
         directory = self._store.directory(branch) / "probes"
@@ -232,54 +248,20 @@ class _Loss:
             yield dataclasses.replace(one, params=models.unstacked(one.params))
 
 
-class _Iterates(Sequence):
-    """Parameters at each step, read when they are asked for."""
+def _is_there(path: Path, steps: list[int], given: Result) -> bool:
+    """Whether it is, and of these nodes and settings: other nodes may be as many, with the same
+    ends.
 
-    def __init__(self, read: Callable[[int], Any], steps: list[int]):
-        self._read, self._steps = read, steps
-
-    def __len__(self):
-        return len(self._steps)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return _Iterates(self._read, self._steps[i])
-        return self._read(self._steps[i])
-
-
-def _iterates(store: BranchStore, branch: str, steps: list[int], replicate: int) -> _Iterates:
-    """One replicate's. The latest reads are kept, a gigabyte of them: principal components ask
-    for every pair."""
-
-    def read(step: int) -> Any:
-        params = jax.tree.map(lambda leaf: leaf[replicate], store.params(branch, step))
-        return models.unstacked(params)
-
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read(steps[0])))
-    return _Iterates(functools.lru_cache(max(1, _KEPT // size))(read), steps)
-
-
-def _is_there(path: Path, steps: list[int]) -> bool:
-    """Whether it is, and of these nodes: others may be as many, with the same ends."""
-    try:
-        there = json.loads(path.read_text())["steps"] == steps
-    except (FileNotFoundError, ValueError, KeyError):
+    Raises:
+      DamagedFile: for a file that is no result.
+    """
+    if not path.exists():
         return False
+    content = measured.read(path)
+    there = content["steps"] == steps and content["settings"] == given
     if there:
         print(f"{path} is there")
     return there
-
-
-def _write(path: Path, name: str, steps: list[int], given: Result, results: list) -> None:
-    content = {
-        "probe": name,
-        "steps": steps,
-        "settings": given,
-        "results": results,
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-    }
-    write_atomically(path, json.dumps(content, default=_plain, indent=1) + "\n")
 
 
 def _report(title: str, kind: Measure, results: list[Result], began: float) -> None:
@@ -287,7 +269,11 @@ def _report(title: str, kind: Measure, results: list[Result], began: float) -> N
     _teller("")("")
     for i, result in enumerate(results):
         print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
-    print(f"    {time.monotonic() - began:.0f} s", flush=True)
+    seconds = f"{time.monotonic() - began:.0f} s"
+    if kind.sees_examples:
+        losses = ", ".join(f"{r['loss']:.4g} ± {r['loss_error'] or np.nan:.2g}" for r in results)
+        seconds = f"loss of the sample {losses}; {seconds}"
+    print(f"    {seconds}", flush=True)
 
 
 def _plain(value: Any) -> Any:
@@ -310,4 +296,4 @@ def _teller(title: str) -> measures.Tell:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, positional=True)

@@ -5,100 +5,91 @@ As everywhere, a line is a mean over seeds and a band reaches from the lowest to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.measured import Content, apart, measured, of_loss
+from experiments.measured import Content, Group, heading
 from experiments.reading import Run
-from experiments.style import STYLE, legend_above, looks, mark_cooldowns, once_each
+from experiments.style import legend_above, looks, mark_cooldowns, once_each
 
-LINES = ("-", "--", ":")
+LINES = ("-", "--", ":", "-.")
+DENSITIES = 4
+"""Nodes in one figure of densities."""
 
 
-def _along_training(probe: str, value: Callable[[Content], Any], label: str) -> Callable:
-    """A figure of one number a node against updates; other settings are dashed, then dotted."""
+def _along_training(value: Callable[[Content], Any], label: str) -> Callable:
+    """A figure of one number a node against updates."""
 
-    def draw(run: Run) -> Figure | None:
-        groups = measured(run, probe)[: len(LINES)]
-        if not groups:
-            return None
+    def draw(run: Run, group: Group) -> Figure:
         figure, axis = _axis()
-        for group, style in zip(groups, LINES, strict=False):
-            for name, contents in group.of.items():
-                parent = group.of.get(run.edges[name].parent, [])
-                # From the fork on, so that the line is not broken there.
-                at_fork = [c for c in parent if c["steps"][-1] == run.edges[name].start]
-                shown = [*at_fork, *contents]
-                steps = [content["steps"][-1] for content in shown]
-                values = np.array([[value(r) for r in c["results"]] for c in shown])
-                said = looks(run)[name].label + apart(group, groups)
-                _line(axis, run, name, steps, values, said, style)
+        for name, contents in group.of.items():
+            parent = group.of.get(run.edges[name].parent, [])
+            # From the fork on, so that the line is not broken there.
+            at_fork = [c for c in parent if c["steps"][-1] == run.edges[name].start]
+            shown = [*at_fork, *contents]
+            steps = [content["steps"][-1] for content in shown]
+            values = np.array([[value(r) for r in c["results"]] for c in shown])
+            _line(axis, run, name, steps, values, looks(run)[name].label, "-")
         mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=label)
-        _finish(figure, axis, of_loss(groups[0].settings))
+        _finish(figure, axis, group)
         return figure
 
     return draw
 
 
-def _along_range(
-    probe: str, columns: dict[str, str], label: str, levels: tuple[float, ...] = ()
-) -> Callable:
-    """A figure of the last range of each branch: values for its first nodes."""
+def _along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
+    """A figure of the ranges of each branch: values for their first nodes."""
 
-    def draw(run: Run) -> Figure | None:
-        groups = measured(run, probe)
-        if not groups:
-            return None
+    def draw(run: Run, group: Group) -> Figure:
         figure, axis = _axis()
-        for name, contents in groups[0].of.items():
-            for (column, said), style in zip(columns.items(), LINES, strict=False):
-                values = np.array([result[column] for result in contents[-1]["results"]], float).T
-                legend = looks(run)[name].label + (f", {said}" if said else "")
-                _line(axis, run, name, contents[-1]["steps"][: len(values)], values, legend, style)
+        for name, contents in group.of.items():
+            styles = itertools.cycle(LINES)
+            for content, (column, said) in itertools.product(contents, columns.items()):
+                values = np.array([result[column] for result in content["results"]], float).T
+                range_ = _range(content) if len(contents) > 1 else ""
+                legend = ", ".join(filter(None, (looks(run)[name].label, range_, said)))
+                steps = content["steps"][: len(values)]
+                _line(axis, run, name, steps, values, legend, next(styles))
         for level in levels:
             axis.axhline(level, color="black", lw=0.8, ls=":")
         mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=label)
-        _finish(figure, axis, "" if probe == "distances" else of_loss(groups[0].settings))
+        _finish(figure, axis, group)
         return figure
 
     return draw
 
 
-def interpolations(run: Run) -> Figure | None:
+def _range(content: Content) -> str:
+    return f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
+
+
+def interpolations(run: Run, group: Group) -> Figure:
     """The loss along the line from the first node of each range to its last."""
-    groups = measured(run, "interpolate")
-    if not groups:
-        return None
     figure, axis = _axis()
-    for name, contents in groups[0].of.items():
-        for content, style in zip(contents[-3:], LINES, strict=False):
+    for name, contents in group.of.items():
+        for content, style in zip(contents, itertools.cycle(LINES), strict=False):
             values = np.array([result["losses"] for result in content["results"]]).T
-            steps = f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
             alphas = content["results"][0]["alphas"]
-            _line(axis, run, name, alphas, values, f"{name}, {steps}", style)
+            _line(axis, run, name, alphas, values, f"{name}, {_range(content)}", style)
     axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
-    _finish(figure, axis, of_loss(groups[0].settings))
+    _finish(figure, axis, group)
     return figure
 
 
-def densities(run: Run) -> Figure | None:
+def densities(run: Run, group: Group) -> Figure:
     """The density of the Hessian's eigenvalues at the last nodes, on a logarithmic scale."""
-    groups = measured(run, "density")
-    if not groups:
-        return None
-    shown = [(name, content) for name, contents in groups[0].of.items() for content in contents]
-    shown = shown[-4:]
+    shown = group.results[-DENSITIES:]
     figure = Figure(figsize=(7, 1.2 + 1.5 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axis, (name, content) in zip(axes, shown, strict=True):
+    for axis, (_, name, content) in zip(axes, shown, strict=True):
         look = looks(run)[name]
         for i, result in enumerate(content["results"]):
             label = look.label if i == 0 else ""
@@ -115,7 +106,7 @@ def densities(run: Run) -> Figure | None:
             fontsize=9,
         )
     axes[-1].set_xlabel("eigenvalue of the Hessian")
-    axes[0].set_title(of_loss(groups[0].settings), loc="left", fontsize=10)
+    axes[0].set_title(heading(group), loc="left", fontsize=9)
     handles: dict[str, Artist] = {}
     for axis in axes:
         handles |= once_each(axis)
@@ -123,41 +114,43 @@ def densities(run: Run) -> Figure | None:
     return figure
 
 
-def explained(run: Run) -> Figure | None:
+def explained(run: Run, group: Group) -> Figure:
     """The share of the variance of its nodes that each principal component explains."""
-    groups = measured(run, "components")
-    if not groups:
-        return None
-    group = max(groups, key=lambda g: g.settings["k"])
     figure, axis = _axis()
-    for i, (name, contents) in enumerate(group.of.items()):
-        ratios = np.array([r["explained_variance_ratio"] for r in contents[-1]["results"]])
-        at = np.arange(1, ratios.shape[1] + 1) + 0.8 * i / len(group.of)
+    several = len(group.results) > len(group.of)
+    width = 0.8 / len(group.results)
+    for i, (_, name, content) in enumerate(group.results):
+        ratios = np.array([r["explained_variance_ratio"] for r in content["results"]])
+        at = np.arange(1, ratios.shape[1] + 1) + width * i
         look = looks(run)[name]
-        width = 0.8 / len(group.of)
-        axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=look.label)
+        label = f"{look.label}, {_range(content)}" if several else look.label
+        axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=label)
         for row in ratios:
             axis.plot(at, row, "k.", ms=4)
     axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1))
     axis.set_xticks(range(1, ratios.shape[1] + 1))
-    _finish(figure, axis, "")
+    _finish(figure, axis, group)
     return figure
 
 
-def planes(run: Run) -> Figure | None:
+def planes(run: Run, group: Group) -> Figure:
     """The loss over the plane of the first two principal components, first seed."""
-    groups = measured(run, "plane")
-    if not groups:
-        return None
-    group = max(groups, key=lambda g: g.settings["points"])
-    figure = Figure(figsize=(1 + 4.6 * len(group.of), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(group.of), squeeze=False)[0]
-    for axis, (name, contents) in zip(axes, group.of.items(), strict=True):
-        first, steps = contents[-1]["results"][0], contents[-1]["steps"]
+    rows = -(-len(group.results) // 3)
+    columns = min(3, len(group.results))
+    figure = Figure(figsize=(1 + 4.6 * columns, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(group.results) :]:
+        axis.set_axis_off()
+    for axis, (_, name, content) in zip(axes, group.results, strict=False):
+        first, steps = content["results"][0], content["steps"]
+        axis.set_title(f"{name}, {_range(content)} (star)", loc="left", fontsize=9)
+        axis.grid(False)
         losses = np.array(first["losses"], float)
         # Logarithmic above the lowest, since a valley is flat beside its walls.
         finite = losses[np.isfinite(losses)]
         if not finite.size or np.ptp(finite) == 0:
+            said = "all losses are equal" if finite.size else "no loss is finite"
+            axis.annotate(said, (0.5, 0.5), xycoords="axes fraction", ha="center")
             continue
         levels = finite.min() + np.geomspace(1e-2, 1, 18) * np.ptp(finite)
         drawn = axis.contourf(
@@ -172,17 +165,12 @@ def planes(run: Run) -> Figure | None:
             axis.annotate("$T_c$", way[steps.index(fork)], (6, 6), textcoords="offset points")
         ratios = [f"{ratio:.0%}" for ratio in first["explained_variance_ratio"]]
         axis.set(xlabel=f"first component ({ratios[0]})", ylabel=f"second ({ratios[1]})")
-        title = f"{name}, {steps[0]:,} to {steps[-1]:,} (star), {of_loss(group.settings)}"
-        axis.set_title(title, loc="left", fontsize=9)
-        axis.grid(False)
+    figure.suptitle(heading(group), x=0.01, ha="left", fontsize=9)
     return figure
 
 
-def phases(run: Run) -> Figure | None:
+def phases(run: Run, group: Group) -> Figure:
     """||H v|| and v' H v along the dominant direction of each phase, at the fork and the end."""
-    groups = measured(run, "phases")
-    if not groups:
-        return None
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     said = []
@@ -191,8 +179,8 @@ def phases(run: Run) -> Figure | None:
         (axes[1], "quotient", r"curvature $v'Hv$"),
     ):
         ticks = []
-        for i, (name, contents) in enumerate(groups[0].of.items()):
-            results, look = contents[-1]["results"], looks(run)[name]
+        for i, (_, name, content) in enumerate(group.results):
+            results, look = content["results"], looks(run)[name]
             for j, row in enumerate(results[0]["along"]):
                 values = np.array([result["along"][j][column] for result in results])
                 at, faint = 5 * i + j, 0.5 if row["direction"] == "v_s" else 1
@@ -204,13 +192,12 @@ def phases(run: Run) -> Figure | None:
                 v_s, v_d = np.mean([result["explained"] for result in results], axis=0)
                 cosine = np.mean([result["cosine"] for result in results])
                 said.append(
-                    f"{name}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ {v_d:.0%}, "
-                    f"cosine {cosine:.2f}"
+                    f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ "
+                    f"{v_d:.0%}, cosine {cosine:.2f}"
                 )
         axis.set_xticks(*zip(*ticks, strict=True))
         axis.set_ylabel(label)
-    axes[0].set_title("; ".join(said), loc="left", fontsize=9)
-    axes[1].set_title(of_loss(groups[0].settings), loc="right", fontsize=9)
+    axes[0].set_title("\n".join([*said, heading(group)]), loc="left", fontsize=9)
     legend_above(figure, once_each(axes[0]))
     return figure
 
@@ -230,20 +217,18 @@ def _line(
         axis.fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
 
 
-def _finish(figure: Figure, axis: Axes, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=10)
+def _finish(figure: Figure, axis: Axes, group: Group) -> None:
+    axis.set_title(heading(group), loc="left", fontsize=9)
     legend_above(figure, once_each(axis))
 
 
-FIGURES: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
+FIGURES: dict[str, tuple[Callable[[Run, Group], Figure], str]] = {
     "sharpness": (
-        _along_training("sharpness", lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
+        _along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
         "Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
     ),
     "preconditioned": (
-        _along_training(
-            "preconditioned", lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"
-        ),
+        _along_training(lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"),
         "Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; full-batch Adam "
         "is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
     ),
@@ -253,11 +238,11 @@ FIGURES: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         "are faint.",
     ),
     "moments": (
-        _along_training("moments", lambda r: r["trace"]["value"], r"trace of the Hessian"),
+        _along_training(lambda r: r["trace"]["value"], r"trace of the Hessian"),
         "Trace of the Hessian, by Hutchinson's estimator.",
     ),
     "noise": (
-        _along_training("noise", lambda r: r["noise_scale"], "gradient noise scale (examples)"),
+        _along_training(lambda r: r["noise_scale"], "gradient noise scale (examples)"),
         "The batch at which the gradient's signal and noise are equal (McCandlish et al.).",
     ),
     "interpolate": (interpolations, "Loss along the line between two nodes."),
@@ -278,27 +263,16 @@ FIGURES: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         "figure 4).",
     ),
     "convexity": (
-        _along_range("convexity", {"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
+        _along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
         "Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
         "(Belloni et al., figure 7).",
     ),
     "alignment": (
-        _along_range(
-            "alignment", {"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)
-        ),
+        _along_range({"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)),
         "Cosine of the negative gradient with the move to the next node.",
     ),
     "distances": (
-        _along_range(
-            "distances", {"moved": "moved", "travelled": "travelled"}, "distance in parameter space"
-        ),
+        _along_range({"moved": "moved", "travelled": "travelled"}, "distance in parameter space"),
         "Distance moved from the first node, and travelled from node to node.",
     ),
 }
-
-
-def drawn(run: Run) -> dict[str, Figure]:
-    """The figures of those probes that were measured."""
-    with matplotlib.rc_context(STYLE):
-        figures = {name: draw(run) for name, (draw, _) in FIGURES.items()}
-    return {f"probe_{name}": figure for name, figure in figures.items() if figure}

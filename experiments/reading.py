@@ -16,8 +16,9 @@ from wsdjax import serial
 from wsdjax.branches import BranchStore
 from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
 from wsdjax.edge import Edge
-from wsdjax.files import read_json
+from wsdjax.files import DamagedFile, read_json
 from wsdjax.metrics import Table
+from wsdjax.validation import UserError, check
 
 
 class Run:
@@ -79,14 +80,37 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)[:, None]
 
 
+_REMEDY = "delete it and give the command that trained the run again"
+
+
 def read_config(workdir: Path) -> dict[str, Any] | None:
-    """`config.json`; None if there is none."""
-    file = workdir / "config.json"
-    remedy = "delete it and give the command that trained the run again"
-    return read_json(file, remedy) if file.exists() else None
+    """`config.json`; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[0]
 
 
 def experiment_of(workdir: Path) -> Experiment | None:
-    """The experiment that a workdir's `config.json` holds; None if there is none."""
-    config = read_config(workdir)
-    return None if config is None else serial.from_json(config)
+    """The experiment that a workdir's `config.json` holds; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[1]
+
+
+def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
+    file = workdir / "config.json"
+    if not file.exists():
+        return None
+    content = read_json(file, _REMEDY)
+    try:
+        experiment = serial.from_json(content)
+        check("", experiment, Experiment, {})
+    except (UserError, AttributeError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
+    return content, experiment

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
-from experiments import cli, figures, page, probe_figures, style, tables
+from experiments import cli, figures, page, probe_report, style, tables
 from experiments.reading import Run
 from experiments.tables import Final, Rows
 from wsdjax.files import write_atomically
 from wsdjax.validation import ConfigError
 
+_SHOWN = 5
+"""Lines about what is not drawn, at most, on a terminal."""
+
 
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
-    if not (workdir / "branches").is_dir():
-        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
+    if not any(workdir.glob("branches/*/branch.json")):
+        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branch)")
     print(write(workdir))
 
 
@@ -30,23 +32,27 @@ def write(workdir: str | Path) -> str:
     """Writes the figures as PNG and SVG, `results.json` and `report.html`; returns the final
     table as text."""
     run = Run(workdir)
+    run.store.sweep()
     directory = run.workdir / "figures"
     directory.mkdir(exist_ok=True)
-    images = {name: style.save(figure, directory / name) for name, figure in _figures(run).items()}
+    probed = probe_report.drawn(run)
+    drawn = {name: draw(run) for name, draw in figures.FIGURES.items()} | probed.figures
+    images = {name: style.save(figure, directory / name) for name, figure in drawn.items()}
+    for old in directory.glob("probe_*.*"):  # of results that were dropped
+        if old.stem not in images:
+            old.unlink()
     ends = tables.final_values(run)
     rows, budgets, notes = tables.table(ends), tables.budget_table(run), tables.notes(run, ends)
     write_atomically(run.workdir / "results.json", _results(run, ends, rows, budgets, notes))
     file = run.workdir / "report.html"
-    write_atomically(file, page.page(run, rows, budgets, notes, images))
+    write_atomically(file, page.page(run, rows, budgets, notes, images, probed))
     said = ["", tables.as_text(rows, words=2)]
     if budgets:
         said += ["", tables.as_text(budgets, words=1)]
-    return "\n".join([*said, "", *notes, "", f"Figures: {directory}\nReport:  {file}"])
-
-
-def _figures(run: Run) -> dict[str, Figure]:
-    always = {name: draw(run) for name, draw in figures.FIGURES.items()}
-    return {**always, **probe_figures.drawn(run)}
+    left = [f"Not drawn: {name}: {why}" for name, why in probed.left.items()]
+    if len(left) > _SHOWN:
+        left[_SHOWN - 1 :] = [f"Not drawn: {len(left) - _SHOWN + 1} more, which the report lists"]
+    return "\n".join([*said, "", *notes, *left, "", f"Figures: {directory}\nReport:  {file}"])
 
 
 def _results(run: Run, ends: list[Final], rows: Rows, budgets: Rows, notes: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from experiments.naming import schedule_name
 from experiments.reading import Run
 from wsdjax.config import Cooldown
+from wsdjax.files import write_atomically
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, then four of Paul Tol's; trunks
 # are dark grey.
@@ -36,9 +38,11 @@ STYLE: Any = {
 def save(figure: Figure, stem: Path) -> bytes:
     """Writes STEM.png and STEM.svg; returns the latter."""
     with matplotlib.rc_context(STYLE):
-        figure.savefig(stem.with_suffix(".png"), dpi=150)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    return stem.with_suffix(".svg").read_bytes()
+        for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=suffix[1:], **options)
+            write_atomically(stem.with_suffix(suffix), drawn.getvalue())
+    return drawn.getvalue()
 
 
 class Look(NamedTuple):

@@ -94,6 +94,14 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def full_precision():
+    """For what float32 keeps and a GPU's products, whose operands are rounded to TF32's 11 bits,
+    do not."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
 def x64():
     jax.config.update("jax_enable_x64", True)
     yield

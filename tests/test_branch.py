@@ -14,6 +14,7 @@ import pytest
 from conftest import load_config, rows_of, same
 from test_resume import Silent
 
+from experiments.launch import launch
 from wsdjax import data, models, optim, schedules, tree
 from wsdjax import state as states
 from wsdjax.branches import (
@@ -283,6 +284,28 @@ def test_a_registration_cut_short_is_completed_or_refused(tmp_path):
         store.register({"a": edges["a"]})
     store.register(edges)
     assert store.siblings("b") == ["a", "b"]
+
+
+def test_a_branch_that_is_taken_out_of_the_config_is_not_trained(tmp_path):
+    """Not even beside a sibling, whose program it is part of: that is refused, until it is there
+    again. Without an unfinished sibling it is left as it is."""
+    config = with_tree(
+        {
+            "first": Branch(steps=3, schedule=Constant()),
+            "a": Branch(steps=4, schedule=Constant()),
+            "b": Branch(steps=4, schedule=Constant(2)),
+        }
+    )
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(config))
+    del config.tree["b"]
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match="a was begun in one program with b, which would be"):
+        launch(config, store, tree.resolve(config))
+    assert files(tmp_path) == before
+    del config.tree["a"]
+    launch(config, store, tree.resolve(config))
+    assert [name for name in store.names() if store.steps(name)] == ["first"]
 
 
 def test_checkpoints_elsewhere_are_found_again_and_not_shared(tmp_path):

@@ -34,6 +34,15 @@ MISTAKES = {
     "an unknown branch": (["--config.tree.deca.steps=3"], "deca"),
     "a stray argument": (["tiny"], "unexpected argument 'tiny'"),
     "an unknown flag": (["--wokdir=x"], "wokdir"),
+    "a directory twice": (["--workdir=x"], "--workdir is given more than once"),
+    "a switch and its opposite": (
+        ["--dry_run", "--nodry_run"],
+        "--dry_run is given more than once",
+    ),
+    "a field twice": (
+        ["--config.batch_size=8", "--config.batch_size", "4"],
+        "--config.batch_size is given more than once",
+    ),
     "a batch larger than the set": (["--config.batch_size=4000"], "batch_size = 4000"),
 }
 
@@ -49,6 +58,25 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
     assert len(err.strip().splitlines()) <= 2, err
     assert out == ""
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("experiments.report", "--workdir=a", "--workdir=b"),
+        ("experiments.branch", "list", "--workdir=a", "--workdir=a"),
+        ("experiments.probe", "--probe=noise", "--workdir=a", "--probe=sharpness"),
+        ("experiments.bench", "curvature", "--batch=3", "--batch", "4"),
+        ("experiments.prepare", "text", "--input", "a", "--out", "b", "--out", "c"),
+        ("experiments.prepare", "cifar10", "--directory=a", "--archive=c", "--directory=b"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(arguments, tmp_path):
+    """Where the last would be taken without a word."""
+    code, _, err = finish(start(*arguments))
+    assert code == 2
+    assert re.search(r"--(workdir|probe|batch|out|directory) is given more than once", err)
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_an_unknown_data_set(tmp_path):

@@ -374,6 +374,7 @@ np.testing.assert_allclose(one.eigenvalues, exact, rtol=1e-5)
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         },
         capture_output=True,

@@ -152,6 +152,40 @@ def test_the_evaluation_set_is_all_of_the_test_split_in_order(clean):
     np.testing.assert_allclose(joined, whole["inputs"], atol=1e-6)
 
 
+def test_a_sample_is_spread_over_the_split_and_fixed_by_its_seed(x64):
+    """One of each of as many parts of it, whatever the process's flags; the values are those
+    that PCG64 gives on any machine."""
+    split = indices(1_003)
+    drawn = [np.asarray(batch["inputs"]) for batch in data.sample(split, 100, seed=3)]
+    at = np.concatenate(drawn)
+    assert [len(batch) for batch in drawn] == [100]
+    bounds = np.arange(101) * 1_003 // 100
+    assert ((bounds[:-1] <= at) & (at < bounds[1:])).all()
+    assert at.dtype == np.int32
+    assert at[:6].tolist() == [0, 11, 28, 34, 46, 57]
+    assert [len(b["inputs"]) for b in data.sample(split, 100, 3, batch_size=40)] == [40, 40, 20]
+    again, other = (data.sample(split, 100, seed=seed)[0]["inputs"] for seed in (3, 4))
+    np.testing.assert_array_equal(again, at)
+    assert (np.asarray(other) != at).mean() > 0.5
+    (whole,) = data.sample(indices(60), 60, seed=9)
+    np.testing.assert_array_equal(whole["inputs"], np.arange(60))
+    for examples in (0, 1_004):
+        with pytest.raises(ValueError, match=f"examples = {examples}: the split has 1003"):
+            data.sample(split, examples)
+
+
+def test_a_sample_of_text_is_not_its_first_file():
+    """Windows of all files: the first in the order of paths are licences and tables."""
+    split = data.load(Stdlib(length=64)).train
+    (batch,) = data.sample(split, 50)
+    size = split.size
+    first = np.asarray(split.part(0, size // 50)["inputs"])
+    rows = {row.tobytes() for row in first}
+    assert sum(row.tobytes() in rows for row in np.asarray(batch["inputs"])) <= 2
+    last = {row.tobytes() for row in np.asarray(split.part(size - size // 50 - 1, size)["inputs"])}
+    assert np.asarray(batch["inputs"])[-1].tobytes() in last
+
+
 def test_augmentation_is_a_shift_and_a_flip():
     """Each augmented image is one of the 9 x 9 x 2 that padding by 4 allows, half are mirrored."""
     images = jax.random.normal(jax.random.key(0), (40, 8, 8, 3))

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,7 +83,16 @@ def test_nothing_is_written_through_a_link(tmp_path):
 
 
 def test_what_killed_writers_left_is_swept_up(tmp_path):
-    for name in (".metrics.jsonl.0badcafe.tmp", "metrics.jsonl", ".lock"):
+    """What a living one writes stays, and so does what is no temporary of ours."""
+    path = tmp_path / "report.html"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".report.html.{dead.pid}-0badcafe.tmp", "metrics.jsonl", ".notes.tmp"):
         (tmp_path / name).write_text("")
-    files.remove_temporaries(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "metrics.jsonl"]
+    with files.replacing(path) as file:
+        files.sweep([tmp_path])
+        file.write(b"whole")
+    assert {each.name for each in tmp_path.iterdir()} == {
+        *("report.html", "metrics.jsonl", ".notes.tmp")
+    }
+    assert path.read_text() == "whole"

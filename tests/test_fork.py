@@ -21,6 +21,7 @@ from wsdjax import averages, data, models, optim, plans, tree
 from wsdjax import state as states
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
+from wsdjax.files import DamagedFile
 from wsdjax.step import make_evaluate, make_step
 from wsdjax.train import Trainer, fork
 
@@ -315,10 +316,14 @@ def test_a_held_out_curve_is_broken_where_the_data_change(forked):
 @pytest.fixture
 def first_format(tmp_path):
     """A workdir written by the commit before this format: a trunk of 4 updates and a decay."""
-    with tarfile.open(ROOT / "tests" / "data" / "workdir_format_1.tar.gz") as archive:
+    return unpacked("workdir_format_1.tar.gz", tmp_path / "old")
+
+
+def unpacked(name, directory):
+    with tarfile.open(ROOT / "tests" / "data" / name) as archive:
         safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(tmp_path / "old", **safe)
-    return tmp_path / "old"
+        archive.extractall(directory, **safe)
+    return directory
 
 
 def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
@@ -350,6 +355,32 @@ def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
     np.testing.assert_allclose(
         first_losses(grown, "sqrt"), jax.vmap(model.loss)(state.params, batch), rtol=1e-5
     )
+
+
+def test_a_workdir_as_format_2_began_goes_on(tmp_path, caplog):
+    """Of commit a9c6116, whose rows and records had no checksums: a trunk, and a decay whose last
+    update is missing. Its parent is not touched, and what is added can be told from damage."""
+    with tarfile.open(ROOT / "tests" / "data" / "workdir_format_2.tar.xz") as archive:
+        archive.extractall(
+            tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )
+    workdir = tmp_path / "a9c6116"
+    store = BranchStore(workdir)
+    assert store.steps("decay") == [35]
+    before = files(workdir / "branches/trunk")
+    branches = dict(load_config().tree)
+    del branches["cosine"]
+    grown = grow(workdir, dataclasses.replace(load_config(), tree=branches))
+    assert files(workdir / "branches/trunk") == before
+    assert grown.is_done("decay")
+    losses = grown.metrics("decay").updates["loss"]
+    assert losses.shape == (36, 2)
+    assert np.isfinite(losses).all()
+    rows = workdir / "branches/decay/metrics.jsonl"
+    assert ['"sum"' in line for line in rows.read_text().splitlines()[-3:]] == [False, True, True]
+    rows.write_text(rows.read_text().replace('"step": 36, "eval', '"step": 36, "evil'))
+    with pytest.raises(DamagedFile, match="line 15: "):
+        store.metrics("decay")
 
 
 def test_a_workdir_of_a_newer_format_is_refused(first_format):

@@ -1,11 +1,16 @@
 """Several devices compute what one does, and what they saved is read on any number."""
 
+import jax
 import numpy as np
 import pytest
 from conftest import TINY, finish, start
 
 from wsdjax import mesh
 from wsdjax.branches import BranchStore
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="the devices are the CPU's, simulated"
+)
 
 
 def test_four_devices_train_as_one_does(finished, tmp_path):

@@ -81,6 +81,50 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     np.testing.assert_allclose(plane(batches=masked), whole, rtol=1e-6)
 
 
+def test_a_sweep_of_another_loss_is_refused(tmp_path):
+    """Also where the two agree at the end points, or at a plane's origin."""
+    a, b = {"w": jnp.ones(2)}, {"w": 3 * jnp.ones(2)}
+    batches, file = [jnp.ones((4, 2))], tmp_path / "sweep"
+
+    def first(p, x):
+        return jnp.mean(x @ p["w"])
+
+    def sevenfold(p, x):
+        return 7 * jnp.mean((x @ p["w"]) ** 2)
+
+    def pulled(p, x):
+        return first(p, x) + jnp.sum((p["w"] - 1) ** 2)
+
+    def interpolate(loss_fn):
+        return probes.interpolate(loss_fn, a, b, [0, 1, 0.5, 2], batches, file=file)
+
+    def plane(loss_fn):
+        axes = ({"w": jnp.array([1.0, 0])}, {"w": jnp.array([0, 1.0])})
+        return probes.loss_plane(loss_fn, a, *axes, [0, 1], [0, 1], batches, file=file)
+
+    for sweep in (interpolate, plane):
+        whole = sweep(first)
+        kept = file.read_text()
+        np.testing.assert_array_equal(sweep(first), whole)
+        for other in (sevenfold, pulled):
+            with pytest.raises(ProbeError, match="sweep has the losses of another loss function"):
+                sweep(other)
+            assert file.read_text() == kept
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"point": 1.5, "loss": 1}', '{"point": -1, "loss": 1}', '{"point": 0}', "\0\0"]
+)
+def test_a_line_that_is_no_loss_is_named(line, tmp_path):
+    loss_fn, start, batches, _ = quadratic(np.linspace(1, 4, 24))
+    file = tmp_path / "sweep"
+    probes.interpolate(loss_fn, start, start, [0, 1], batches, file=file)
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(ProbeError, match=r"sweep is no file of losses, line 4: .*delete it"):
+        probes.interpolate(loss_fn, start, start, [0, 1], batches, file=file)
+
+
 def test_axes_are_made_orthonormal_or_scaled_to_filters(cnn):
     _, params, _ = cnn
     other = jax.tree.map(jnp.sin, params)

@@ -1,5 +1,6 @@
 """experiments.probe on the snapshots of a run, and the snapshots themselves."""
 
+import base64
 import json
 import re
 import shutil
@@ -8,12 +9,16 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, finish, rows_of, same, start
+from conftest import NO_CACHE, TINY, finish, rows_of, same, start
 
+from experiments import measured, report
+from experiments.nodes import parse_node
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
+from wsdjax.files import DamagedFile
 from wsdjax.optim import second_moment
 from wsdjax.state import replicate
+from wsdjax.validation import UserError
 
 COUNT = 6
 """The nodes of decay from 18 to 36: 18, 20, 24, 30, 35, 36."""
@@ -36,7 +41,7 @@ def probe(workdir, node, name, *more):
 
 def result(workdir, branch, name):
     """Of the one file whose name begins so."""
-    (path,) = (workdir / "branches" / branch / "probes").glob(f"{name}-*.json")
+    (path,) = (workdir / "branches" / branch / "probes").glob(f"{name}*.json")
     return json.loads(path.read_text())
 
 
@@ -66,15 +71,33 @@ def test_sharpness_along_a_trunk(snapped):
     lines = [line for line in out.splitlines() if line.startswith("sharpness of trunk@")]
     assert len(lines) == 8
     assert re.match(r"sharpness of trunk@6, seed 0: \S+, \S+ ± \S+$", lines[0])
-    found = result(snapped, "trunk", "sharpness-12-train60-k2")
-    assert found["settings"]["examples"] == 60
+    found = result(snapped, "trunk", "sharpness-12-train60-k2-tol0.001-sample0")
+    assert found["settings"] == {
+        "examples": 60,
+        "split": "train",
+        "sample_seed": 0,
+        "k": 2,
+        "tol": 0.001,
+        "seed": 0,
+    }
+    assert found["sample"] == {"examples": 60, "of": 2_000, "split": "train", "seed": 0}
     store = BranchStore(snapped)
     edge = store.edges()["trunk"]
     model = models.build(edge.model)
-    batches = data.in_order(data.load(edge.data).train, examples=60)
+    batches = data.sample(data.load(edge.data).train, 60)
     params = jax.tree.map(lambda leaf: leaf[1], store.params("trunk", 12))
     expected = probes.sharpness(model.loss, params, batches, k=2, tol=1e-3)
     np.testing.assert_allclose(found["results"][1]["eigenvalues"], expected.eigenvalues, rtol=2e-3)
+    # Its loss, with the error that five disjoint samples, twelve crops of each, tell of.
+    at = np.concatenate([np.asarray(batch["targets"]) for batch in batches])
+    assert len(at) == 60
+    fifths = [[jax.tree.map(lambda x, i=i: x[i::5], batches[0])] for i in range(5)]
+    losses = [probes.loss(model.loss, params, fifth) for fifth in fifths]
+    np.testing.assert_allclose(found["results"][1]["losses_of_disjoint_samples"], losses, rtol=1e-5)
+    whole = probes.loss(model.loss, params, batches)
+    assert found["results"][1]["loss"] == pytest.approx(whole, rel=1e-5)
+    error = np.std(losses, ddof=1) / np.sqrt(5) * np.sqrt(1 - 60 / 2_000)
+    assert found["results"][1]["loss_error"] == pytest.approx(error, rel=1e-3)
     code, out, _ = probe(snapped, "trunk@6:24:6", "sharpness", "--k=2")
     assert out.count("is there") == 4
     code, out, _ = probe(snapped, "decay@12:24:6", "sharpness", "--k=2")
@@ -90,13 +113,17 @@ def test_the_other_probes_of_a_node(snapped):
     code, _, err = probe(snapped, "decay", ",".join(names))
     assert code == 0, err
     assert all(len(result(snapped, "decay", f"{name}-36")["results"]) == 2 for name in names)
+    fixed = result(snapped, "decay", "density-36")["settings"]
+    assert (fixed["probes"], fixed["depth"], fixed["seed"]) == (4, 60, 0)
+    fixed = result(snapped, "decay", "moments-36")["settings"]
+    assert (fixed["probes"], fixed["seed"]) == (32, 0)
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
     state = replicate(store.restore("decay", 36), 1)
     nu, count = second_moment(state.opt_state)
     assert count == 36
     scale = probes.adam_preconditioner(nu, 36, edge.optimizer.b2, edge.optimizer.eps)
-    batches = data.in_order(data.load(edge.data).train, examples=60)
+    batches = data.sample(data.load(edge.data).train, 60)
     hessian = probes.Hessian(models.build(edge.model).loss, state.params, batches)
     top = probes.eigenpairs(probes.Preconditioned(hessian, scale), state.params, tol=1e-3)
     found = result(snapped, "decay", "preconditioned-36")["results"][1]["eigenvalues"]
@@ -117,7 +144,7 @@ def test_the_probes_of_a_range(snapped):
     losses = [line["losses"][line["alphas"].index(end)] for end in (0, 1)]
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
-    batches = data.in_order(data.load(edge.data).train, examples=60)
+    batches = data.sample(data.load(edge.data).train, 60)
     for loss, step in ((losses[0], 18), (losses[1], 36)):
         params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", step))
         expected = probes.loss(models.build(edge.model).loss, params, batches)
@@ -144,7 +171,7 @@ def test_each_measure_is_the_probe_itself(snapped):
     store = BranchStore(snapped)
     edge = store.edges()["decay"]
     loss_fn = models.build(edge.model).loss
-    batches = data.in_order(data.load(edge.data).train, examples=60)
+    batches = data.sample(data.load(edge.data).train, 60)
     iterates = [
         jax.tree.map(lambda leaf: leaf[1], store.params("decay", step))
         for step in (18, 20, 24, 30, 35, 36)
@@ -208,8 +235,8 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
     whole = probe(workdir, "decay@18:36:6", "plane", "--points=3")
     assert whole[0] == 0, whole
     directory = workdir / "branches" / "decay" / "probes"
-    stem = "plane-18-36-4nodes-train60-points3"
-    expected = result(workdir, "decay", stem.removesuffix("-points3"))["results"]
+    stem = "plane-18-36-4nodes-train60-points3-sample0"
+    expected = result(workdir, "decay", stem)["results"]
     (directory / f"{stem}.json").unlink()
     process = start(
         "experiments.probe",
@@ -230,7 +257,7 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
     first.write_text("\n".join(marked) + "\n")
     code, _, err = probe(workdir, "decay@18:36:6", "plane", "--points=3")
     assert code == 0, err
-    again = result(workdir, "decay", stem.removesuffix("-points3"))["results"]
+    again = result(workdir, "decay", stem)["results"]
     losses = np.ravel(again[0]["losses"])
     assert losses[cell["point"]] == 123
     others = np.arange(9) != cell["point"]
@@ -250,6 +277,7 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
         ("decay@35:36", "plane", "2 nodes are too few: it takes 3"),
         ("decay@36:18", "plane", "the range goes backwards, from 36 to 18"),
         ("", "sharpness", "give --node"),
+        ("../branches/trunk", "sharpness", "no branch '../branches/trunk'"),
     ],
 )
 def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
@@ -257,6 +285,186 @@ def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
+    assert len(err) < 300
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ("trunk@7:24", "the nearest to 7 is 6"),
+        ("trunk@6:23", "the nearest to 23 is 24"),
+        ("trunk@6:24:5", "the nearest to 11 is 12, and lacks 2 more of those"),
+        ("trunk@6:60:6", "the nearest to 60 is 24"),
+        ("trunk@6:24:0", "EVERY is 0"),
+        ("../branches/trunk", "no branch '../branches/trunk'"),
+        ("./trunk@6", "no branch './trunk'"),
+        ("trunk@6@12", "write BRANCH, BRANCH@STEP or"),
+        ("trunk@" + "9" * 5_000, "(5,006 characters): write BRANCH, BRANCH@STEP or"),
+        ("a" * 300, "(300 characters)"),
+    ],
+)
+def test_a_node_that_is_not_there_is_refused(snapped, node, said):
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        parse_node(node, BranchStore(snapped))
+    assert len(str(error.value)) < 300
+
+
+def test_more_examples_than_there_are(snapped):
+    code, _, err = probe(snapped, "decay", "sharpness", "--split=test")
+    assert code == 2
+    assert "--examples=60: the split test has 50" in err
+
+
+def test_a_probe_that_was_killed_gives_what_one_that_was_not_gives(snapped, tmp_path):
+    """To the bit: what is measured at a node does not go by what was measured before."""
+    options = ("--node=decay@18:36:6", "--probe=sharpness,moments", "--examples=60")
+    name = "sharpness-18-train60-k1-tol0.001-sample0.json"
+    whole, killed = (shutil.copytree(snapped, tmp_path / each) for each in ("whole", "killed"))
+    for workdir in (whole, killed):
+        shutil.rmtree(workdir / "branches" / "trunk" / "probes", ignore_errors=True)
+        shutil.rmtree(workdir / "branches" / "decay" / "probes", ignore_errors=True)
+    code, _, err = finish(start("experiments.probe", f"--workdir={whole}", *options))
+    assert code == 0, err
+    first = killed / "branches" / "trunk" / "probes" / name
+    process = start("experiments.probe", f"--workdir={killed}", *options, **NO_CACHE)
+    while process.poll() is None and not first.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert len(list(killed.glob("branches/*/probes/*.json"))) < 4, "it ended before it was killed"
+    code, out, err = finish(start("experiments.probe", f"--workdir={killed}", *options))
+    assert code == 0, err
+    assert out.count("is there") >= 1
+    found = sorted(path.relative_to(whole) for path in whole.glob("branches/*/probes/*"))
+    assert len(found) == 8
+    for path in found:
+        assert (killed / path).read_bytes() == (whole / path).read_bytes(), path
+
+
+@pytest.fixture(scope="module")
+def probed(snapped, tmp_path_factory):
+    """Three nodes of decay with a sharpness, each, and one of them with another sample."""
+    workdir = shutil.copytree(snapped, tmp_path_factory.mktemp("probed") / "w")
+    for branch in ("trunk", "decay"):
+        shutil.rmtree(workdir / "branches" / branch / "probes", ignore_errors=True)
+    assert probe(workdir, "decay@30:36", "sharpness")[0] == 0
+    assert probe(workdir, "decay@36", "sharpness", "--sample_seed=1")[0] == 0
+    return workdir
+
+
+def _page(workdir):
+    said = report.write(workdir)
+    return said, (workdir / "report.html").read_text()
+
+
+def test_every_choice_of_settings_has_a_figure_with_its_sample(probed):
+    _, page = _page(probed)
+    one, two = re.findall(r'<figure id="probe_sharpness(?:-2)?">.*?</figure>', page, re.S)
+    for figure, seed in ((one, 0), (two, 1)):
+        assert "The sample is 60 of the split's 2,000 examples" in figure.replace("&#x27;", "'")
+        assert f"drawn with the seed {seed}" in figure
+        assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", figure)
+        svg = base64.b64decode(re.search(r"base64,([^\"]+)", figure)[1]).decode()
+        assert f"loss over 60 training examples, sample seed {seed}; k 1, tol 0.001" in svg
+        assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", svg)
+    assert (probed / "figures" / "probe_sharpness-2.png").exists()
+    assert "not_drawn" not in page
+
+
+CONTENTS = {
+    "empty": "",
+    "NUL bytes": "\0" * 60,
+    "null": "null",
+    "a list": "[1, 2]",
+    "cut": lambda text: text[:200],
+    "a value changed": lambda text: text.replace('"products": ', '"products": 1'),
+    "another shape": '{"probe": "sharpness", "steps": [36], "settings": {}, "results": null}',
+    "another probe": '{"probe": "smoothness", "steps": [36], "settings": {}, "results": [{}]}',
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
+    workdir = shutil.copytree(probed, tmp_path / "w")
+    name = "sharpness-36-train60-k1-tol0.001-sample0.json"
+    path = workdir / "branches" / "decay" / "probes" / name
+    change = CONTENTS[content]
+    path.write_text(change(path.read_text()) if callable(change) else change)
+    said, page = _page(workdir)
+    assert f"Not drawn: decay/{name}: " in said
+    assert f"<li>decay/{name}: " in page
+    with pytest.raises(
+        DamagedFile, match=r"drop it \(python -m experiments.probe drop\) and probe"
+    ):
+        measured.read(path)
+    assert measured.drop(workdir, [f"decay/{name}"]) == [path]
+    assert "not_drawn" not in _page(workdir)[1]
+
+
+def test_a_damaged_result_is_not_measured_over(probed, tmp_path):
+    """Whoever asks for it is told to drop it."""
+    workdir = shutil.copytree(probed, tmp_path / "w")
+    name = "sharpness-36-train60-k1-tol0.001-sample0.json"
+    path = workdir / "branches" / "decay" / "probes" / name
+    path.write_text("null")
+    code, _, err = probe(workdir, "decay@35:36", "sharpness")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"{name}: holds null in place of an object; drop it" in err
+    assert path.read_text() == "null"
+
+
+def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
+    """Of before there were samples; with values of another shape; with other seeds."""
+    workdir = shutil.copytree(probed, tmp_path / "w")
+    directory = workdir / "branches" / "decay" / "probes"
+    old, odd, few = (
+        json.loads((directory / f"sharpness-{step}-train60-k1-tol0.001-sample0.json").read_text())
+        for step in (30, 35, 36)
+    )
+    for each in (old, odd, few):
+        del each["content_sha256"]
+    del old["sample"], old["settings"]["sample_seed"], old["settings"]["seed"]
+    (directory / "sharpness-30-train60-k1-tol0.001.json").write_text(json.dumps(old))
+    for each in odd["results"]:
+        each["eigenvalues"] = "many"
+    (directory / "sharpness-35-train60-k1-tol0.001-sample0.json").write_text(json.dumps(odd))
+    few["results"].pop()
+    (directory / "sharpness-36-train60-k1-tol0.001-sample0.json").write_text(json.dumps(few))
+    said, page = _page(workdir)
+    assert said.count("Not drawn: ") == 3
+    assert "sharpness-30-train60-k1-tol0.001.json: measured on the first examples" in said
+    assert "sharpness-35-train60-k1-tol0.001-sample0.json: is no sharpness" in said
+    assert "sharpness-36-train60-k1-tol0.001-sample0.json: has 1 results" in said
+    assert page.count('<figure id="probe_sharpness') == 2, "those that are whole are drawn"
+
+
+def test_results_are_dropped_by_name(probed, tmp_path):
+    workdir = shutil.copytree(probed, tmp_path / "w")
+    _page(workdir)
+    directory = workdir / "branches" / "decay" / "probes"
+    names = sorted(path.name for path in directory.glob("*.json"))
+
+    def drop(*arguments):
+        return finish(start("experiments.probe", "drop", f"--workdir={workdir}", *arguments))
+
+    for arguments, said in (
+        ((), "name the results"),
+        (("decay/sharpness-99",), "no result decay/sharpness-99"),
+        ((f"decay/{names[0]}", "trunk/../../branch.json"), "no result trunk/../../branch.json"),
+        ((str(workdir / "branches" / "decay" / "branch.json"),), "no result"),
+        ((f"decay/{names[0]}", "--k=2"), "drop takes no --k"),
+    ):
+        code, _, err = drop(*arguments)
+        assert code == 2
+        assert said in err
+        assert sorted(path.name for path in directory.glob("*.json")) == names
+    sample_1 = next(name for name in names if "sample1" in name)
+    code, out, err = drop(f"decay/{sample_1.removesuffix('.json')}", str(directory / names[0]))
+    assert code == 0, err
+    assert out.count("is deleted") == 2
+    left = sorted(path.name for path in directory.glob("*.json"))
+    assert left == [name for name in names if name not in (sample_1, names[0])]
+    assert not (workdir / "figures" / "probe_sharpness-2.png").exists()
 
 
 def test_snapshots_of_a_run_that_is_stopped_are_made_again(snapped, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from wsdjax import probes
 from wsdjax.probes import ProbeError
+from wsdjax.validation import UserError
 
 
 @jax.custom_vjp
@@ -142,6 +143,171 @@ MISTAKES = {
         lambda: probes.sharpness(simple, W, ONES, basis="disk"),
         "basis = 'disk': must be one of full, bfloat16, host",
     ),
+    "a Python scalar as a batch's last leaf": (
+        lambda: probes.sharpness(simple, W, [(ONES[0], 3)]),
+        r"batches\[0\]\[1\] is a Python int without an axis: each leaf must be an array with a",
+    ),
+    "a number that is no array": (
+        lambda: probes.loss(simple, W, [np.float32(2)]),
+        r"batches\[0\] is an array of float32 without an axis",
+    ),
+    "a list of numbers": (
+        lambda: probes.loss(simple, W, [[1.0, 2.0]]),
+        r"batches\[0\]\[0\] is a Python float without an axis",
+    ),
+    "a text in a batch": (
+        lambda: probes.gradient(simple, W, [{"x": ONES[0], "y": "text"}]),
+        r"batches\[0\]\['y'\] is a str: each leaf must be an array",
+    ),
+    "a text for batches": (
+        lambda: probes.loss(simple, W, "text"),
+        r"batches\[0\] is a str: each leaf must be an array",
+    ),
+    "objects in a batch": (
+        lambda: probes.loss(simple, W, [np.array([1, None, "x"], object)]),
+        r"batches\[0\] is an array of object",
+    ),
+    "texts in a batch": (
+        lambda: probes.loss(simple, W, [np.array(["a", "b"])]),
+        r"batches\[0\] is an array of <U1",
+    ),
+    "a function in a batch": (
+        lambda: probes.hvp(simple, W, W, [(ONES[0], len)]),
+        r"batches\[0\]\[1\] is a function",
+    ),
+    "nothing in a batch": (lambda: probes.loss(simple, W, [None]), r"batches\[0\] has no array"),
+    "no example": (
+        lambda: probes.loss(simple, W, [ONES[0], ONES[0][:0]]),
+        r"batches\[1\] has no example",
+    ),
+    "a function as a leaf": (
+        lambda: probes.sharpness(simple, {**W, "activation": jnp.tanh}, ONES),
+        r"params\['activation'\] is a function, no array: .*eqx.partition",
+    ),
+    "a text as a leaf": (
+        lambda: probes.loss(simple, {**W, "name": "float32"}, ONES),
+        r"params\['name'\] is a str, no array",
+    ),
+    "objects as a leaf": (
+        lambda: probes.loss(simple, {"w": np.array([1.0, None], object)}, ONES),
+        r"params\['w'\] is an array of object, no array",
+    ),
+    "a Python int as a leaf": (
+        lambda: probes.loss(simple, {**W, "k": 2**70}, ONES),
+        r"params\['k'\] is of type int",
+    ),
+    "None for parameters": (lambda: probes.loss(simple, None, ONES), "params has no arrays"),
+    "a function in a direction": (
+        lambda: probes.hvp(simple, W, {"w": jnp.tanh}, ONES),
+        r"the vector\['w'\] is a function, the parameter an array",
+    ),
+    "a direction of nothing": (
+        lambda: probes.curvature_along(simple, W, {}, ONES),
+        r"the direction is no tree like the parameters: it lacks \['w'\]",
+    ),
+    "integer axes": (
+        lambda: probes.orthonormal({"w": jnp.arange(3)}, W),
+        r"axis_1\['w'\] is of type int32",
+    ),
+    "an axis of another tree": (
+        lambda: probes.orthonormal(W, {"v": jnp.ones(3)}),
+        r"axis_2 is no tree like the parameters",
+    ),
+    "filters of another tree": (
+        lambda: probes.filter_normalised({"v": jnp.ones((3, 3))}, W),
+        "the direction is no tree like the parameters",
+    ),
+    "coordinates in no plane": (
+        lambda: probes.plane_coordinates([W], W, W, {"w": 2 * W["w"]}),
+        "axis_2 is parallel to axis_1: they span no plane",
+    ),
+    "coordinates of no iterate": (
+        lambda: probes.plane_coordinates([], W, W, {"w": jnp.arange(3.0)}),
+        "there is no iterate",
+    ),
+    "a tree for iterates": (lambda: probes.distances(W), "must be a sequence of trees, not a dict"),
+    "a generator for iterates": (
+        lambda: probes.principal_components(W for _ in range(3)),
+        "must be a sequence of trees, not a generator",
+    ),
+    "a type that does not exist": (
+        lambda: probes.sharpness(simple, W, ONES, dtype="float23"),
+        "dtype = 'float23': must be one of bfloat16, float16, float32, float64, or None",
+    ),
+    "a type without a fraction": (
+        lambda: probes.sharpness(simple, W, ONES, dtype="int32"),
+        "dtype = 'int32': must be one of",
+    ),
+    "float64 where JAX has none": (
+        lambda: probes.sharpness(simple, W, ONES, dtype="float64"),
+        r'JAX has 64 bits disabled and would compute in float32; call jax.config.update\("jax_en',
+    ),
+    "half an eigenvalue": (
+        lambda: probes.sharpness(simple, W, ONES, k=1.5),
+        "k = 1.5: must be a whole number",
+    ),
+    "a threshold that is none": (
+        lambda: probes.sharpness(simple, W, ONES, track_above=np.nan),
+        "track_above = nan: must be finite",
+    ),
+    "a tolerance that is none": (
+        lambda: probes.sharpness(simple, W, ONES, tol=np.nan),
+        "tol = nan: must be",
+    ),
+    "a negative seed": (
+        lambda: probes.moments(simple, W, ONES, seed=-1),
+        "seed = -1: must be at least 0",
+    ),
+    "a seed of more than 32 bits": (
+        lambda: probes.sharpness(simple, W, ONES, seed=2**32),
+        r"seed = 4294967296: must be below 2\^32",
+    ),
+    "half a probe": (
+        lambda: probes.spectral_density(simple, W, ONES, probes=0.5),
+        "probes = 0.5: must be a whole number",
+    ),
+    "alphas that are no numbers": (
+        lambda: probes.interpolate(simple, W, W, ["a"], ONES),
+        "alphas are no numbers",
+    ),
+    "alphas that are not finite": (
+        lambda: probes.interpolate(simple, W, W, [0.0, np.nan], ONES),
+        "alphas are not all finite",
+    ),
+    "complex alphas": (
+        lambda: probes.interpolate(simple, W, W, [1j], ONES),
+        "alphas are not all finite",
+    ),
+    "no loss": (lambda: probes.loss(lambda p, b: None, W, ONES), "and returns None"),
+    "a text for a loss": (lambda: probes.loss("loss", W, ONES), "must be a function, not a str"),
+    "a loss in integers": (
+        lambda: probes.gradient(lambda p, b: (p["w"] > 0).sum(), W, ONES),
+        "loss_fn returns int32, which has no derivative",
+    ),
+    "a complex loss": (
+        lambda: probes.loss(lambda p, b: 1j * p["w"].sum(), W, ONES),
+        "returns a complex one",
+    ),
+    "rows of several lengths": (
+        lambda: probes.sharpness(
+            lambda p, b: (p["w"] ** 2).sum() + p["v"].sum(),
+            {**W, "v": jnp.ones(2)},
+            ONES,
+            start={"w": jnp.ones((2, 3)), "v": jnp.ones((1, 2))},
+        ),
+        "start: each leaf must have one row for each vector",
+    ),
+    "Adam before its first update": (
+        lambda: probes.adam_preconditioner(W, 0, 0.999),
+        "count = 0: Adam divides by nothing",
+    ),
+    **{
+        f"a kernel of width {width}": (
+            lambda width=width: probes.spectral_density(simple, W, ONES, width=width),
+            f"width = {width}: the kernel's standard deviation must be above 0 and finite",
+        )
+        for width in (0.0, -1.0, np.nan, np.inf, "wide")
+    },
     "no parameters": (lambda: probes.sharpness(simple, {}, ONES), "params has no arrays"),
 }
 
@@ -149,5 +315,25 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_has_a_clear_error(name):
     make, said = MISTAKES[name]
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=said) as caught:
         make()
+    assert len(str(caught.value)) < 300
+    assert isinstance(caught.value, UserError)
+
+
+def test_names_of_any_length_make_a_short_message():
+    many = {f"{'layer' * 50}{i}": jnp.ones(2) for i in range(100)}
+    for make in (
+        lambda: probes.hvp(simple, W, many, ONES),
+        lambda: probes.Block(lambda v: v, many, lambda name: False),
+        lambda: probes.loss(simple, {"x" * 1000: len}, ONES),
+        lambda: probes.loss(simple, W, [{"x" * 1000: 3}]),
+        lambda: probes.sharpness(simple, W, ONES, dtype="x" * 1000),
+        lambda: probes.sharpness(simple, W, ONES, k="x" * 1000),
+        lambda: probes.sharpness(simple, W, ONES, tol="x" * 1000),
+        lambda: probes.interpolate(simple, W, W, ["x" * 1000], ONES),
+        lambda: probes.sharpness(simple, W, ONES, basis="x" * 1000),
+    ):
+        with pytest.raises(ProbeError) as caught:
+            make()
+        assert len(str(caught.value)) < 300

@@ -5,16 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from conftest import load_config
+from conftest import finish, load_config, start
 from test_branch import grow, with_tree
 
 from experiments import tables
 from experiments.bound import overlays
 from experiments.naming import schedule_name
-from experiments.reading import Run, running_mean
+from experiments.reading import Run, experiment_of, running_mean
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm
+from wsdjax.files import DamagedFile
 from wsdjax.serial import to_json
 
 
@@ -117,3 +118,32 @@ def test_the_entropy_of_a_synthetic_language_is_said(tmp_path):
     store = BranchStore(tmp_path)
     store.register(tree.resolve(config))
     assert "Entropy of the language, nats a token: 1.3863." in tables.notes(Run(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "null", "[]", '{"type": "Experiment", "tree"', '{"type": "Branch"}', '{"compare": 3}'],
+)
+def test_a_damaged_config_is_named(tmp_path, content):
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(load_config()))
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DamagedFile, match=r"config\.json.*delete it and give the command"):
+        Run(tmp_path)
+
+
+def test_a_config_with_fields_of_another_kind_is_named(tmp_path):
+    store = BranchStore(tmp_path)
+    store.register(tree.resolve(load_config()))
+    content = to_json(load_config())
+    for field in ("optimizer", "compare", "tree", "eval_every"):
+        (tmp_path / "config.json").write_text(json.dumps(content | {field: [1]}))
+        with pytest.raises(DamagedFile, match=r"config\.json: is no experiment"):
+            experiment_of(tmp_path)
+
+
+def test_a_report_of_no_run(tmp_path):
+    (tmp_path / "branches").mkdir()
+    code, _, err = finish(start("experiments.report", f"--workdir={tmp_path}"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no run is there" in err

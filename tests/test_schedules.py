@@ -103,13 +103,30 @@ def test_families_and_functions_as_shapes():
         ((PEAK, -1, 40, 20), "warmup_steps must be >= 0"),
         ((PEAK, 5, 40, 20, "linear", 1.0), "end_value must be in"),
         ((PEAK, 5, 40, 20, "power(-1)"), "k must be > 0"),
-        ((PEAK, 5, 40, 20, "power(x)"), r"unknown cooldown shape 'power\(x\)'"),
+        ((PEAK, 5, 40, 20, "power(x)"), r"unknown cooldown shape 'power\(x\)': 'x' is no number"),
+        ((PEAK, 5, 40, 20, "power(1.2.3)"), r"shape 'power\(1.2.3\)': '1.2.3' is no number"),
+        ((PEAK, 5, 40, 20, "power(nan)"), "'nan' is no number"),
+        ((PEAK, 5, 40, 20, "power(1_0)"), "'1_0' is no number"),
+        ((PEAK, 5, 40, 20, "power((2))"), r"'\(2\)' is no number"),
+        ((PEAK, 5, 40, 20, "power(2))"), r"'2\)' is no number"),
+        ((PEAK, 5, 40, 20, "power()"), "'' is no number"),
+        ((PEAK, 5, 40, 20, "power(1e999)"), "k must be > 0 and finite, got inf"),
+        ((PEAK, 5, 40, 20, f"one_minus_power({'9' * 5000})"), "and finite, got inf"),
+        ((PEAK, 5, 40, 20, "x" * 5000), r"'xx*\.\.\. \(5002 characters\); the shapes are linear"),
+        ((PEAK, 5, 40, 20, None), "unknown cooldown shape None"),
+        ((PEAK, 5, 40, 20, ["linear"]), r"unknown cooldown shape \('linear',\)"),
+        ((math.inf, 5, 40, 20), "peak_value must be > 0 and finite"),
+        ((PEAK, math.nan, 40, 20), "warmup_steps must be >= 0, got nan"),
+        ((PEAK, 5, math.nan, 20), "do not fit in total_steps=nan"),
+        ((PEAK, 5, 40, 20, schedules.COOLDOWNS["exponential"]), "'exponential' never reaches 0"),
+        ((PEAK, 5, 40, 20, schedules.COOLDOWNS["inverse"]), "'inverse' never reaches 0"),
         ((PEAK, 5, 40, 20, "lowered_linear(2)"), r"must be in \(0, 1\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as caught:
         schedules.wsd(*arguments)
+    assert len(str(caught.value)) < 300
 
 
 # The schedules of several phases, one t at a time in float64, each phase written out.
@@ -213,6 +230,77 @@ def test_schedules_of_several_phases_are_their_closed_forms(name):
     jitted = jax.jit(jax.vmap(schedule))(jnp.asarray(t))
     assert jitted.dtype == jnp.float32
     np.testing.assert_allclose(jitted, expected, rtol=0, atol=1e-6 * PEAK)
+
+
+WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+LATE = {
+    # What no number of 8 bits can hold.
+    "late wsd": schedules.wsd(PEAK, 300, 1000, 400),
+    "late rewarm": schedules.rewarm(1e-4, PEAK, 300, 300, 1000),
+    "late wsd_s": schedules.wsd_s(PEAK, 300, (500, 1000)),
+    "late inverse_sqrt": schedules.inverse_sqrt(PEAK, 0, 1000, 400, 7.0),
+}
+SHAPES = {
+    shape: schedules.wsd(PEAK, 5, T, 14, shape, 1e-4)
+    for shape in (*schedules.COOLDOWNS, "power(2)", "one_minus_power(0.3)", "lowered_linear(0.7)")
+}
+
+
+@pytest.mark.parametrize("name", [*PHASES, *LATE, *SHAPES])
+def test_a_step_of_any_type_has_the_same_rate(name):
+    """Of unsigned steps too, as a step counter may be, where t - start would wrap around."""
+    schedule = (LATE | SHAPES | {name: of for name, (of, _) in PHASES.items()})[name]
+    t = np.arange(60)
+    expected = schedule(t)
+    np.testing.assert_allclose([schedule(int(s)) for s in t], expected, rtol=1e-14)
+    for dtype in (*WHOLE, "float16", "float32", "float64", jnp.bfloat16):
+        found = schedule(t.astype(dtype))
+        assert np.asarray(found).dtype == np.float64
+        np.testing.assert_array_equal(found, expected, err_msg=str(dtype))
+        assert schedule(t.astype(dtype)[30]) == schedule(30)
+        if np.dtype(dtype).itemsize < 8:
+            traced = jax.jit(jax.vmap(schedule)) if dtype == "uint32" else schedule
+            found = traced(jnp.asarray(t, dtype))
+            assert found.dtype == jnp.float32
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * PEAK)
+    with jax.enable_x64(True):
+        for dtype in ("uint8", "uint64"):
+            found = schedule(jnp.asarray(t, dtype))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * PEAK)
+
+
+def test_the_largest_unsigned_steps_are_after_the_end():
+    for schedule in (schedules.wsd(PEAK, 5, T, 14), schedules.rewarm(0.0, PEAK, 3, 5, T)):
+        assert schedule(jnp.uint32(2**32 - 1)) == schedule(np.uint64(2**64 - 1)) == 0
+
+
+@pytest.mark.parametrize("shape", schedules.COOLDOWNS)
+def test_a_progress_of_any_type_has_the_same_factor(shape):
+    factor = schedules.COOLDOWNS[shape]
+    for of in (factor, schedules.power(2), schedules.one_minus_power(0.5)):
+        expected = [of(0.0, 0.1), of(1.0, 0.1)]
+        for dtype in (*WHOLE, "float16", jnp.bfloat16):
+            np.testing.assert_array_equal(of(np.arange(2).astype(dtype), 0.1), expected)
+        for dtype in ("uint8", "uint32", "int8", "float16"):
+            found = of(jnp.arange(2).astype(dtype), 0.1)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_lengths_of_any_type_are_the_same_schedule():
+    """200 + 100 is 44 in 8 bits, and 5 - 10 is 4,294,967,291 in unsigned 32."""
+    t = np.arange(0, 260, 5)
+    for dtype in (np.uint8, np.uint16, np.int64, jnp.uint32):
+        warmup, decay, total = dtype(5), dtype(100), dtype(250)
+        expected = schedules.wsd(PEAK, 5, 250, 100)(t)
+        np.testing.assert_array_equal(schedules.wsd(PEAK, warmup, total, decay)(t), expected)
+        with pytest.raises(ValueError, match="do not fit in total_steps=250"):
+            schedules.wsd(PEAK, dtype(200), total, decay)
+        budgets = np.array([100, 200, 250], dtype)
+        found = schedules.wsd_s(PEAK, warmup, budgets, 0.2)(t)
+        np.testing.assert_array_equal(found, schedules.wsd_s(PEAK, 5, (100, 200, 250), 0.2)(t))
+        found = schedules.cyclic_cosine(PEAK, warmup, budgets)(t)
+        expected = schedules.cyclic_cosine(PEAK, 5, (100, 200, 250))(t)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_wsd_s_counts_budgets_in_both_ways():

@@ -175,3 +175,33 @@ def test_gradient_noise_is_the_covariance_of_the_examples(x64):
     unit = np.asarray(ravel_pytree(params)[0])
     unit = unit / np.linalg.norm(unit)
     assert ratio == pytest.approx((unit @ mean) ** 2 / (unit @ sigma @ unit), rel=1e-8)
+
+
+def test_a_kernel_of_any_width_keeps_the_integral():
+    """The grid has a step for the narrowest kernel; one that its grid would miss is refused."""
+    spectrum = jnp.array([100.0, 1, 1, 0, -1])
+
+    def loss_fn(params, batch):
+        return 0.5 * jnp.sum(spectrum * params["w"] ** 2) * jnp.mean(batch)
+
+    def density(**options):
+        params, batches = {"w": jnp.ones(5)}, [np.ones((2, 1), np.float32)]
+        return probes.spectral_density(loss_fn, params, batches, probes=2, **options)
+
+    for options in ({}, {"width": 0.01}, {"width": 30.0}, {"points": 2}, {"width": 1, "points": 3}):
+        found = density(**options)
+        assert np.trapezoid(found.density, found.grid) == pytest.approx(1, abs=1e-6)
+        assert (found.density >= 0).all()
+    assert len(density().grid) == 1000
+    with pytest.raises(ProbeError, match=r"width = 1e-07: too small .* give at least 0.001"):
+        density(width=1e-7)
+    found = density()
+    again = found.smoothed(0.01, np.linspace(-2, 2, 1000))
+    assert np.trapezoid(again.density, again.grid) == pytest.approx(0.8, abs=0.15)
+    for width in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ProbeError, match="must be above 0 and finite"):
+            found.smoothed(width)
+    with pytest.raises(ProbeError, match=r"width = 0.001 is below the grid's step, 0\.113"):
+        found.smoothed(0.001)
+    with pytest.raises(ProbeError, match="the grid must be a list of finite numbers"):
+        found.smoothed(1.0, [0.0, np.nan])

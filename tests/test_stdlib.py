@@ -59,6 +59,12 @@ def test_another_text_is_another_directory(library, tmp_path):
     assert stdlib.describe("bytes").directory != first.directory
 
 
+def test_a_file_that_is_no_text_is_named(library, tmp_path):
+    (tmp_path / "lib" / "m1.py").write_bytes(b"\xff")
+    with pytest.raises(tokens.TokensError, match=r"m1.py is not UTF-8 \(invalid start byte\)"):
+        stdlib.describe("bytes")
+
+
 def test_what_is_cut_short_leaves_nothing_behind(library, monkeypatch):
     def cut_short(description):
         raise KeyboardInterrupt

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.baselines import bits_a_byte
+from experiments.prepare_text import verify
 from wsdjax import data, tree
 from wsdjax.config import Text
 from wsdjax.data import tokens
@@ -62,7 +63,7 @@ def directory(tmp_path):
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 2**16, 2**16 + 1, 2**20])
 def test_what_is_written_is_read(vocabulary, tmp_path):
     """In 2 bytes a token where the vocabulary allows; a separator ends each document."""
-    texts = documents([50, 33], vocabulary=vocabulary)
+    texts = [np.where(t == SEPARATOR, 0, t) for t in documents([50, 33], vocabulary=vocabulary)]
     described = write(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
     assert tokens.describe(tmp_path / "text") == described
     (shard,) = described.splits["train"]
@@ -201,6 +202,14 @@ def out_of_the_vocabulary(path):
         file.write(np.array([VOCABULARY], "<u2").tobytes())
 
 
+def another_token(path):
+    with path.open("r+b") as file:
+        file.seek(64 + 2 * 10)
+        token = int.from_bytes(file.read(2), "little")
+        file.seek(64 + 2 * 10)
+        file.write((token ^ 1).to_bytes(2, "little"))
+
+
 def longer(path):
     writer = tokens.ShardWriter(path, FINGERPRINT, VOCABULARY)
     writer.write_document(np.zeros(99, int), SEPARATOR, 60)
@@ -215,6 +224,7 @@ def change_json(name, value):
     return change
 
 
+SHARD = {"file": "x", "tokens": 9, "greatest": 1, "text_bytes": 9, "digest": "00"}
 FAULTS = {
     "no tokens.json": (
         lambda path: (path.parent / "tokens.json").unlink(),
@@ -229,11 +239,32 @@ FAULTS = {
         r"test-00000.tokens was written with another tokenizer \(cdcdcdcdcdcd...\)",
     ),
     "another shard": (longer, "test-00000.tokens is not the shard that tokens.json tells of"),
-    "a token outside": (out_of_the_vocabulary, "test-00000.tokens: token 97 is outside the voc"),
-    "a smaller vocabulary": (change_json("vocabulary", 90), "00.tokens: token 96 is outside the"),
+    "a token outside": (out_of_the_vocabulary, "test-00000.tokens is damaged: its tokens have"),
+    "another token": (another_token, "test-00000.tokens is damaged: its tokens have SHA-256"),
+    "a smaller vocabulary": (change_json("vocabulary", 90), "tokens.json is damaged"),
     "a larger vocabulary": (change_json("vocabulary", 2**17), "tokens was written with another"),
     "a description of the future": (change_json("format", 3), "tokens.json has format 3"),
     "a spoilt description": (change_json("splits", {}), "tokens.json is damaged"),
+    "an empty split": (
+        change_json("splits", {"train": [], "test": []}),
+        "tokens.json is damaged",
+    ),
+    "a shard elsewhere": (
+        change_json("splits", {s: [{**SHARD, "file": "../x"}] for s in ("train", "test")}),
+        "tokens.json is damaged",
+    ),
+    "no list of shards": (change_json("splits", {"train": 3, "test": 3}), "tokens.json is damaged"),
+    "an absurd vocabulary": (change_json("vocabulary", 10**40), "tokens.json is damaged"),
+    "a separator outside": (change_json("separator", VOCABULARY), "tokens.json is damaged"),
+    "no format": (change_json("format", None), "tokens.json has format None"),
+    "an empty description": (
+        lambda path: (path.parent / "tokens.json").write_text(""),
+        "tokens.json: holds nothing, as a crash can leave it; delete it and give the command",
+    ),
+    "a list for a description": (
+        lambda path: (path.parent / "tokens.json").write_text("[]"),
+        "tokens.json: holds a list in place of an object",
+    ),
     "half a description": (
         lambda path: truncate(path.parent / "tokens.json"),
         "tokens.json is damaged",
@@ -249,6 +280,34 @@ def test_a_fault_is_told_in_one_line_that_names_the_file(fault, directory):
         data.in_order(data.load(Text(str(directory), LENGTH)).test)
     assert str(directory) in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + 2 * len(str(directory))
+
+
+def test_a_split_too_large_to_be_verified_at_each_start_says_so(directory, monkeypatch, caplog):
+    """Tokens outside the vocabulary are seen when they are read; others by the command."""
+    path = directory / "test-00000.tokens"
+    monkeypatch.setattr(tokens, "VERIFIED_BYTES", 100)
+    another_token(path)
+    with caplog.at_level("INFO", "wsdjax"):
+        test = data.load(Text(str(directory), LENGTH)).test
+    assert "of test tokens are used unverified; once and for all: python -m" in caplog.text
+    data.in_order(test)
+    with pytest.raises(UserError, match=r"test-00000.tokens is damaged: its tokens have SHA-256"):
+        verify(directory)
+    out_of_the_vocabulary(path)
+    with pytest.raises(UserError, match=r"test-00000.tokens: token 97 is outside the vocabulary"):
+        data.in_order(data.load(Text(str(directory), LENGTH)).test)
+
+
+def test_what_is_as_it_was_written_is_verified(directory, capsys):
+    verify(directory)
+    assert "all 232 tokens of 4 shards are those that were written" in capsys.readouterr().out
+
+
+def test_a_separator_within_a_document_is_not_written(tmp_path):
+    writer = tokens.ShardWriter(tmp_path / "train-00000.tokens", FINGERPRINT, VOCABULARY)
+    with pytest.raises(UserError, match=r"makes its separator, token 96, of a document's own"):
+        writer.write_document(np.array([1, SEPARATOR, 2]), SEPARATOR, 3)
 
 
 def test_a_split_without_a_whole_window_is_told(directory):

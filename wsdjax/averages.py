@@ -61,11 +61,14 @@ def values(config: Averages, state: State, params: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.ema:
         count, total = state["ema"]["count"], state["ema"]["sum"]
-        # 1 - d^n, which for a d near 1 has no digits left as a difference in float32
-        correction = -jnp.expm1(jnp.maximum(count, 1) * math.log(config.ema))
-        found["ema"] = jax.tree.map(
-            lambda t, p: jnp.where(count > 0, t / correction.astype(t.dtype), p), total, params
-        )
+
+        def corrected(t, p):
+            # 1 - d^n, which for a d near 1 has no digits left as a difference in float32
+            updates = jnp.maximum(count, 1).astype(jnp.promote_types(t.dtype, jnp.float32))
+            correction = -jnp.expm1(updates * math.log(config.ema))
+            return jnp.where(count > 0, t / correction.astype(t.dtype), p)
+
+        found["ema"] = jax.tree.map(corrected, total, params)
     if config.window:
         count, ring = state["window"]["count"], state["window"]["ring"]
         filled = jnp.minimum(count, config.window)

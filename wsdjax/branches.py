@@ -26,7 +26,7 @@ from wsdjax import lineage, metrics, provenance, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.edge import Edge
-from wsdjax.files import DamagedFile, read_json, remove_temporaries, write_json
+from wsdjax.files import DamagedFile, read_json, sweep, write_json
 from wsdjax.serial import differences
 from wsdjax.state import State
 from wsdjax.validation import ConfigError, UserError
@@ -352,8 +352,7 @@ class BranchStore:
                     f"another process is training in {self.workdir}: wait for it, stop it, or "
                     "choose another workdir"
                 ) from None
-            for directory in (self.workdir, *self.workdir.glob("branches/*")):
-                remove_temporaries(directory)
+            self.sweep()
             try:
                 yield
                 for each in self._opened.values():
@@ -365,6 +364,11 @@ class BranchStore:
                 raise
             for each in self._opened.values():
                 each.close()
+
+    def sweep(self) -> None:
+        """Deletes what processes that were killed have left half written."""
+        places = ("figures", "branches/*", "branches/*/probes")
+        sweep([self.workdir, *(found for place in places for found in self.workdir.glob(place))])
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:

@@ -6,14 +6,20 @@ A shape is a function ``factor(p, end)`` of the progress p in [0, 1] and the fin
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Factor = Callable[[Any, Any], Any]
 """A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
@@ -23,36 +29,84 @@ def numpy_of(x: Any) -> ModuleType:
     return np if isinstance(x, int | float | np.ndarray | np.generic) else jnp
 
 
+def exact(x: Any) -> Any:
+    """A step or a progress in a type in which nothing wraps around, overflows or is rounded.
+
+    Numbers and NumPy arrays become float64. JAX arrays stay as they are but for unsigned
+    integers, which become signed ones (the largest stand for what lies beyond), and for types of
+    fewer than 32 bits, which become int32 or float32.
+    """
+    if numpy_of(x) is np:
+        return np.asarray(x, np.float64)[()]
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    if x.dtype.itemsize < 4:
+        return x.astype(jnp.int32)
+    if not jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+        return x
+    signed = jnp.dtype(f"int{8 * x.dtype.itemsize}")
+    return jnp.minimum(x, np.asarray(jnp.iinfo(signed).max, x.dtype)).astype(signed)
+
+
+def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
+    """`make`, told Python's integers in place of NumPy's and JAX's: a difference of those may
+    wrap around as well."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, tuple | list) or np.ndim(x) == 1:
+            return tuple(map(plain, x))
+        whole = isinstance(x, np.generic | np.ndarray | jax.Array) and x.dtype.kind in "iu"
+        return x.item() if whole else x
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        named: Any = {name: plain(x) for name, x in kwargs.items()}
+        return make(*cast(Any, map(plain, args)), **named)
+
+    return made
+
+
+def _factor(formula: Factor) -> Factor:
+    """The formula of a progress of any type."""
+    return functools.wraps(formula)(lambda p, end: formula(exact(p), end))
+
+
+@_factor
 def _linear(p, end):
     return end + (1 - end) * (1 - p)
 
 
+@_factor
 def _cosine(p, end):
     return end + (1 - end) * (1 + numpy_of(p).cos(np.pi * p)) / 2
 
 
 def power(k: float) -> Factor:
     """``end + (1 - end) (1 - p)^k``: drops fast at first for k > 1; k = 1 is linear."""
-    if not k > 0:
-        raise ValueError(f"power(k): k must be > 0, got {k}")
-    return lambda p, end: end + (1 - end) * (1 - p) ** k
+    if not 0 < k < math.inf:
+        raise ValueError(f"power(k): k must be > 0 and finite, got {k}")
+    return _factor(lambda p, end: end + (1 - end) * (1 - p) ** k)
 
 
 def one_minus_power(k: float) -> Factor:
     """``end + (1 - end) (1 - p^k)``: k = 1/2 is `sqrt`, k = 2 is `square` (Dremov et al.)."""
-    if not k > 0:
-        raise ValueError(f"one_minus_power(k): k must be > 0, got {k}")
-    return lambda p, end: end + (1 - end) * (1 - p**k)
+    if not 0 < k < math.inf:
+        raise ValueError(f"one_minus_power(k): k must be > 0 and finite, got {k}")
+    return _factor(lambda p, end: end + (1 - end) * (1 - p**k))
 
 
+@_factor
 def _mirror_cosine(p, end):
     return 2 * _linear(p, end) - _cosine(p, end)
 
 
+@_factor
 def _exponential(p, end):
     return end**p
 
 
+@_factor
 def _inverse(p, end):
     return 1 / (p / end + (1 - p))
 
@@ -61,7 +115,7 @@ def lowered_linear(start: float = 0.5) -> Factor:
     """``end + (start - end) (1 - p)``: the rate drops to `start` at once (Dremov et al.)."""
     if not 0 < start <= 1:
         raise ValueError(f"lowered_linear(start): start must be in (0, 1], got {start}")
-    return lambda p, end: end + (start - end) * (1 - p)
+    return _factor(lambda p, end: end + (start - end) * (1 - p))
 
 
 COOLDOWNS: dict[str, Factor] = {
@@ -93,23 +147,46 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
     Raises:
       ValueError: for a shape that does not exist, or an end of 0 that it never reaches.
     """
-    if callable(shape):
-        return shape
-    if shape in COOLDOWNS:
-        if shape in _NEVER_ZERO and end_value == 0:
+    named = isinstance(shape, str) and shape in COOLDOWNS
+    factor = COOLDOWNS[str(shape)] if named else shape
+    for name in _NEVER_ZERO:
+        if factor is COOLDOWNS[name] and end_value == 0:
             raise ValueError(
-                f"a cooldown of shape {shape!r} never reaches 0: give it an end_value > 0"
+                f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0"
             )
-        return COOLDOWNS[shape]
-    family = re.fullmatch(r"(\w+)\(([0-9.e+-]+)\)", shape)
+    if callable(factor):
+        return factor
+    family = re.fullmatch(r"(\w+)\((.*)\)", shape) if isinstance(shape, str) else None
+    why = ""
     if family and family[1] in _FAMILIES:
-        return _FAMILIES[family[1]](float(family[2]))
+        if (number := _number(family[2])) is not None:
+            return _FAMILIES[family[1]](number)
+        why = f": {shortened(family[2])} is no number"
     families = ", ".join(f"{name}(NUMBER)" for name in _FAMILIES)
     raise ValueError(
-        f"unknown cooldown shape {shape!r}; the shapes are {', '.join(COOLDOWNS)}, {families}"
+        f"unknown cooldown shape {shortened(shape)}{why}; the shapes are {', '.join(COOLDOWNS)}, "
+        f"{families}"
     )
 
 
+def _number(text: str) -> float | None:
+    """The number, as of "0.3" or "1e-2"; None for another text, Python's own "nan", "1_0" and
+    digits of other scripts among them."""
+    if not re.fullmatch(r"[0-9.e+-]+", text):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def shortened(value: Any) -> str:
+    """As Python writes it, cut where it gets long."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"
+
+
+@of_plain_numbers
 def cooldown(
     start_value: float,
     start_step: int,
@@ -132,6 +209,7 @@ def cooldown(
     end = end_value / start_value
 
     def schedule(t):
+        t = exact(t)
         xp = numpy_of(t)
         p = xp.clip((t - start_step) / decay_steps, 0, 1)
         # t = start_step still has the start's rate: it is the last update before the decay,
@@ -142,12 +220,12 @@ def cooldown(
 
 
 def check(peak_value: float, end_value: float, **steps: int) -> None:
-    if not peak_value > 0:
-        raise ValueError(f"peak_value must be > 0, got {peak_value}")
+    if not 0 < peak_value < math.inf:
+        raise ValueError(f"peak_value must be > 0 and finite, got {peak_value}")
     if not 0 <= end_value <= peak_value:
         raise ValueError(f"end_value must be in [0, peak_value={peak_value}], got {end_value}")
     for name, value in steps.items():
-        if value < 0:
+        if not value >= 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
 
 

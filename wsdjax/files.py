@@ -8,8 +8,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
       OSError: if it cannot be written, naming `path`.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with naming(path, temporary), open(temporary, "xb") as file:
         try:
             yield file
@@ -68,11 +69,24 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Deletes what writers that were killed have left; for whoever alone may write there."""
-    for path in directory.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def sweep(directories: Iterable[Path]) -> None:
+    """Deletes the temporaries of writers that were killed; those of living ones stay."""
+    for directory in directories:
+        for path in directory.glob(".*.tmp"):
+            written_by = re.search(r"\.(\d+)-[0-9a-f]{8}\.tmp$", path.name)
+            if written_by and not _is_alive(int(written_by[1])):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # alive, and another's
+        return True
+    return True
 
 
 def write_json(path: Path, content: dict[str, Any], default: Callable | None = None) -> None:

@@ -6,7 +6,8 @@ number ``warmup_steps`` has the peak, and the last update of a decay to zero has
 
 Under ``jit`` and on JAX arrays they compute in JAX's default precision. On Python numbers
 and NumPy arrays they compute in float64, which is how the trainer makes its tables: rounded
-once from float64, a rate is the same number on every machine.
+once from float64, a rate is the same number on every machine. A step may be of any type of
+integer or floating-point number, unsigned or of 8 bits too.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from wsdjax.cooldowns import (
     Factor,
     check,
     cooldown,
+    exact,
     held,
     lowered_linear,
     numpy_of,
+    of_plain_numbers,
     one_minus_power,
     power,
 )
@@ -47,9 +50,10 @@ __all__ = [
 
 
 def _warmup(t, warmup_steps: int):
-    return numpy_of(t).clip(t / warmup_steps, 0, 1) if warmup_steps else 1.0
+    return numpy_of(t).clip(exact(t) / warmup_steps, 0, 1) if warmup_steps else 1.0
 
 
+@of_plain_numbers
 def wsd(
     peak_value: float,
     warmup_steps: int,
@@ -83,6 +87,7 @@ def wsd(
     return lambda t: _warmup(t, warmup_steps) * decay(t)
 
 
+@of_plain_numbers
 def warmup_cosine(
     peak_value: float, warmup_steps: int, total_steps: int, end_value: float = 0.0
 ) -> optax.Schedule:
@@ -101,11 +106,13 @@ def warmup_cosine(
     )
 
 
+@of_plain_numbers
 def constant(peak_value: float, warmup_steps: int = 0) -> optax.Schedule:
     """Linear warmup, then the peak for ever: the trunk of every other schedule."""
     return wsd(peak_value, warmup_steps, warmup_steps, 0)
 
 
+@of_plain_numbers
 def inverse_sqrt(
     peak_value: float,
     warmup_steps: int,
@@ -134,6 +141,7 @@ def inverse_sqrt(
         raise ValueError(f"timescale must be > 0, got {timescale}")
 
     def stable(t):
+        t = exact(t)
         after = numpy_of(t).clip(t - warmup_steps, 0, None)
         return peak_value * _warmup(t, warmup_steps) / numpy_of(t).sqrt(1 + after / timescale)
 
@@ -144,6 +152,7 @@ def inverse_sqrt(
     return _joined([(begin, stable), (total_steps, decay)])
 
 
+@of_plain_numbers
 def rewarm(
     start_value: float,
     peak_value: float,
@@ -174,12 +183,13 @@ def rewarm(
         return _joined([(start_step, held(start_value)), (total_steps, down)])
 
     def up(t):
-        p = numpy_of(t).clip((t - start_step) / warmup_steps, 0, 1)
+        p = numpy_of(t).clip((exact(t) - start_step) / warmup_steps, 0, 1)
         return start_value + (peak_value - start_value) * p
 
     return _joined([(begin, up), (total_steps, down)])
 
 
+@of_plain_numbers
 def infinite(
     peak_value: float,
     warmup_steps: int,
@@ -205,6 +215,7 @@ def infinite(
     return _joined([(fallen, fall), (total_steps, anneal)])
 
 
+@of_plain_numbers
 def wsd_s_ends(
     budgets: Sequence[int], decay_fraction: float = 0.1, budgets_include_decays: bool = True
 ) -> list[tuple[int, int]]:
@@ -233,6 +244,7 @@ def wsd_s_ends(
     return ends
 
 
+@of_plain_numbers
 def wsd_s(
     peak_value: float,
     warmup_steps: int,
@@ -271,6 +283,7 @@ def wsd_s(
     return _joined([(warmup_steps, warmup), *cycles])
 
 
+@of_plain_numbers
 def cyclic_cosine(
     peak_value: float, warmup_steps: int, budgets: Sequence[int], end_value: float = 0.0
 ) -> optax.Schedule:
@@ -291,7 +304,7 @@ def cyclic_cosine(
 
 
 def _check_fit(warmup: int, decay: int, total: int, name: str = "warmup_steps") -> None:
-    if warmup + decay > total:
+    if not warmup + decay <= total:
         raise ValueError(
             f"{name}={warmup} and decay_steps={decay} do not fit in total_steps={total}"
         )
@@ -302,6 +315,7 @@ def _joined(pieces: Sequence[tuple[int, optax.Schedule]]) -> optax.Schedule:
     functions of the same t, unlike those of ``optax.join_schedules``."""
 
     def schedule(t):
+        t = exact(t)
         value = pieces[-1][1](t)
         for end, piece in reversed(pieces[:-1]):
             value = numpy_of(t).where(t <= end, piece(t), value)

@@ -14,7 +14,7 @@ import numpy as np
 from wsdjax import config as configs
 from wsdjax.data.split import Batch, Dataset, Split
 
-__all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load"]
+__all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load", "sample"]
 
 
 class Stream:
@@ -74,8 +74,37 @@ def in_order(
 ) -> list[Batch]:
     """The whole split, or its first examples, as batches in order; the last may be smaller.
 
-    Without a `batch_size` a batch has 250 images, or windows of some 32,768 tokens together.
+    Neighbours may have much in common, as the windows of one file do: what is to stand for a
+    split is drawn by `sample`. Without a `batch_size` a batch has 250 images, or windows of some
+    32,768 tokens together.
     """
     size = batch_size or split.together
     end = split.size if examples is None else min(examples, split.size)
     return [split.part(at, min(at + size, end)) for at in range(0, end, size)]
+
+
+def sample(
+    split: Split, examples: int, seed: int = 0, batch_size: int | None = None
+) -> list[Batch]:
+    """Examples drawn without replacement and spread over the split, one from each of as many
+    parts of it, in its order; batches as those of `in_order`.
+
+    The draw is a function of the split's size, `examples` and `seed` alone: no flag of the
+    process and no machine changes it. Every k-th of a sample is spread over the split as well.
+
+    Raises:
+      ValueError: for no example, more than there are, or a negative seed.
+    """
+    at = _drawn(split.size, examples, seed)
+    size = batch_size or split.together
+    return [split.take(at[i : i + size]) for i in range(0, len(at), size)]
+
+
+def _drawn(size: int, count: int, seed: int) -> np.ndarray:
+    """[count] int64, ascending: one index from each of `count` parts of range(size)."""
+    if not 1 <= count <= size:
+        raise ValueError(f"examples = {count}: the split has {size}")
+    bounds = np.array([i * size // count for i in range(count + 1)], np.uint64)
+    # The bits of a bit generator are the same in every version of NumPy; a Generator's are not.
+    bits = np.random.PCG64(seed).random_raw(count)
+    return (bounds[:-1] + bits % (bounds[1:] - bounds[:-1])).astype(np.int64)

@@ -11,9 +11,9 @@ def crop_and_flip(key: jax.Array, images_BxHxWxC: jax.Array, padding: int = 4) -
 
     def one(key, image):
         at_key, flip_key = jax.random.split(key)
-        y, x = jax.random.randint(at_key, (2,), 0, 2 * padding + 1)
+        y, x = jax.random.randint(at_key, (2,), 0, 2 * padding + 1, jnp.int32)
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        moved = jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
-        return jnp.where(jax.random.bernoulli(flip_key), moved[:, ::-1], moved)
+        moved = jax.lax.dynamic_slice(padded, (y, x, jnp.int32(0)), image.shape)
+        return jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5)), moved[:, ::-1], moved)
 
     return jax.vmap(one)(jax.random.split(key, len(images_BxHxWxC)), images_BxHxWxC)

@@ -38,7 +38,10 @@ class DeviceSplit:
         return lambda t: make(self.arrays, seeds, order_of(t // per_epoch), t)
 
     def part(self, start: int, stop: int) -> Batch:
-        return jax.jit(self.examples)(self.arrays, jnp.arange(start, stop))
+        return self.take(np.arange(start, stop))
+
+    def take(self, indices: np.ndarray) -> Batch:
+        return jax.jit(self.examples)(self.arrays, jnp.asarray(indices, jnp.int32))
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,7 +60,7 @@ def _programs(
 
     def order(seed, epoch):
         key = jax.random.fold_in(_key(seed, _ORDER), epoch)
-        return jax.random.permutation(key, split.size)
+        return jax.random.permutation(key, split.size).astype(jnp.int32)
 
     if many:
         batch = jax.vmap(batch, in_axes=(None, 0, 0, None))

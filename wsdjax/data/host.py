@@ -35,7 +35,10 @@ class HostSplit:
         return lambda t: self.windows[np.reshape([order[t] for order in orders], shape)]
 
     def part(self, start: int, stop: int) -> Batch:
-        return self.windows[np.arange(start, stop)]
+        return self.take(np.arange(start, stop))
+
+    def take(self, indices: np.ndarray) -> Batch:
+        return self.windows[indices]
 
 
 def _order(size: int, batch_size: int, seed: int) -> grain.MapDataset:

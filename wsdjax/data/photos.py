@@ -67,12 +67,13 @@ def _crop(arrays, key, index, noise):
     blocks, first, count = arrays
     target = index % len(CLASSES)
     block_key, at_key, flip_key, noise_key = jax.random.split(jax.random.fold_in(key, index), 4)
-    block = first[target] + jax.random.randint(block_key, (), 0, count[target])
-    y, x = jax.random.randint(at_key, (2,), 0, BLOCK - CROP + 1)
+    # The types are named, for JAX's own go by whether the process has 64 bits enabled.
+    block = first[target] + jax.random.randint(block_key, (), 0, count[target], jnp.int32)
+    y, x = jax.random.randint(at_key, (2,), 0, BLOCK - CROP + 1, jnp.int32)
     crop = jax.lax.dynamic_slice(blocks, (block, y, x), (1, CROP, CROP))[0]
-    crop = jnp.where(jax.random.bernoulli(flip_key), crop[:, ::-1], crop)
+    crop = jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5)), crop[:, ::-1], crop)
     crop = (crop - crop.mean()) / crop.std()
-    return crop + noise * jax.random.normal(noise_key, crop.shape)
+    return crop + noise * jax.random.normal(noise_key, crop.shape, jnp.float32)
 
 
 def _luminance(name: str) -> np.ndarray:

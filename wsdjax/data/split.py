@@ -40,6 +40,9 @@ class Split(Protocol):
     def part(self, start: int, stop: int) -> Batch:
         """The examples start, ..., stop - 1 in order."""
 
+    def take(self, indices: np.ndarray) -> Batch:
+        """The examples of these indices, [B], in the order given."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -68,17 +68,31 @@ def describe(tokenizer: str) -> tokens.Description:
 
 
 def read(library: Path) -> list[Document]:
-    """The documents of a standard library, in the order of their paths."""
+    """The documents of a standard library, in the order of their paths.
+
+    Raises:
+      TokensError: for a file that is not UTF-8.
+    """
     found = []
     for directory, below, names in os.walk(library):
         below[:] = [name for name in below if name not in _LEFT_OUT]
         found += [Path(directory, name) for name in names if name.endswith(_SUFFIXES)]
     relative = sorted(path.relative_to(library).as_posix() for path in found)
     return [
-        Document(path, (library / path).read_bytes().decode())
+        Document(path, _text(library / path))
         for path in relative
         if not path.startswith(_OF_THIS_BUILD)
     ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise tokens.TokensError(
+            f"{path} is not UTF-8 ({error.reason}), as all of Python's library is: mend it, or "
+            "install Python again"
+        ) from None
 
 
 def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> None:

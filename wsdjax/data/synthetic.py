@@ -63,7 +63,7 @@ def _sequence(arrays, key, length):
     """[length + 1] int32: one sequence, whose first token is drawn as all the others are
     distributed."""
     successors, bounds, first_bounds = arrays
-    first, rest = jnp.split(jax.random.uniform(key, (length + 1,)), [1])
+    first, rest = jnp.split(jax.random.uniform(key, (length + 1,), jnp.float32), [1])
     # The inverse of a distribution function is the number of its steps that lie below.
     start = (first >= first_bounds).sum()
     chosen = (rest[:, None] >= bounds[None]).sum(1)
@@ -79,10 +79,11 @@ def make_language(config: Bigram) -> Language:
     """What may follow what, a function of `config.language` and the language's sizes."""
     v, k = config.vocabulary, config.choices
     order_key, kind_key, other_key = jax.random.split(jax.random.key(config.language), 3)
-    cycle = np.asarray(jax.random.permutation(order_key, v))
+    cycle = np.asarray(jax.random.permutation(order_key, v), np.int32)
     place = np.argsort(cycle)
     # How far along the cycle the successors of each token stand: 0 for the next on it.
-    others = np.argsort(np.asarray(jax.random.uniform(other_key, (v, v - 1))), axis=1)[:, : k - 1]
+    places = np.asarray(jax.random.uniform(other_key, (v, v - 1), jnp.float32))
+    others = np.argsort(places, axis=1)[:, : k - 1]
     steps = np.concatenate([np.zeros((v, 1), int), 1 + others], axis=1)
     ambiguous = np.asarray(jax.random.permutation(kind_key, v)) < round(config.ambiguous * v)
     steps = np.where(ambiguous[:, None], steps, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wsdjax.data.shards import MOST_TOKENS
+from wsdjax.files import write_atomically
 from wsdjax.validation import UserError
 
 INSTALL = 'pip install -c constraints.txt -e ".[text]"'
@@ -33,6 +36,10 @@ class Tokenizer(Protocol):
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The tokens of each text, without separators."""
 
+    def encode_and_count(self, texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        """The tokens of each text, and how many of its bytes in UTF-8 they say nothing of: of
+        characters, white space apart, that have no token or the one for what is unknown."""
+
 
 class Bytes:
     """A text's UTF-8 bytes, and 256 as the separator."""
@@ -45,12 +52,16 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
+    def encode_and_count(self, texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        return [(tokens, 0) for tokens in self.encode(texts)]
+
 
 class Learned:
     """A tokenizer of the library `tokenizers`: BPE, unigram, word pieces.
 
     Raises:
-      TokenizerError: if it has no token `separator`, or, where that is None, none of `SEPARATORS`.
+      TokenizerError: if it has no token `separator`, or, where that is None, none of `SEPARATORS`;
+        if it makes that token from text; if a token is 2^31 or more.
     """
 
     def __init__(self, name: str, tokenizer: Any, separator: str | None = None):
@@ -67,19 +78,106 @@ class Learned:
         found = [tokens[token] for token in asked if token in tokens]
         if not found:
             raise TokenizerError(
-                f"the tokenizer {name} has no token {' or '.join(asked)} to end a document: name "
-                "the one it has with --separator"
+                f"the tokenizer {name} has no token {' or '.join(asked)[:80]} to end a document: "
+                "name the one it has with --separator"
+            )
+        if self.vocabulary > MOST_TOKENS:
+            raise TokenizerError(
+                f"the tokenizer {name} has the token {self.vocabulary - 1:,}: they may go up to "
+                f"{MOST_TOKENS - 1:,}"
             )
         self.separator = found[0]
-        described = f"{self.separator} {tokenizer.to_str()}"
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        content = tokenizer.to_str()
+        self.fingerprint = hashlib.sha256(f"{self.separator} {content}".encode()).hexdigest()
+        described = json.loads(content)
+        self._unknown = _unknown(described["model"], tokens)
+        self._keeps_all = _keeps_all(described)
+        ends = next(token for token in asked if token in tokens)
+        if self.separator == self._unknown or self.separator in self.encode([ends])[0]:
+            raise TokenizerError(
+                f"the tokenizer {name} makes its token {ends[:40]!r} of a document's own text, "
+                "which would be cut there: name another with --separator, or mark it as special in "
+                "the tokenizer.json"
+            )
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoded = self._encoded(self._tokenizer.encode_batch_fast, texts)
         return [np.array(each.ids, np.uint32) for each in encoded]
 
+    def encode_and_count(self, texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        if self._keeps_all:
+            return [(tokens, 0) for tokens in self.encode(texts)]
+        encoded = self._encoded(self._tokenizer.encode_batch, texts)
+        return [
+            (ids := np.array(each.ids, np.uint32), _lost(text, ids != self._unknown, each.offsets))
+            for text, each in zip(texts, encoded, strict=True)
+        ]
+
+    def _encoded(self, encode: Any, texts: Sequence[str]) -> Any:
+        try:
+            return encode(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises no narrower one
+            said = " ".join(str(error).split())[:120]
+            raise TokenizerError(
+                f"the tokenizer {self.name} cannot encode a text: {said}"
+            ) from None
+
     def save(self, path: str) -> None:
-        self._tokenizer.save(path)
+        write_atomically(Path(path), self._tokenizer.to_str(pretty=True))
+
+
+def _unknown(model: dict[str, Any], tokens: dict[str, int]) -> int | None:
+    """The token for what is not in the vocabulary."""
+    if model.get("unk_id") is not None:
+        return model["unk_id"]
+    return tokens.get(model.get("unk_token") or "")
+
+
+def _lost(text: str, known: np.ndarray, offsets: Sequence[tuple[int, int]]) -> int:
+    """The bytes of characters, white space apart, that no known token covers."""
+    covered = np.zeros(len(text) + 1, np.int64)
+    if known.any():
+        starts, ends = np.array(offsets, np.int64)[known].T
+        np.add.at(covered, starts, 1)
+        np.add.at(covered, ends, -1)
+    bare = np.flatnonzero(covered.cumsum()[:-1] == 0)
+    return len("".join("".join(text[i] for i in bare).split()).encode())
+
+
+def _keeps_all(described: dict[str, Any]) -> bool:
+    """Whether a tokenizer has, by how it is made, tokens for whatever text.
+
+    Of others the offsets of each token are needed, which take a fifth longer.
+    """
+    model, steps = described["model"], set()
+    for part in ("normalizer", "pre_tokenizer"):
+        steps |= {_step(each) for each in _flat(described[part])}
+    if not steps <= _KEEPING or model.get("continuing_subword_prefix"):
+        return False
+    vocabulary = model.get("vocab")
+    if model.get("byte_fallback"):
+        pieces = vocabulary if isinstance(vocabulary, dict) else {v[0] for v in vocabulary or []}
+        return all(f"<0x{byte:02X}>" in pieces for byte in range(256))
+    if model.get("type") != "BPE" or "ByteLevel" not in steps or model.get("end_of_word_suffix"):
+        return False
+    return set(library().pre_tokenizers.ByteLevel.alphabet()) <= set(vocabulary or ())
+
+
+_KEEPING = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "ByteLevel", "Metaspace"}
+_KEEPING |= {"Digits", "Split", "Punctuation", "Replace", "UnicodeScripts"}
+
+
+def _flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if step is None:
+        return []
+    inner = step.get("normalizers") or step.get("pretokenizers")
+    return [each for part in inner for each in _flat(part)] if inner else [step]
+
+
+def _step(step: dict[str, Any]) -> str:
+    """The type of a step, unless it drops what it finds."""
+    dropping = step.get("behavior") == "Removed" or step.get("content") == ""
+    return "dropping" if dropping else step["type"]
 
 
 def load(name: str, separator: str | None = None) -> Bytes | Learned:

@@ -8,6 +8,12 @@ A separator ends each document. A window is length + 1 tokens of one shard, and 
 `length` later: inputs are the first `length`, targets the last, so that a shard's every token but
 its first is a target once, save for fewer than `length` at its end. Windows cross the borders of
 documents, not of shards.
+
+A flipped bit can make one token of the vocabulary another. Reading every token to see that the
+digest in each header is theirs takes 0.75 s a GB (SHA-256 at 1.35 GB/s, one core of an AMD EPYC;
+a disk may take longer): 10 ms for the standard library, a quarter of an hour at every start of
+every host for 1.3 TB. A run therefore does so when it opens a split of up to 1 GiB; of more it
+says that it has not, and ``python -m experiments.prepare text --verify --out DIR`` does it once.
 """
 
 from __future__ import annotations
@@ -15,47 +21,44 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import struct
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from wsdjax.data.shards import (
+    AGAIN,
+    FORMAT,
+    HEADER_BYTES,
+    MOST_TOKENS,
+    Shard,
+    ShardWriter,
+    TokensError,
+    check_vocabulary,
+    read_shard,
+    verify,
+    width,
+)
 from wsdjax.data.split import Batch
-from wsdjax.files import write_atomically
-from wsdjax.validation import UserError
+from wsdjax.files import DamagedFile, read_json, write_atomically
 
-FORMAT = 2
+__all__ = ["HEADER_BYTES", "Shard", "ShardWriter", "TokensError", "read_shard", "verify"]
+
 JSON = "tokens.json"
 SPLITS = ("train", "test")
-_MAGIC = b"wsdtoken"
-_HEADER = struct.Struct("<8sHHIQQ24s8s")
-"""Magic, format, bytes a token, greatest token, tokens, bytes of text, and the beginnings of two
-SHA-256: the tokenizer's and the tokens'."""
-HEADER_BYTES = _HEADER.size
+VERIFIED_BYTES = 2**30
+"""Of a split that is verified whenever it is opened."""
 _MAPPED = 256
 """Shards of a split that are mapped at a time: each is an open file, of which a process may have
 some 1,000."""
-
-
-class TokensError(UserError):
-    """Token shards that cannot be read as they are; the message names the file."""
+_AGAIN = "delete it and give the command that prepared it again"
+_log = logging.getLogger(__name__)
 
 
 class NotPrepared(TokensError, FileNotFoundError):
     """No token shards where they were looked for."""
-
-
-class Shard(NamedTuple):
-    file: str
-    tokens: int
-    greatest: int
-    text_bytes: int
-    """Of the text in UTF-8, a separator counting as one byte: what bits a byte are of."""
-    digest: str
-    """The beginning of the tokens' SHA-256, in hexadecimal."""
 
 
 class Description(NamedTuple):
@@ -69,6 +72,10 @@ class Description(NamedTuple):
     """Tokens are 0, ..., vocabulary - 1."""
     separator: int
     splits: dict[str, list[Shard]]
+    lost_bytes: int = 0
+    """Of text that the tokenizer has no tokens for."""
+    rows_left_out: int = 0
+    """Rows that could not be read, and were to be left out."""
 
     @property
     def width(self) -> int:
@@ -84,9 +91,10 @@ class Description(NamedTuple):
         count = sum(windows_in(shard.tokens, length) for shard in self.splits[split])
         if count == 0:
             longest = max((shard.tokens for shard in self.splits[split]), default=0)
+            asked = f"{length + 1:,}" if length < 2**63 else "more than can be counted"
             raise TokensError(
                 f"{self.directory / JSON}: the longest shard of {split!r} has {longest:,} tokens, "
-                f"and a window {length + 1:,}: choose a smaller length or prepare more text"
+                f"and a window {asked}: choose a smaller length or prepare more text"
             )
         return count
 
@@ -100,10 +108,6 @@ class Description(NamedTuple):
         """Mean bytes of text a token: nats a token / (this times ln 2) are bits a byte."""
         shards = self.splits[split]
         return sum(s.text_bytes for s in shards) / sum(s.tokens for s in shards)
-
-
-def width(vocabulary: int) -> int:
-    return 2 if vocabulary <= 2**16 else 4
 
 
 def windows_in(tokens: int, length: int) -> int:
@@ -124,125 +128,71 @@ def describe(directory: str | Path) -> Description:
     directory = Path(directory).expanduser()
     path = directory / JSON
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise TokensError(
-                f"{path} has format {content['format']}, and this wsdjax reads {FORMAT}: "
-                "prepare the text again"
-            )
-        splits = {s: [Shard(**shard) for shard in content["splits"][s]] for s in SPLITS}
-        return Description(
-            directory,
-            content["tokenizer"],
-            content["fingerprint"],
-            content["vocabulary"],
-            content["separator"],
-            splits,
-        )
+        content = read_json(path, _AGAIN)
     except (FileNotFoundError, NotADirectoryError):
         raise NotPrepared(
             f"{path} is not there. Prepare it: python -m experiments.prepare text --input FILE ... "
             f"--tokenizer TOKENIZER --out {directory}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except DamagedFile as error:
+        raise TokensError(f"{path} is damaged: {error}") from None
+    if content.get("format", FORMAT) != FORMAT:
         raise TokensError(
-            f"{path} is damaged ({type(error).__name__}: {error}): delete it and give the command "
-            "that prepared it again"
-        ) from None
+            f"{path} has format {str(content['format'])[:20]}, and this wsdjax reads {FORMAT}: "
+            "prepare the text again"
+        )
+    try:
+        _checked(content, "format", int)
+        return Description(
+            directory,
+            _checked(content, "tokenizer", str),
+            bytes.fromhex(_checked(content, "fingerprint", str)).hex(),
+            _checked(content, "vocabulary", int, MOST_TOKENS),
+            _checked(content, "separator", int, content["vocabulary"] - 1),
+            {split: _shards(content["splits"], split) for split in SPLITS},
+            _checked({"lost_bytes": 0, **content}, "lost_bytes", int),
+            _checked({"rows_left_out": 0, **content}, "rows_left_out", int),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:80]
+        raise TokensError(f"{path} is damaged ({said}): {_AGAIN}") from None
+
+
+def _checked(content: dict[str, Any], name: str, kind: type, most: int = 2**63 - 1) -> Any:
+    value = content[name]
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= most):
+        raise ValueError(f"{name} is {str(value)[:20]}")
+    return value
+
+
+def _shards(splits: dict[str, Any], split: str) -> list[Shard]:
+    shards = [_shard(shard) for shard in splits[split]]
+    if not sum(shard.tokens for shard in shards):
+        raise ValueError(f"no token for {split!r}")
+    return shards
+
+
+def _shard(content: dict[str, Any]) -> Shard:
+    if set(content) != set(Shard._fields):
+        raise ValueError(f"a shard tells {', '.join(content)}"[:60])
+    for name in content:
+        _checked(content, name, str if name in ("file", "digest") else int)
+    if Path(content["file"]).name != content["file"]:
+        raise ValueError(f"a shard is called {content['file'][:20]}")
+    return Shard(**content)
 
 
 def write_description(described: Description) -> None:
     """Writes tokens.json, all at once: the directory is prepared from now on."""
     content = {"format": FORMAT, **described._asdict()}
     del content["directory"]
+    for name in ("lost_bytes", "rows_left_out"):
+        if not content[name]:
+            del content[name]
     content["splits"] = {
         split: [shard._asdict() for shard in shards] for split, shards in described.splits.items()
     }
     write_atomically(described.directory / JSON, json.dumps(content, indent=1) + "\n")
-
-
-class ShardWriter:
-    """Writes one shard. The file has its name once it is whole, by `close`."""
-
-    def __init__(self, path: Path, fingerprint: str, vocabulary: int):
-        self.path = path
-        self._fingerprint, self._vocabulary = fingerprint, vocabulary
-        self._dtype = np.dtype(f"<u{width(vocabulary)}")
-        self._tokens = self._greatest = self._text_bytes = 0
-        self._digest = hashlib.sha256()
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        self._file = self._temporary.open("wb")
-        self._file.write(bytes(_HEADER.size))
-
-    def write_document(self, tokens: np.ndarray, separator: int, text_bytes: int) -> None:
-        """Appends a document's tokens, integers of any dtype, and the separator.
-
-        Raises:
-          TokensError: for a token outside the vocabulary.
-        """
-        ended = np.append(tokens, separator)
-        _check_vocabulary(self.path, ended, self._vocabulary)
-        content = ended.astype(self._dtype).tobytes()
-        self._file.write(content)
-        self._digest.update(content)
-        self._tokens += len(ended)
-        self._greatest = max(self._greatest, int(ended.max()))
-        self._text_bytes += text_bytes + 1
-
-    def close(self) -> None:
-        self._file.seek(0)
-        counts = (self._greatest, self._tokens, self._text_bytes)
-        hashes = (bytes.fromhex(self._fingerprint), self._digest.digest())  # as much as fits
-        self._file.write(_HEADER.pack(_MAGIC, FORMAT, self._dtype.itemsize, *counts, *hashes))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.replace(self.path)
-
-
-def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
-    """What a shard's header tells.
-
-    Raises:
-      TokensError: for a shard that is missing, no shard, cut short, or another tokenizer's.
-    """
-    try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER.size)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        raise TokensError(f"{path} is missing: {_AGAIN}") from None
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise TokensError(f"{path} is no shard of tokens, or is cut short: {_AGAIN}")
-    _, version, itemsize, greatest, tokens, text_bytes, written_by, digest = _HEADER.unpack(header)
-    if version != FORMAT:
-        raise TokensError(f"{path} has format {version}, and this wsdjax reads {FORMAT}: {_AGAIN}")
-    if not fingerprint.startswith(written_by.hex()) or itemsize != width(vocabulary):
-        raise TokensError(
-            f"{path} was written with another tokenizer ({written_by.hex()[:12]}...) than the "
-            f"directory's ({fingerprint[:12]}...): {_AGAIN}"
-        )
-    if size != (expected := _HEADER.size + tokens * itemsize):
-        raise TokensError(f"{path} has {size:,} bytes instead of {expected:,}: {_AGAIN}")
-    if greatest >= vocabulary:
-        raise TokensError(_outside(path, greatest, vocabulary))
-    return Shard(path.name, tokens, greatest, text_bytes, digest.hex())
-
-
-_AGAIN = "delete it and tokens.json, and give the command that prepared them again"
-
-
-def _check_vocabulary(path: Path, tokens: np.ndarray, vocabulary: int) -> None:
-    for token in (int(tokens.min()), int(tokens.max())):
-        if not 0 <= token < vocabulary:
-            raise TokensError(_outside(path, token, vocabulary))
-
-
-def _outside(path: Path, token: int, vocabulary: int) -> str:
-    return (
-        f"{path}: token {token} is outside the vocabulary, 0 to {vocabulary - 1}: the file is "
-        "damaged, or its tokenizer is not what tokens.json says; prepare the text again"
-    )
 
 
 class Windows:
@@ -268,13 +218,23 @@ class Windows:
         for shard in described.splits[split]:
             path = described.directory / shard.file
             if read_shard(path, described.fingerprint, described.vocabulary) != shard:
-                raise TokensError(f"{path} is not the shard that tokens.json tells of: {_AGAIN}")
+                raise TokensError(f"{path} is not the shard that tokens.json tells of: {AGAIN}")
             self._paths.append(path)
             counts.append(windows_in(shard.tokens, length))
         self._ends = np.cumsum(counts)
+        size = sum(shard.tokens for shard in described.splits[split]) * described.width
+        if size <= VERIFIED_BYTES:
+            for path, shard in zip(self._paths, described.splits[split], strict=True):
+                verify(path, shard)
+        else:
+            _log.info(
+                "%s: %.1f GB of %s tokens are used unverified; once and for all: "
+                "python -m experiments.prepare text --verify --out %s",
+                *(described.directory, size / 1e9, split, described.directory),
+            )
         dtype = np.dtype(f"<u{described.width}")
         self._mapped = functools.lru_cache(_MAPPED)(
-            lambda i: np.memmap(self._paths[i], dtype, "r", _HEADER.size)
+            lambda i: np.memmap(self._paths[i], dtype, "r", HEADER_BYTES)
         )
 
     def __len__(self) -> int:
@@ -296,6 +256,6 @@ class Windows:
             row[:] = tokens[start : start + self.length + 1]
         # A uint32 beyond int32 has become negative by now.
         for bad in np.flatnonzero((read.min(1) < 0) | (read.max(1) >= self._vocabulary)):
-            _check_vocabulary(self._paths[shards[bad]], read[bad], self._vocabulary)
+            check_vocabulary(self._paths[shards[bad]], read[bad], self._vocabulary)
         read = read.reshape(*indices.shape, self.length + 1)
         return {"inputs": read[..., :-1], "targets": read[..., 1:]}

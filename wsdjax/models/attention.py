@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -41,7 +42,9 @@ def fused(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> j
     L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
     match jax.default_backend():
         case "gpu" if _has_cudnn() and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
-            return of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, "cudnn")
+            # Of an odd length JAX refuses the gradient.
+            cudnn = partial(of_jax, implementation="cudnn")
+            return of_even_length(cudnn, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
         case "tpu" if L % 128 == 0 and K <= 128 and jax.device_count() == 1:
             return flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
     return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
@@ -52,6 +55,16 @@ def _has_cudnn() -> bool:
     Of AMD's the name of the architecture stands there."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     return capability.replace(".", "", 1).isdecimal() and float(capability) >= 8
+
+
+def of_even_length(attend: Attention, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
+    """`attend`, which is causal, on an odd length padded by a position that none before it sees."""
+    L = q_BxLxHxK.shape[1]
+    if L % 2 == 0:
+        return attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+    one_more = ((0, 0), (0, 1), (0, 0), (0, 0))
+    padded = [jnp.pad(each, one_more) for each in (q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)]
+    return attend(*padded)[:, :L]
 
 
 def of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, implementation: Literal["cudnn", "xla"]) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
+from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, shortened, stack
 
 KINDS = ("full", "bfloat16", "host")
 """`full` is float32, or float64 for parameters in float64."""
@@ -139,7 +139,9 @@ def make(params: Tree, capacity: int, kind: str) -> Basis:
             return DeviceBasis(params, capacity, jnp.bfloat16)
         case "host":
             return HostBasis(params, capacity)
-    raise ProbeError(f"basis = {kind!r}: must be one of {', '.join(KINDS)}, or None to choose")
+    raise ProbeError(
+        f"basis = {shortened(repr(kind))}: must be one of {', '.join(KINDS)}, or None to choose"
+    )
 
 
 def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,21 @@ import jax
 import numpy as np
 
 from wsdjax.checksum import checksums
-from wsdjax.files import write_atomically
-from wsdjax.probes.vectors import ProbeError
+from wsdjax.files import DamagedFile, read_json_lines, write_atomically
+from wsdjax.probes.vectors import ProbeError, epsilon
 
 
 class Cells:
     """A loss for each point.
 
     The file has a line for the sweep's identity and then one for each point. The identity is of
-    points, parameters and batches; a loss function has none, and is the caller's to keep.
+    points, parameters and batches; a loss function has none, and is known by what it gives
+    (`compare`).
 
     Args:
       file: where they are kept; None for nowhere.
       points: [N, ...] floats.
-      arrays: the pytree that the points are points of, and the batches.
+      arrays: the vectors that the points are sums of, and the batches.
 
     Raises:
       ProbeError: for a file of another sweep, or of something else.
@@ -36,12 +38,35 @@ class Cells:
         self._file = None
         if file is None:
             return
+        self._tolerance = 3 * epsilon(arrays[0]) ** 0.5
         identity = _identity(points, arrays)
         if (path := Path(file)).exists():
             self._read(path, identity)
         self._file = path
         lines = [{"identity": identity}, *self._lines(np.flatnonzero(self._known))]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def compare(self, own: np.ndarray, loss: Callable[[int], float]) -> None:
+        """Computes two of the file's losses anew, which are to be the same.
+
+        One is at a point that is one of the vectors itself (`own` [N]), where there is nothing to
+        round; the other the last of the others, which for a plane is far from that: a loss may
+        differ from another by what is zero at a point.
+
+        Raises:
+          ProbeError: for losses that differ by more than half of the digits.
+        """
+        for among in (own, ~own):
+            known = np.flatnonzero(self._known & among)
+            if not len(known):
+                continue
+            i = int(known[np.argmax(self.losses[known] != 0)] if among is own else known[-1])
+            found, kept = loss(i), float(self.losses[i])
+            if not np.isclose(found, kept, rtol=self._tolerance, atol=0, equal_nan=True):
+                raise ProbeError(
+                    f"{self._file} has the losses of another loss function: of point {i} it has "
+                    f"{kept:.6g}, and this one gives {found:.6g}; delete it, or name another"
+                )
 
     def missing(self) -> np.ndarray:
         """The indices of points without a loss."""
@@ -57,16 +82,25 @@ class Cells:
         return [{"point": int(i), "loss": float(self.losses[i])} for i in indices]
 
     def _read(self, path: Path, identity: str) -> None:
+        remedy = "delete it, or name another"
         try:
-            first, *rest = path.read_text().split("\n")
-            found = json.loads(first)["identity"]
-            # What follows the last line's end was cut short by whatever stopped the sweep.
-            lines = [json.loads(line) for line in rest[:-1]]
-            cells = {int(line["point"]): float(line["loss"]) for line in lines}
-            if found == identity and not cells.keys() <= set(range(len(self.losses))):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            raise ProbeError(f"{path} is no file of losses: delete it, or name another") from None
+            lines = read_json_lines(path, remedy)
+        except DamagedFile as error:
+            where = str(error).removeprefix(str(path))
+            raise ProbeError(f"{path} is no file of losses{where}") from None
+        if not (lines and "identity" in lines[0]):
+            raise ProbeError(f"{path} is no file of losses: {remedy}")
+        found = lines[0]["identity"]
+        cells: dict[int, Any] = {}
+        for n, line in enumerate(lines[1:], 2):
+            point, loss = line.get("point"), line.get("loss")
+            if type(point) is not int or type(loss) not in (float, int) or point < 0:
+                raise ProbeError(f"{path} is no file of losses, line {n}: {remedy}")
+            if found == identity and point >= len(self.losses):
+                raise ProbeError(
+                    f"{path} is no file of losses, line {n}: no point {point}; {remedy}"
+                )
+            cells[point] = loss
         if found != identity:
             raise ProbeError(
                 f"{path} has the losses of other points, parameters or batches: delete it, or "

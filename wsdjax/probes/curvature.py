@@ -19,13 +19,18 @@ from wsdjax.probes.vectors import (
     combine,
     dot,
     epsilon,
+    is_numeric,
+    key_of,
     like_parameters,
     norm,
     normalized,
     precision,
+    rows_like,
+    shortened,
     size,
     stack,
     take,
+    whole,
 )
 
 
@@ -120,7 +125,7 @@ def sharpness(
     if block is None:
         return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
     within = Block(hessian, hessian.params, block)
-    if k > within.size:
+    if whole("k", k) > within.size:
         raise ProbeError(f"k = {k}: the block has {within.size} parameters")
     towards = within.restrict(hessian.gradient)
     return eigenpairs(within, hessian.params, k, tol, towards=towards, **options)
@@ -182,17 +187,18 @@ def eigenpairs(
         eigenvalues above `track_above` than half of `max_basis`.
     """
     params = as_parameters(params)
-    for name, value, least in (
-        ("k", k, 1),
-        ("tol", tol, 0),
-        ("max_products", max_products, 2 * min(k, size(params))),
-    ):
-        if not value >= least:
-            raise ProbeError(f"{name} = {value}: must be at least {least} for k = {k}")
+    k, max_basis = whole("k", k), whole("max_basis", max_basis, 0)
+    least = 2 * min(k, size(params))
+    if whole("max_products", max_products, 0) < least:
+        raise ProbeError(f"max_products = {max_products}: must be at least {least} for k = {k}")
+    if not is_numeric(tol) or not tol >= 0:
+        raise ProbeError(f"tol = {shortened(str(tol))}: must be at least 0")
+    if track_above is not None and not (is_numeric(track_above) and np.isfinite(track_above)):
+        raise ProbeError(f"track_above = {shortened(str(track_above))}: must be finite")
     if smallest and track_above is not None:
         raise ProbeError("track_above goes with the largest eigenvalues, not with the smallest")
     sign = -1.0 if smallest else 1.0
-    counted = _Counted(operator, sign)
+    counted = _Counted(operator, params, sign)
     n = size(params)
     wanted = min(k, n)
     max_basis = min(max(max_basis, 2 * wanted + 8), n)
@@ -200,8 +206,11 @@ def eigenpairs(
         fewest = max(bases.FEWEST, 2 * wanted + 8)
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
-    krylov = Krylov(counted, params, kept, jax.random.key(seed))
-    krylov.add_random(_leaning(params, start, towards))
+    krylov = Krylov(counted, params, kept, key_of(seed))
+    known = rows_like(start, params, "start")
+    if towards is not None:
+        towards = like_parameters(towards, params, "towards")
+    krylov.add_random(combine((1.0,) * len(known), *known) if known else towards)
     # When the last random vector came, in turn with how many others, and the values before it.
     began, in_turn, before = 0, 1, None
     while True:
@@ -240,7 +249,7 @@ def eigenpairs(
     found = krylov.ritz()
     floor = _floor(krylov, found, params)
     best = krylov.vectors(found.coefficients[:, : min(wanted, krylov.p)])
-    values, residuals, vectors = _certified(counted, best, start)
+    values, residuals, vectors = _certified(counted, best, known)
     return Sharpness(
         eigenvalues=values,
         residuals=residuals,
@@ -259,14 +268,6 @@ def _floor(krylov: Krylov, found: Ritz, params: Tree) -> float:
     eps = epsilon(params)
     rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
     return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(found.values).max(initial=0.0)
-
-
-def _leaning(params: Tree, start: Tree | None, towards: Tree | None) -> Tree | None:
-    """What the first random vector leans to: the sum of the vectors that are given."""
-    if start is None:
-        return towards
-    vectors = [like_parameters(take(start, i), params, "start") for i in range(_rows(start))]
-    return combine((1.0,) * len(vectors), *vectors)
 
 
 def _kept(wanted: int, krylov: Krylov) -> int:
@@ -298,21 +299,21 @@ def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
 class _Counted:
     """The operator, or its negative, and how many products there have been."""
 
-    def __init__(self, operator: Callable[[Tree], Tree], sign: float):
-        self._operator, self.sign, self.products = operator, sign, 0
+    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, sign: float):
+        self._operator, self._params, self.sign, self.products = operator, params, sign, 0
 
     def __call__(self, vector: Tree) -> Tree:
         self.products += 1
-        product = self._operator(vector)
+        product = like_parameters(self._operator(vector), self._params, "the operator's product")
         return combine((-1.0,), product) if self.sign < 0 else product
 
 
-def _certified(operator, block, start) -> tuple[np.ndarray, np.ndarray, Tree]:
+def _certified(operator, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
     """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
     values, residuals, vectors = [], [], []
-    for i in range(_rows(block)):
+    for i in range(len(jax.tree.leaves(block)[0])):
         unit = normalized(take(block, i), "an eigenvector")
-        if i < _rows(start) and float(dot(unit, take(start, i))) < 0:
+        if i < len(known) and float(dot(unit, known[i])) < 0:
             unit = combine((-1.0,), unit)
         product = operator(unit)
         rho = float(dot(unit, product))
@@ -322,7 +323,3 @@ def _certified(operator, block, start) -> tuple[np.ndarray, np.ndarray, Tree]:
     order = np.argsort(-operator.sign * np.array(values), kind="stable")
     by_value = [vectors[i] for i in order]
     return np.array(values)[order], np.array(residuals)[order], stack(by_value)
-
-
-def _rows(block: Tree | None) -> int:
-    return 0 if block is None else len(jax.tree.leaves(block)[0])

@@ -12,7 +12,18 @@ from wsdjax.probes.basis import DeviceBasis
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, Hessian, LossFn
 from wsdjax.probes.operators import Block, Chosen
-from wsdjax.probes.vectors import ProbeError, Tree, leaf_dot, normalized, random_like, size
+from wsdjax.probes.vectors import (
+    ProbeError,
+    Tree,
+    as_parameters,
+    is_numeric,
+    key_of,
+    leaf_dot,
+    normalized,
+    random_like,
+    size,
+    whole,
+)
 
 
 class SpectralDensity(NamedTuple):
@@ -29,8 +40,15 @@ class SpectralDensity(NamedTuple):
     products: int
 
     def smoothed(self, width: float, grid: np.ndarray | None = None) -> SpectralDensity:
-        """The density by another kernel width, or on another grid, without new products."""
+        """The density by another kernel width, or on another grid, without new products.
+
+        Raises:
+          ProbeError: for a width that is not above 0, or for a grid whose step is wider than the
+            kernel where it has eigenvalues, which would miss them.
+        """
         grid = self.grid if grid is None else np.asarray(grid, np.float64)
+        _check_width(width)
+        _check_grid(grid, self.nodes, width)
         return self._replace(grid=grid, density=_smooth(grid, self.nodes, self.weights, width))
 
 
@@ -72,20 +90,24 @@ def spectral_density(
     Args:
       probes, depth: random vectors, and products for each.
       width: of the kernel, its standard deviation; None for a hundredth of the spectrum's range.
-      points: of the grid, which reaches over the spectrum by six widths.
+      points: of the grid, which reaches over the spectrum by six widths; more where its step
+        would be wider than the kernel.
       block: of the diagonal block of these leaves alone, as for `Block`:
         ``lambda name: name.startswith("conv1/")``.
 
     Raises:
-      ProbeError: as `sharpness`.
+      ProbeError: as `sharpness`, and for a width that is not above 0, or so small that the grid
+        would need more than a million points.
     """
+    probes, depth, points = whole("probes", probes), whole("depth", depth), whole("points", points)
+    if width is not None:
+        _check_width(width)
+    keys = jax.random.split(key_of(seed), probes)
     hessian = Hessian(loss_fn, params, batches, finite_difference)
-    if probes < 1 or depth < 1:
-        raise ProbeError(f"probes = {probes}, depth = {depth}: both must be at least 1")
     operator, draw, dimension = _restricted(hessian, block)
     depth = min(depth, dimension)
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
-    for i, key in enumerate(jax.random.split(jax.random.key(seed), probes)):
+    for i, key in enumerate(keys):
         krylov = Krylov(operator, hessian.params, DeviceBasis(hessian.params, depth), key)
         krylov.add(draw(key))
         while krylov.p < min(krylov.m, depth):  # it ends early where the space is invariant
@@ -93,15 +115,61 @@ def spectral_density(
         found = krylov.ritz()
         nodes[i, : krylov.p] = found.values
         weights[i, : krylov.p] = found.coefficients[0] ** 2
+        # The range only grows with further probes: so no more than one is in vain.
+        if width is not None:
+            _points_for(nodes, width)
     low, high = np.nanmin(nodes), np.nanmax(nodes)
     if width is None:
         width = max((high - low) / 100, 1e-6 * max(abs(low), abs(high)), 1e-12)
+    points = max(points, _points_for(nodes, width))
     grid = np.linspace(low - 6 * width, high + 6 * width, points)
     density = _smooth(grid, nodes, weights, width)
     return SpectralDensity(grid, density, nodes, weights, hessian.products)
 
 
+_MOST_POINTS = 10**6
+
+
+def _check_width(width: float) -> None:
+    if not (is_numeric(width) and np.ndim(width) == 0 and 0 < width < np.inf):
+        raise ProbeError(
+            f"width = {str(width)[:40]}: the kernel's standard deviation must be above 0 and "
+            "finite, in units of the eigenvalues"
+        )
+
+
+def _points_for(nodes: np.ndarray, width: float) -> int:
+    """The points of a grid over the spectrum whose step is no wider than the kernel."""
+    reach = np.nanmax(nodes) - np.nanmin(nodes) + 12 * width
+    if reach / width > _MOST_POINTS - 2:
+        raise ProbeError(
+            f"width = {width:.3g}: too small for eigenvalues that reach over {reach:.3g}; give at "
+            f"least {reach / 1e5:.1g}, or None for a hundredth"
+        )
+    return int(np.ceil(reach / width)) + 1
+
+
+def _check_grid(grid: np.ndarray, nodes: np.ndarray, width: float) -> None:
+    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
+        raise ProbeError("the grid must be a list of finite numbers")
+    ordered, nodes = np.sort(grid), nodes[~np.isnan(nodes)]
+    after = np.searchsorted(ordered, nodes)
+    within = (after > 0) & (after < len(ordered))
+    steps = ordered[after[within]] - ordered[after[within] - 1]
+    if steps.max(initial=0.0) > width * (1 + 1e-6):
+        raise ProbeError(
+            f"width = {width:.3g} is below the grid's step, {steps.max():.3g}: eigenvalues between "
+            "two points would be missed; give a finer grid, or a larger width"
+        )
+
+
 def _smooth(grid, nodes, weights, width):
+    # In parts, for grids of many points.
+    parts = [grid[at : at + 4096] for at in range(0, len(grid), 4096)]
+    return np.concatenate([_smoothed_at(part, nodes, weights, width) for part in parts])
+
+
+def _smoothed_at(grid, nodes, weights, width):
     kept = ~np.isnan(nodes)
     z = (grid[:, None] - nodes[kept][None]) / width
     kernel = np.exp(-(z**2) / 2) / (width * np.sqrt(2 * np.pi))
@@ -125,12 +193,13 @@ def moments(
     Raises:
       ProbeError: as `sharpness`; for fewer than two probes there is no error.
     """
-    if probes < 2:
+    if whole("probes", probes) < 2:
         raise ProbeError(f"probes = {probes}: a standard error needs two or more")
+    keys = jax.random.split(key_of(seed), probes)
     hessian = Hessian(loss_fn, params, batches, finite_difference)
     operator, draw, _ = _restricted(hessian, block)
     by_leaf, squares = [], []
-    for key in jax.random.split(jax.random.key(seed), probes):
+    for key in keys:
         vector = draw(key)
         product = operator(vector)
         by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
@@ -167,5 +236,5 @@ def _estimate(values: np.ndarray) -> Estimate:
 def mass_by_leaf(vector: Tree) -> Tree:
     """Like the vector: each leaf's share of its squared norm, as in which layer a top
     eigenvector lives."""
-    unit = normalized(vector, "the vector")
+    unit = normalized(as_parameters(vector, "the vector"), "the vector")
     return jax.tree.map(lambda leaf: float(leaf_dot(leaf, leaf)), unit)

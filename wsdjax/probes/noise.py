@@ -14,6 +14,7 @@ from wsdjax.probes.objective import (
     Batches,
     LossFn,
     batch_loss,
+    differentiable,
     forward_mode,
     gradient,
     total,
@@ -89,6 +90,7 @@ class Covariance:
     def slopes(self, vector: Tree) -> list[np.ndarray]:
         """c_i, float64, [B] for each batch: centred before anything is squared or summed, since
         the gradients may have far more in common than apart."""
+        vector = like_parameters(vector, self.params, "the vector")
         with forward_mode():
             found = [
                 np.asarray(_slopes(self._loss_fn, self.params, batch, vector), np.float64)
@@ -129,7 +131,7 @@ def _squares(loss_fn, params, mean, batch):
 
     def of_one(example):
         one = jax.tree.map(lambda leaf: leaf[None], example)
-        slope = jax.grad(lambda p: batch_loss(loss_fn, p, one))(params)
+        slope = jax.grad(differentiable(loss_fn, one))(params)
         apart = jax.tree.map(jnp.subtract, slope, mean)
         return dot(apart, apart)
 

@@ -23,9 +23,11 @@ from wsdjax.probes.vectors import (
     as_parameters,
     combine,
     epsilon,
+    is_numeric,
     like_parameters,
     norm,
     precision,
+    told,
 )
 
 LossFn = Callable[[Tree, Any], jax.Array]
@@ -40,7 +42,7 @@ def weights(batches: Batches) -> np.ndarray:
     """[B]: each batch's share of all examples.
 
     Raises:
-      ProbeError: for no batch, or one without arrays.
+      ProbeError: for no batch, or one that has no examples, or something else than arrays.
     """
     if isinstance(batches, dict) or not isinstance(batches, Sequence):
         raise ProbeError(f"batches must be a sequence of batches, not a {type(batches).__name__}")
@@ -48,16 +50,27 @@ def weights(batches: Batches) -> np.ndarray:
         raise ProbeError("batches is empty")
     counts = []
     for i, batch in enumerate(batches):
-        leaves = jax.tree.leaves(batch)
-        if not leaves or jnp.ndim(leaves[0]) == 0:
+        pairs = jax.tree_util.tree_leaves_with_path(batch)
+        if not pairs:
             raise ProbeError(f"batches[{i}] has no array with a leading axis of examples")
+        for path, leaf in pairs:
+            if not is_numeric(leaf) or jnp.ndim(leaf) == 0:
+                what = f"{told(leaf)} without an axis" if is_numeric(leaf) else told(leaf)
+                raise ProbeError(
+                    f"batches[{i}]{jax.tree_util.keystr(path)[-80:]} is {what}: each leaf must be "
+                    "an array with a leading axis of examples; close over anything else in the loss"
+                )
+        leaves = [leaf for _, leaf in pairs]
         if _kind(batch) != _kind(batches[0]):
             raise ProbeError(
                 f"batches[{i}] is unlike batches[0]; a single batch (x, y) is given as [(x, y)]"
             )
-        if len({len(leaf) for leaf in leaves}) > 1:
+        sizes = {jnp.shape(leaf)[0] for leaf in leaves}
+        if len(sizes) > 1:
             raise ProbeError(f"batches[{i}] has arrays of several leading axes; one is of examples")
-        counts.append(len(leaves[0]))
+        if sizes == {0}:
+            raise ProbeError(f"batches[{i}] has no example: leave it out")
+        counts.append(sizes.pop())
     return np.array(counts, np.float64) / sum(counts)
 
 
@@ -70,6 +83,7 @@ def _kind(batch: Any) -> Any:
 def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
     """The mean loss, its sum over batches in float64; of 16-bit parameters in float32."""
     params = as_parameters(params)
+    check_function(loss_fn)
     shares = weights(batches)
     values = [batch_loss(loss_fn, params, batch) for batch in batches]
     return float(np.dot(shares, np.array(jax.device_get(values), np.float64)))
@@ -82,6 +96,7 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
       ProbeError: if it is not finite.
     """
     params = as_parameters(params)
+    check_function(loss_fn)
     shares = weights(batches)
     found = total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
     return _finite(found)
@@ -95,14 +110,46 @@ def batch_loss(loss_fn, params, batch):
         raise ProbeError(
             "loss_fn must return a scalar, and returns a tuple: drop what is beside it"
         )
+    if not is_numeric(value):
+        raise ProbeError(f"loss_fn must return a scalar, and returns {told(value)}")
     if jnp.shape(value) != ():
         raise ProbeError(f"loss_fn must return a scalar, and returns shape {jnp.shape(value)}")
+    if jnp.iscomplexobj(value):
+        raise ProbeError("loss_fn must return a real number, and returns a complex one")
     return value
+
+
+def differentiable(loss_fn, batch):
+    """p -> the loss, to be differentiated."""
+
+    def of(params):
+        value = batch_loss(loss_fn, params, batch)
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise ProbeError(
+                f"loss_fn returns {jnp.result_type(value)}, which has no derivative: give a loss "
+                "in floating point"
+            )
+        return value
+
+    return of
+
+
+def check_function(function: Any, name: str = "loss_fn") -> None:
+    """Raises a ProbeError for what cannot be called, or told from others by what is compiled."""
+    if not callable(function):
+        raise ProbeError(f"{name} must be a function, not {told(function)}")
+    try:
+        hash(function)
+    except TypeError:
+        raise ProbeError(
+            f"{name} cannot be hashed, as an object that holds arrays: wrap it in a function of "
+            "(params, batch)"
+        ) from None
 
 
 @partial(jax.jit, static_argnums=0)
 def _gradient(loss_fn, params, batch):
-    return jax.grad(lambda p: batch_loss(loss_fn, p, batch))(params)
+    return jax.grad(differentiable(loss_fn, batch))(params)
 
 
 def _finite(gradient: Tree) -> Tree:
@@ -132,7 +179,8 @@ class Hessian:
       finite_difference: differences of gradients, for a loss that blocks forward mode.
       dtype: None computes in float32 at full matrix precision, or in float64 for parameters in
         float64. "bfloat16" insists on that, for which parameters and batches are rounded: it
-        shifts eigenvalues by up to a percent, which no residual shows.
+        shifts eigenvalues by up to a percent, which no residual shows. So do "float16",
+        "float32" and "float64", which needs JAX's 64 bits.
 
     Raises:
       ProbeError: for parameters or batches that make no sense, a loss or gradient that is not
@@ -148,9 +196,11 @@ class Hessian:
         dtype: str | None = None,
     ):
         self.params = as_parameters(params)
-        self.computed_in = dtype or precision(self.params)
-        if dtype:
-            loss_fn = _Lowered(loss_fn, dtype)
+        check_function(loss_fn)
+        self.computed_in = precision(self.params)
+        if dtype is not None:
+            self.computed_in = _checked(dtype)
+            loss_fn = _Lowered(loss_fn, self.computed_in)
         self.products = 0
         """How many products there have been."""
         self.gradient: Tree | None = None
@@ -194,8 +244,37 @@ class _Lowered:
             return leaf.astype(self.dtype) if floating else leaf
 
         params, batch = jax.tree.map(rounded, (params, jax.tree.map(jnp.asarray, batch)))
-        with jax.default_matmul_precision("default"):
-            return self.loss_fn(params, batch).astype(jnp.float32)
+        # On a GPU the default of products in float32 has the digits of bfloat16.
+        precise = "highest" if self.dtype in ("float32", "float64") else "default"
+        with jax.default_matmul_precision(precise):
+            value = self.loss_fn(params, batch)
+        kept = jnp.float64 if self.dtype == "float64" else jnp.float32
+        return value.astype(kept) if hasattr(value, "astype") else value
+
+
+def _checked(dtype: Any) -> str:
+    """The name of a type to compute in.
+
+    Raises:
+      ProbeError: for another, or one that JAX would take another for.
+    """
+    known = ("bfloat16", "float16", "float32", "float64")
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in known:
+        raise ProbeError(
+            f"dtype = {str(dtype)[:40]!r}: must be one of {', '.join(known)}, or None for the "
+            "parameters' own"
+        )
+    if jax.dtypes.canonicalize_dtype(name) != name:
+        raise ProbeError(
+            'dtype = "float64": JAX has 64 bits disabled and would compute in float32; call '
+            'jax.config.update("jax_enable_x64", True) before anything else, or set '
+            "JAX_ENABLE_X64=1"
+        )
+    return name
 
 
 @contextlib.contextmanager
@@ -215,7 +294,7 @@ def forward_mode() -> Iterator[None]:
 @partial(jax.jit, static_argnums=0)
 def _linearize(loss_fn, params, batch):
     """(the gradient, v -> H v)."""
-    return jax.linearize(jax.grad(lambda p: batch_loss(loss_fn, p, batch)), params)
+    return jax.linearize(jax.grad(differentiable(loss_fn, batch)), params)
 
 
 @jax.jit
@@ -225,7 +304,7 @@ def _apply(linear, vector):
 
 @partial(jax.jit, static_argnums=0)
 def _product(loss_fn, params, batch, vector):
-    return jax.jvp(jax.grad(lambda p: batch_loss(loss_fn, p, batch)), (params,), (vector,))[1]
+    return jax.jvp(jax.grad(differentiable(loss_fn, batch)), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,9 +9,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from wsdjax.probes.objective import Batches, total, weights
-from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, like_parameters, precision
+from wsdjax.probes.objective import Batches, check_function, total, weights
+from wsdjax.probes.vectors import (
+    ProbeError,
+    Tree,
+    as_parameters,
+    like_parameters,
+    precision,
+    some_of,
+)
 
 Chosen = Callable[[str], bool]
 
@@ -34,6 +42,8 @@ class GaussNewton:
         batches: Batches,
     ):
         self.params = as_parameters(params)
+        check_function(apply_fn, "apply_fn")
+        check_function(output_loss, "output_loss")
         self._functions, self._batches = (apply_fn, output_loss), batches
         self._shares = weights(batches)
 
@@ -73,8 +83,10 @@ class Preconditioned:
         self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
 
     def __call__(self, vector: Tree) -> Tree:
+        vector = like_parameters(vector, self._scale, "the vector")
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
-        return jax.tree.map(lambda s, v: s * v, self._scale, self._operator(scaled))
+        product = like_parameters(self._operator(scaled), self._scale, "the product")
+        return jax.tree.map(lambda s, v: s * v, self._scale, product)
 
 
 class Block:
@@ -94,17 +106,19 @@ class Block:
             return bool(chosen(jax.tree_util.keystr(path, simple=True, separator="/")))
 
         self._operator = operator
-        self.computed_in = getattr(operator, "computed_in", precision(as_parameters(params)))
+        self._params = params = as_parameters(params)
+        self.computed_in = getattr(operator, "computed_in", precision(params))
         self._kept = jax.tree.map_with_path(is_chosen, params)
         pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
         self.size = sum(leaf.size for kept, leaf in pairs if kept)
         if not self.size:
             paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
             names = (jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
-            raise ProbeError(f"the block has no leaf; they are {', '.join(names)}")
+            raise ProbeError(f"the block has no leaf; they are {some_of(names)}")
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""
+        vector = like_parameters(vector, self._params, "the vector")
         return jax.tree.map(lambda kept, v: v if kept else jnp.zeros_like(v), self._kept, vector)
 
     def __call__(self, vector: Tree) -> Tree:
@@ -112,5 +126,12 @@ class Block:
 
 
 def adam_preconditioner(second_moment: Tree, count: Any, b2: float, eps: float = 1e-8) -> Tree:
-    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`."""
+    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`.
+
+    Raises:
+      ProbeError: before the first update, or for a b2 outside [0, 1).
+    """
+    if not (0 <= b2 < 1 and np.all(np.asarray(count) > 0)):
+        raise ProbeError(f"b2 = {b2}, count = {count}: Adam divides by nothing there")
+    second_moment = as_parameters(second_moment, "the second moment")
     return jax.tree.map(lambda nu: (nu / (1 - b2**count)) ** 0.5 + eps, second_moment)

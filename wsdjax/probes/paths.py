@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.cells import Cells
-from wsdjax.probes.objective import Batches, LossFn, batch_loss, loss, weights
+from wsdjax.probes.objective import Batches, LossFn, batch_loss, check_function, loss, weights
 from wsdjax.probes.vectors import (
     ProbeError,
     Tree,
@@ -23,6 +23,8 @@ from wsdjax.probes.vectors import (
     like_parameters,
     norm,
     normalized,
+    some_iterates,
+    whole,
 )
 
 
@@ -48,7 +50,8 @@ def interpolate(
       float64 [A].
 
     Raises:
-      ProbeError: for trees that do not match, integer leaves, or a file of another sweep.
+      ProbeError: for trees that do not match, integer leaves, or a file of another sweep or
+        another loss, of which two points that it has are computed anew.
     """
     start = as_parameters(start, "start")
     end = like_parameters(end, start, "end")
@@ -79,7 +82,7 @@ def loss_plane(
 
     Raises:
       ProbeError: for trees that do not match, integer leaves, an axis of zero norm, or a file
-        of another sweep.
+        of another sweep or another loss, as for `interpolate`.
     """
     origin = as_parameters(origin, "origin")
     axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
@@ -98,8 +101,9 @@ def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
     Raises:
       ProbeError: for axes that are parallel, or of zero norm.
     """
-    first = normalized(axis_1, "axis_1")
-    second = normalized(axis_2, "axis_2")
+    first = normalized(as_parameters(axis_1, "axis_1"), "axis_1")
+    second = as_parameters(axis_2, "axis_2")
+    second = normalized(like_parameters(second, first, "axis_2"), "axis_2")
     for _ in range(2):
         second = combine((1.0, -float(dot(first, second))), second, first)
     if float(norm(second)) < 1e-4:
@@ -111,6 +115,10 @@ def filter_normalised(direction: Tree, params: Tree) -> Tree:
     """Each filter of the direction scaled to the norm of the parameters' (Li et al.): along all
     axes of a leaf but its last, the output; biases and gains, of one axis, to zero. Layers
     that are stacked in one leaf are taken apart first (`wsdjax.models.unstacked`)."""
+
+    params = as_parameters(params)
+    direction = as_parameters(direction, "the direction")
+    direction = like_parameters(direction, params, "the direction")
 
     def scaled(leaf, param):
         if leaf.ndim < 2:
@@ -127,30 +135,46 @@ def plane_coordinates(
     iterates: Sequence[Tree], origin: Tree, axis_1: Tree, axis_2: Tree
 ) -> np.ndarray:
     """float64 [T, 2]: the least-squares coordinates of iterates in a plane, whose axes need
-    not be orthonormal."""
-    axes = (axis_1, axis_2)
+    not be orthonormal.
+
+    Raises:
+      ProbeError: for trees that do not match, or axes that are parallel or of zero norm.
+    """
+    origin = as_parameters(origin, "origin")
+    axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
+    orthonormal(*axes)
     gram = np.array([[float(dot(a, b)) for b in axes] for a in axes])
-    inner = [[float(dot(difference(x, origin), axis)) for axis in axes] for x in iterates]
+    inner = []
+    for i in range(len(some_iterates(iterates))):
+        iterate = like_parameters(iterates[i], origin, f"iterates[{i}]")
+        inner.append([float(dot(difference(iterate, origin), axis)) for axis in axes])
     return np.linalg.solve(gram, np.array(inner).T).T
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:
-    found = np.asarray(values, np.float64)
+    try:
+        found = np.asarray(values)
+        found = found if found.dtype.kind == "c" else found.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ProbeError(f"{name} are no numbers: give a list of numbers") from None
     if found.ndim != 1:
         raise ProbeError(f"{name} has {found.ndim} axes: give a list of numbers")
+    if found.dtype.kind == "c" or not np.isfinite(found).all():
+        raise ProbeError(f"{name} are not all finite: give a list of finite real numbers")
     return found
 
 
 def _over_points(loss_fn, vectors, points, batches, chunk, file):
     """The loss at sum_i points[:, i] vectors[i], in chunks of points."""
-    if chunk < 1:
-        raise ProbeError(f"chunk = {chunk}: must be at least 1")
-    chunk = min(chunk, max(1, len(points)))
+    chunk = min(whole("chunk", chunk), max(1, len(points)))
+    check_function(loss_fn)
     shares = weights(batches)
     cells = Cells(file, points, (vectors, list(batches)))
+    own = (np.count_nonzero(points, axis=1) == 1) & (points.max(axis=1, initial=0) == 1)
+    cells.compare(own, lambda i: loss(loss_fn, _moved(points[i], vectors), batches))
     for i in cells.missing():
         # One of the vectors itself: its own loss, without the last bit of a sum.
-        if np.count_nonzero(points[i]) == 1 and points[i].max() == 1:
+        if own[i]:
             vector = vectors[int(points[i].argmax())]
             cells.put(np.array([i]), np.array([loss(loss_fn, vector, batches)]))
     missing = cells.missing()
@@ -167,10 +191,13 @@ def _over_points(loss_fn, vectors, points, batches, chunk, file):
 @partial(jax.jit, static_argnums=0)
 def _losses(loss_fn, vectors, points, batch):
     def at(point):
-        moved = jax.tree.map(
-            lambda *leaves: sum(p.astype(x.dtype) * x for p, x in zip(point, leaves, strict=True)),
-            *vectors,
-        )
-        return batch_loss(loss_fn, moved, batch)
+        return batch_loss(loss_fn, _moved(point, vectors), batch)
 
     return jax.vmap(at)(points)
+
+
+def _moved(point, vectors):
+    return jax.tree.map(
+        lambda *leaves: sum(p.astype(x.dtype) * x for p, x in zip(point, leaves, strict=True)),
+        *vectors,
+    )

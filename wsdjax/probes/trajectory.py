@@ -6,7 +6,7 @@ then never in memory as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,10 @@ from wsdjax.probes.vectors import (
     like_parameters,
     norm,
     normalized,
+    some_iterates,
     stack,
     take,
+    whole,
 )
 
 
@@ -46,10 +48,10 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
       ProbeError: for fewer than two iterates, more components than they span, or iterates
         that do not move.
     """
-    count = len(iterates)
+    count = len(some_iterates(iterates))
     if count < 2:
         raise ProbeError(f"principal components need two iterates or more, got {count}")
-    if not 1 <= k < count:
+    if not whole("k", k, 0) or k >= count:
         raise ProbeError(f"k = {k}: {count} iterates have 1 to {count - 1} components")
     iterates = _Alike(iterates)
     origin = iterates[0]
@@ -84,13 +86,15 @@ class _Alike(Sequence):
     """
 
     def __init__(self, iterates: Sequence[Tree]):
-        if not len(iterates):
-            raise ProbeError("there is no iterate")
-        self._iterates = iterates
+        self._iterates = some_iterates(iterates)
         self._first = as_parameters(iterates[0], "iterates[0]")
 
     def __len__(self) -> int:
         return len(self._iterates)
+
+    def __iter__(self) -> Iterator[Tree]:
+        # Python would go on until there is an IndexError, which not all that loads one raises.
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: Any) -> Any:
         iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
@@ -119,6 +123,7 @@ def phase_directions(stable: Sequence[Tree], decay: Sequence[Tree]) -> PhaseDire
     """
     found = [principal_components(iterates) for iterates in (stable, decay)]
     v_s, v_d = (take(each.directions, 0) for each in found)
+    v_d = like_parameters(v_d, v_s, "the decay's direction")
     ratios = [float(each.explained_variance_ratio[0]) for each in found]
     return PhaseDirections(v_s, v_d, (ratios[0], ratios[1]), float(dot(v_s, v_d)))
 

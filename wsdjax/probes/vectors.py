@@ -6,6 +6,7 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.validation import UserError
+
 Tree = Any
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError, ValueError):
     """A probe that has no answer; the message says why, and what would have one."""
 
 
@@ -28,51 +31,149 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
     Raises:
       ProbeError: for a tree without leaves, or a leaf that is no floating-point array.
     """
-    if not any(jnp.size(leaf) for leaf in jax.tree.leaves(tree)):
-        raise ProbeError(f"{name} has no arrays, or empty ones alone")
 
     def raised(path, leaf):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not is_numeric(leaf):
             raise ProbeError(
-                f"{name}{jax.tree_util.keystr(path)} is of type {dtype}: a direction needs "
+                f"{name}{_at(path)} is {told(leaf)}, no array: close over it in the loss (of an "
+                "Equinox module, eqx.partition(module, eqx.is_inexact_array) takes the arrays out)"
+            )
+        dtype = type(leaf).__name__ if isinstance(leaf, int) else jnp.result_type(leaf)
+        if isinstance(leaf, int) or not jnp.issubdtype(dtype, jnp.floating):
+            raise ProbeError(
+                f"{name}{_at(path)} is of type {dtype}: a direction needs "
                 "floating-point parameters; close over the others in the loss"
             )
         return jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32))
 
-    return jax.tree.map_with_path(raised, tree)
+    found = jax.tree.map_with_path(raised, tree)
+    if not any(leaf.size for leaf in jax.tree.leaves(found)):
+        raise ProbeError(f"{name} has no arrays, or empty ones alone")
+    return found
+
+
+def is_numeric(leaf: Any) -> bool:
+    """Whether it is a number, or an array of numbers or of random keys."""
+    if isinstance(leaf, bool | int | float | complex):
+        return True
+    arrays = np.ndarray | np.generic | jax.Array
+    if not (isinstance(leaf, arrays) or hasattr(leaf, "__jax_array__")):
+        return False
+    try:
+        jnp.result_type(leaf)
+    except TypeError:
+        return False
+    return True
+
+
+def told(value: Any) -> str:
+    """What it is, in a message: "a function", "a str", "an array of object"."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return f"an array of {value.dtype}"
+    if isinstance(value, bool | int | float | complex):
+        return f"a Python {type(value).__name__}"
+    if callable(value):
+        return "a function"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _at(path: Any) -> str:
+    return shortened(jax.tree_util.keystr(path))
+
+
+def shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[3 - most // 2 :]}"
+
+
+def some_of(names: Iterable[str]) -> str:
+    """The names in a message: the first three, and how many there are beside."""
+    first, rest = (names := list(names))[:3], len(names) - 3
+    return ", ".join(shortened(name, 32) for name in first) + (
+        f" and {rest} more" if rest > 0 else ""
+    )
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value, if it is a whole number that is large enough; else a ProbeError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ProbeError(f"{name} = {shortened(repr(value))}: must be a whole number")
+    if value < least:
+        raise ProbeError(f"{name} = {value}: must be at least {least}")
+    return int(value)
+
+
+def key_of(seed: Any) -> jax.Array:
+    """The key of a seed. JAX takes larger seeds and negative ones too, but gives them other keys
+    where 64 bits are enabled."""
+    if whole("seed", seed, 0) >= 2**32:
+        raise ProbeError(f"seed = {shortened(str(seed))}: must be below 2^32")
+    return jax.random.key(seed)
 
 
 def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
-    """`tree` in the dtypes of `params`.
+    """`tree` in the structure and the dtypes of `params`: each leaf is the one of the same path,
+    in whatever order the tree has them.
 
     Raises:
-      ProbeError: where structure or shapes are not those of `params`.
+      ProbeError: where paths or shapes are not those of `params`.
     """
-    found, wanted = (_names(each) for each in (tree, params))
-    if found != wanted:
-        missing, extra = (", ".join(a - b) for a, b in ((wanted, found), (found, wanted)))
-        told = [f"lacks {missing}"] * bool(missing) + [f"has {extra}"] * bool(extra)
-        raise ProbeError(f"{name} is no tree like the parameters: it {' and '.join(told)}")
-    leaves = jax.tree.leaves(tree)
-    tree = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    found, wanted = (_by_path(each) for each in (tree, params))
+    if found.keys() != wanted.keys():
+        missing, extra = (
+            some_of(path for path in a if path not in b)
+            for a, b in ((wanted, found), (found, wanted))
+        )
+        said = [f"lacks {missing}"] * bool(missing) + [f"has {extra}"] * bool(extra)
+        raise ProbeError(f"{name} is no tree like the parameters: it {' and '.join(said)}")
 
-    def fitted(path, leaf, param):
+    def fitted(path, param):
+        leaf, where = found[jax.tree_util.keystr(path)], f"{name}{_at(path)}"
+        if not is_numeric(leaf):
+            raise ProbeError(f"{where} is {told(leaf)}, the parameter an array")
         if jnp.shape(leaf) != jnp.shape(param):
-            where = jax.tree_util.keystr(path)
             raise ProbeError(
-                f"{name}{where} has shape {jnp.shape(leaf)}, the parameter {jnp.shape(param)}"
+                f"{where} has shape {jnp.shape(leaf)}, the parameter {jnp.shape(param)}"
             )
         if jnp.iscomplexobj(leaf):
-            raise ProbeError(f"{name}{jax.tree_util.keystr(path)} is complex")
+            raise ProbeError(f"{where} is complex")
         return jnp.asarray(leaf, param.dtype)
 
-    return jax.tree.map_with_path(fitted, tree, params)
+    return jax.tree.map_with_path(fitted, params)
 
 
-def _names(tree: Tree) -> set[str]:
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-    return {jax.tree_util.keystr(path) for path in paths}
+def _by_path(tree: Tree) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in pairs}
+    if len(found) < len(pairs):
+        raise ProbeError(
+            "two leaves of a tree have one path, by which trees are matched: rename one of them"
+        )
+    return found
+
+
+def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
+    """The vectors of a block, each like the parameters; none for None.
+
+    Raises:
+      ProbeError: where paths or shapes are not those of `params`, after a leading axis.
+    """
+    leaves = jax.tree.leaves(block)
+    counts = {jnp.shape(leaf)[:1] if is_numeric(leaf) else () for leaf in leaves}
+    if not leaves:
+        return []
+    if len(counts) > 1 or counts == {()}:
+        raise ProbeError(f"{name}: each leaf must have one row for each vector, as eigenvectors do")
+    return [like_parameters(take(block, i), params, name) for i in range(*counts.pop())]
+
+
+def some_iterates(iterates: Any) -> Sequence[Tree]:
+    """They themselves, if they are a sequence of one or more."""
+    sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
+    if not sequence or isinstance(iterates, dict | str):
+        raise ProbeError(f"iterates must be a sequence of trees, not {told(iterates)}")
+    if not len(iterates):
+        raise ProbeError("there is no iterate")
+    return iterates
 
 
 @jax.jit
