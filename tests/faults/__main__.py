@@ -80,20 +80,20 @@ def _all(given: argparse.Namespace, directory: Path) -> int:
     _stage = Stage(directory)
     drawn = [faults.Fault.of(id) for id in given.only_fault]
     drawn = drawn or faults.draw(_stage, given.faults, given.seed, kinds)
-    for name in dict.fromkeys(each.scene for each in drawn):
+    needed = [each.scene for each in drawn]
+    if hurt := {each.scene for each in drawn if each.kind == "damage"}:
+        needed += ["report", *(["text"] if "prepare" in hurt else [])]  # who reads what was damaged
+    for name in needed:
         _stage.scene(name)
-    if any(each.kind == "damage" for each in drawn):
-        _stage.scene("report")
-        _stage.scene("text")
     print(f"{len(drawn)} faults; the stage is set, {time.monotonic() - began:.0f} s", flush=True)
     table: collections.Counter = collections.Counter()
     with given.out.open("w") if given.out else contextlib.nullcontext() as file:
-        for fault, verdict, what, seconds in _tried(drawn, given.lanes):
+        for fault, verdict, what, seconds, err in _tried(drawn, given.lanes):
             table["run" if fault.scene == "text" else fault.scene, verdict] += 1
             table[fault.kind, verdict] += 1
             if file:
                 row = {"id": fault.id, "verdict": verdict, "what": what}
-                file.write(json.dumps({**row, "seconds": round(seconds, 1)}) + "\n")
+                file.write(json.dumps({**row, "seconds": round(seconds, 1), "err": err}) + "\n")
                 file.flush()
             if verdict == "lost" or given.only_fault:
                 print(f"{verdict}: {what}\n    --only-fault='{fault.id}'", flush=True)

@@ -69,7 +69,7 @@ def _content(workdir: Path, path: str) -> bytes | list | dict | None:
     clean = next((clean for name, clean in _CLEANED.items() if file.match(name)), None)
     try:
         return clean(content) if clean else content
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return None
 
 

@@ -31,6 +31,8 @@ class Result(NamedTuple):
     """"survived", "lost", or "none" for a fault that did not come about."""
     what: str
     seconds: float
+    err: str = ""
+    """What the command said under the fault, of what was lost."""
 
 
 def attempt(fault: Fault, stage: Stage, lane: Path) -> Result:
@@ -42,7 +44,9 @@ def attempt(fault: Fault, stage: Stage, lane: Path) -> Result:
     shutil.rmtree(workdir, ignore_errors=True)
     verdict = "lost" if trial.problems else "survived"
     what = "; ".join(trial.problems or trial.notes)
-    return Result(fault, verdict if came_about else "none", what, trial.seconds)
+    if not came_about:
+        verdict = "none"
+    return Result(fault, verdict, what, trial.seconds, trial.err if verdict == "lost" else "")
 
 
 class _Trial:
@@ -50,12 +54,13 @@ class _Trial:
         self.stage, self.scene, self.workdir = stage, scene, workdir
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.seconds = 0.0
+        self.seconds, self.err = 0.0, ""
 
     def command(self, control: Control | None = None, scene: Scene | None = None) -> Ended:
         arguments = (scene or self.scene).command(self.workdir)
         ended = processes.run(arguments, self.workdir.parent, control)
         self.seconds += ended.seconds
+        self.err += f"--- exit {ended.code}\n{ended.err}"
         return ended
 
     def kill(self, fault: Fault) -> bool:
@@ -143,6 +148,12 @@ class _Trial:
             return self.command(scene=self.stage.scene("text"))
         if "status.json" in paths:
             return self.command(scene=self.stage.scene("run"))
+        if any(each.what == "missing" for each in left):
+            # What a run was to keep it makes again.
+            ended = self.command(scene=self.stage.scene("run"))
+            if ended.code or not (left := differences(self.workdir, self.scene)):
+                return ended
+            paths = [each.path for each in left]
         if not any(re.search("/(checkpoints|snapshots)(/|$)", path) for path in paths):
             return self.command(scene=self.stage.scene("report"))
         was = processes.call(lambda: _print_nodes(self.scene.end), self.workdir.parent)
