@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -87,6 +87,7 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+        sys.unraisablehook = _unraisable
         try:
             main(*([list(arguments[1:])] if positional else []))
         except (UserError, OSError) as error:
@@ -114,6 +115,13 @@ def _repeated(argv: Sequence[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def _unraisable(found: Any) -> None:
+    """TensorStore's threads complain, each in eight lines, where the write of one of them has
+    failed and the others are not waited for any more; what failed, the save raises."""
+    if "Event loop is closed" not in str(found.exc_value):
+        sys.__unraisablehook__(found)
 
 
 def _configs() -> str:

@@ -305,11 +305,17 @@ class BranchStore:
 
         Raises:
           MissingNode: if neither is there.
+          DamagedCheckpoint: if what is on disk is not what was saved.
         """
         edge = self.record(branch)["branch"]
         snapshots = self._checkpoints(branch, "snapshots")
         if step in snapshots.steps():
-            return snapshots.load(step).params
+            try:
+                return snapshots.load(step).params
+            except DamagedCheckpoint as error:
+                raise DamagedCheckpoint(
+                    f"{error}; delete it, and give the command that trained the run again"
+                ) from error
         if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
             return self.params(edge["parent"], step)
         return self.restore(branch, step).params
