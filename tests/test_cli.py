@@ -17,6 +17,7 @@ from test_branch import files
 from test_resume import flip_a_byte
 
 from wsdjax.branches import BranchStore
+from wsdjax.metrics import JsonLines, read_rows
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),
@@ -199,10 +200,15 @@ def test_a_report_of_what_diverged(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "tiny")
     for branch in ("decay", "cosine"):
         path = workdir / "branches" / branch / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = read_rows(path)
         row = next(row for row in reversed(rows) if "loss" in row)
         row |= {"loss": [None, 2.0], "grad_norm": [None, None]}
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.rmtree(path.parent / "checkpoints")  # whose records know of other rows
+        fork = rows[0]["step"] - 1
+        again = JsonLines(path, fork, fork)
+        for row in rows:
+            again.write(row)
+        again.close()
     code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
     assert (code, err) == (0, "")
     assert "Correlation" not in out
@@ -269,6 +275,8 @@ def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
 def test_a_half_trained_run_has_a_report(finished, tmp_path):
     """What has not begun is left out."""
     workdir = shutil.copytree(finished, tmp_path / "tiny")
+    for branch in ("trunk", "decay", "cosine"):
+        shutil.rmtree(workdir / "branches" / branch / "checkpoints")
     (workdir / "branches/cosine/metrics.jsonl").unlink()
     (workdir / "branches/decay/metrics.jsonl").write_text("")
     code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
