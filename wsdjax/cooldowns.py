@@ -6,6 +6,7 @@ A shape is a function ``factor(p, end)`` of the progress p in [0, 1] and the fin
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from types import ModuleType
@@ -14,6 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from wsdjax.wording import shown
 
 Factor = Callable[[Any, Any], Any]
 """A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
@@ -103,11 +106,21 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
         return COOLDOWNS[shape]
     family = re.fullmatch(r"(\w+)\(([0-9.e+-]+)\)", shape)
     if family and family[1] in _FAMILIES:
-        return _FAMILIES[family[1]](float(family[2]))
+        return _FAMILIES[family[1]](_finite(family[2], shape))
     families = ", ".join(f"{name}(NUMBER)" for name in _FAMILIES)
     raise ValueError(
-        f"unknown cooldown shape {shape!r}; the shapes are {', '.join(COOLDOWNS)}, {families}"
+        f"unknown cooldown shape {shown(shape)}; the shapes are {', '.join(COOLDOWNS)}, {families}"
     )
+
+
+def _finite(text: str, shape: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if math.isinf(number):
+        raise ValueError(f"the shape {shown(shape)} has no finite number in its brackets")
+    return number
 
 
 def cooldown(
