@@ -79,7 +79,7 @@ def parse(argv: Sequence[str], read_config: bool = False, positional: bool = Fal
         if any(unicodedata.category(character) == "Cs" for character in argument):
             fail(f"the argument {shown(argument)} is not UTF-8")
         if len(argument) > _LONGEST:
-            fail(f"the argument {shown(argument)} has {len(argument):,} characters: too many")
+            fail(f"{argument[:60]}...: an argument of {len(argument):,} characters: too many")
     if read_config and (file := overrides.missing_file(argv)):
         fail(f"--config={file}: there is no such file; ours are {_configs()}")
     given = shortened(" ".join(a for a in argv[1:] if a.startswith("--config")), 200)
