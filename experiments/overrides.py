@@ -72,7 +72,8 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
     allowed = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
     if dataclasses.is_dataclass(value) or isinstance(value, dict):
         kinds = [each.__name__ for each in allowed if isinstance(each, type)]
-        choices = f", one of {', '.join(kinds)}" if len(kinds) > 1 else ""
+        several = len(kinds) > 1 and not isinstance(value, dict)
+        choices = f", one of {', '.join(kinds)}" if several else ""
         return (
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
             f"and here only its fields are set, as {at}.FIELD"
