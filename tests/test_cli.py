@@ -44,6 +44,21 @@ MISTAKES = {
         ["--config.batch_size=8", "--config.batch_size", "4"],
         "--config.batch_size is given more than once",
     ),
+    "a file of no name": (["--config=" + "x" * 5_000], "there is no such file"),
+    "a directory": (["--config=tests"], "--config=tests: there is no such file"),
+    "no UTF-8": (["--config.weights=\udc80"], "is not UTF-8"),
+    "more updates than are counted": (
+        ["--config.tree.trunk.steps=1000000000000"],
+        "tree.trunk.steps = 1000000000000: comes to 1000000000000 updates, and they are counted",
+    ),
+    "more than the machine holds": (
+        ["--config.model.classes=2000000000"],
+        "model.classes = 2000000000, model.widths = 4, seeds = 2: training trunk takes at least",
+    ),
+    "checkpoints that cannot be written": (
+        ["--checkpoint_dir=/proc/x"],
+        "/proc/x cannot be written",
+    ),
     "a batch larger than the set": (["--config.batch_size=4000"], "batch_size = 4000"),
 }
 
@@ -57,6 +72,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
     assert code == 2, err
     assert named in err
     assert len(err.strip().splitlines()) <= 2, err
+    assert len(err) < 500, err
     assert out == ""
     assert not workdir.exists()
 
@@ -121,6 +137,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             "RuntimeError: no such thing",
         ),
         ("def get_config():\n    raise RuntimeError", "c.py: RuntimeError"),
+        ("import sys\nsys.exit(3)", "c.py: SystemExit: 3"),
+        ("def get_config():\n    return get_config()", "c.py: RecursionError"),
         ("x = 1", "no attribute 'get_config'"),
         ("def get_config():\n    return 3", "get_config() must return an Experiment, not int"),
     ],

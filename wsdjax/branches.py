@@ -25,11 +25,13 @@ from etils import epath
 from wsdjax import lineage, metrics, provenance, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
+from wsdjax.config import is_name
 from wsdjax.edge import Edge
 from wsdjax.files import DamagedFile, read_json, sweep, write_json
 from wsdjax.serial import differences
 from wsdjax.state import State
 from wsdjax.validation import ConfigError, UserError
+from wsdjax.wording import listed, shown
 
 __all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 
@@ -401,11 +403,10 @@ class BranchStore:
           MissingNode: for a branch that does not exist, naming those that do.
         """
         path = self.directory(name) / "branch.json"
-        if not path.exists():
-            there = ", ".join(
-                sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json"))
-            )
-            raise MissingNode(f"no branch {name!r} in {self.workdir}; there are {there or 'none'}")
+        if not (is_name(name) and path.exists()):
+            records = self.workdir.glob("branches/*/branch.json")
+            there = listed(sorted(path.parent.name for path in records))
+            raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
         record = read_json(path, _BRING_BACK)
         if isinstance(record.get("format"), int) and record["format"] > FORMAT:
             raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
