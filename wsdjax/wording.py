@@ -25,7 +25,7 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, most: int = 60) -> str:
     """A text of at most so many characters, cut in its middle; on one line."""
     text = " ".join(text.split())
     if len(text) <= most:
