@@ -12,35 +12,25 @@ nothing of a parent is written by its children. Reading takes no lock.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import fcntl
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from wsdjax import lineage, metrics, provenance, registration
+from wsdjax import metrics, records, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
 from wsdjax.config import is_name
 from wsdjax.edge import Edge
-from wsdjax.files import DamagedFile, read_json, sweep, write_json
-from wsdjax.serial import differences
+from wsdjax.files import sweep
+from wsdjax.lock import WorkdirBusy, held
 from wsdjax.state import State
-from wsdjax.validation import ConfigError, UserError
+from wsdjax.validation import ConfigError
 from wsdjax.wording import listed, shown
 
 __all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
-
-FORMAT = 2
-"""Format 1 had neither averages, nor streams of their own, nor a reset of the moments."""
-
-
-class WorkdirBusy(UserError):
-    """Another process is training in this workdir."""
 
 
 class Segment(NamedTuple):
@@ -75,17 +65,7 @@ class BranchStore:
 
     def edges(self) -> dict[str, Edge]:
         """What each branch is, in the order in which they were made: parents come first."""
-        records = sorted(self._records().values(), key=lambda record: record["order"])
-        found = {r["branch"]["name"]: Edge.from_json(r["branch"]) for r in records}
-        for edge in found.values():
-            parent = found.get(edge.parent)
-            if edge.parent and not (parent and parent.start < edge.start <= parent.end):
-                lost = self.directory(edge.parent) / "branch.json"
-                raise DamagedFile(
-                    f"{self.directory(edge.name) / 'branch.json'}: goes on from {edge.parent!r} "
-                    f"at {edge.start}, of which {lost} does not tell; {_BRING_BACK}"
-                )
-        return found
+        return records.edges(self.workdir, self._records())
 
     def directory(self, name: str) -> Path:
         return self.workdir / "branches" / name
@@ -102,26 +82,15 @@ class BranchStore:
         """
         self.check_new(edge.name)
         self.directory(edge.name).mkdir(parents=True, exist_ok=True)
-        edges = {**self.edges(), edge.name: edge}
-        parent = edges[edge.parent].to_json() if edge.parent else {}
-        record = {
-            "format": FORMAT,
-            "order": len(self._records()),
-            "branch": edge.to_json(),
-            "trained_with": list(trained_with) or [edge.name],
-            "checkpoints": str(self._place_for(edge.name)) if self._checkpoint_dir else None,
-            "differs_from_parent": {
-                path: {"parent": old, "here": new}
-                for path, old, new in differences(parent, edge.to_json())
-                if parent and path not in ("name", "parent", "start", "end")
-            },
-            "at_the_fork": lineage.at_the_fork(edge, edges),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-            "data_revision": edge.data.revision,
-            "data_facts": edge.data.facts(),
-        }
-        write_json(self.directory(edge.name) / "branch.json", record)
+        elsewhere = str(self._place_for(edge.name)) if self._checkpoint_dir else None
+        records.write(
+            self.directory(edge.name) / "branch.json",
+            edge,
+            {**self.edges(), edge.name: edge},
+            order=len(self._records()),
+            trained_with=list(trained_with) or [edge.name],
+            checkpoints=elsewhere,
+        )
 
     def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (edge.parent, edge.start).
@@ -166,12 +135,7 @@ class BranchStore:
         directory = self.directory(name)
         if (directory / "branch.json").exists():
             raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
-        there = directory.iterdir() if directory.exists() else ()
-        if left := sorted(path.name for path in there if not _is_nothing(path)):
-            raise DamagedFile(
-                f"{directory} has {', '.join(left[:3])} and no branch.json, which tells what they "
-                f"are of; {_BRING_BACK}"
-            )
+        records.check_empty(directory)
         if self._checkpoint_dir and (place := self._place_for(name)).exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
@@ -343,23 +307,7 @@ class BranchStore:
         Raises:
           WorkdirBusy: if another process holds it.
         """
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            # Through no link to elsewhere, and nothing that lies there is emptied.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.fdopen(os.open(self.workdir / ".lock", flags, 0o666), "r+")
-        except OSError as error:
-            raise ConfigError(
-                f"{self.workdir} cannot be written ({error.strerror}): choose another workdir"
-            ) from None
-        with lock as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkdirBusy(
-                    f"another process is training in {self.workdir}: wait for it, stop it, or "
-                    "choose another workdir"
-                ) from None
+        with held(self.workdir):
             self.sweep()
             try:
                 yield
@@ -393,8 +341,10 @@ class BranchStore:
         return place if "://" in str(place) else place.absolute()
 
     def _records(self) -> dict[str, dict[str, Any]]:
-        paths = sorted(self.workdir.glob("branches/*/branch.json"))
-        return {path.parent.name: self.record(path.parent.name) for path in paths}
+        return {path.parent.name: records.read(path) for path in self._record_files()}
+
+    def _record_files(self) -> list[Path]:
+        return sorted(self.workdir.glob("branches/*/branch.json"))
 
     def record(self, name: str) -> dict[str, Any]:
         """What `branch.json` holds.
@@ -404,37 +354,6 @@ class BranchStore:
         """
         path = self.directory(name) / "branch.json"
         if not (is_name(name) and path.exists()):
-            records = self.workdir.glob("branches/*/branch.json")
-            there = listed(sorted(path.parent.name for path in records))
+            there = listed(sorted(path.parent.name for path in self._record_files()))
             raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
-        record = read_json(path, _BRING_BACK)
-        if isinstance(record.get("format"), int) and record["format"] > FORMAT:
-            raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
-        if wrong := _wrong(record, name):
-            raise DamagedFile(f"{path}: {wrong}; {_BRING_BACK}")
-        return record
-
-
-_BRING_BACK = "bring it back, or move the branch's directory away to train it anew"
-
-
-def _is_nothing(path: Path) -> bool:
-    """Whether a file of a branch without a record tells of nothing that was trained."""
-    return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))
-
-
-def _wrong(record: Mapping[str, Any], name: str) -> str | None:
-    """What keeps this from being the record of a branch of that name."""
-    kinds = {"format": int, "order": int, "trained_with": list, "branch": dict}
-    for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
-            return f"is no record of a branch ({key} is {record.get(key)!r:.40})"
-    try:
-        edge = Edge.from_json(record["branch"])
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"is no record of a branch ({error!r:.80})"
-    for f in dataclasses.fields(Edge):
-        value = getattr(edge, f.name)
-        if f.type in ("int", "str") and type(value).__name__ != f.type:
-            return f"is no record of a branch (branch.{f.name} is {value!r:.40})"
-    return None if edge.name == name else f"is the record of {edge.name!r:.40}"
+        return records.read(path)

@@ -1,0 +1,43 @@
+"""One writing process at a time in a workdir."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from wsdjax.validation import ConfigError, UserError
+
+
+class WorkdirBusy(UserError):
+    """Another process is training in this workdir."""
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Holds the workdir, which is made; the system frees it when the process dies.
+
+    Raises:
+      WorkdirBusy: if another process holds it.
+      ConfigError: if it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Through no link to elsewhere, and nothing that lies there is emptied.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(workdir / ".lock", flags, 0o666), "r+")
+    except OSError as error:
+        raise ConfigError(
+            f"{workdir} cannot be written ({error.strerror}): choose another workdir"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirBusy(
+                f"another process is training in {workdir}: wait for it, stop it, or choose "
+                "another workdir"
+            ) from None
+        yield
