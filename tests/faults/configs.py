@@ -1,7 +1,7 @@
 """Malformed configs and command lines, drawn at random and by hypothesis: each is to be refused in
 one message that names the field, before anything is written.
 
-    python -m tests.faults.configs [--count=5000] [--seed=0]
+    python -m tests.faults.configs [--count=5500] [--seed=0]
 
 One value of a good config is replaced by another of any type, or one argument of a good command;
 what then happens is what `experiments.run` and `experiments.branch` do before they write. All in
@@ -202,6 +202,9 @@ def places(value: Any, path: str = "") -> Iterator[tuple[str, Callable[[Any], No
 # Configs.
 
 
+_PATHS = ("weights", "directory", "workdir", "checkpoint_dir")
+
+
 def config_fault(draw: random.Random, workdir: Path, more: Sequence[Any]) -> Fault:
     """One config with one malformed value, field or name."""
     experiment = draw.choice(good())()
@@ -224,12 +227,13 @@ def config_fault(draw: random.Random, workdir: Path, more: Sequence[Any]) -> Fau
         try:
             getattr(experiment, path)[value] = next(iter(getattr(experiment, path).values()), ())
         except Exception:  # no key of a dict at all
-            return Fault(f"config: {kind}", path, "accepted")
+            return config_fault(draw, workdir, more)
     case = f"{path} = {_short(value)}"
     said = _preflight(experiment, workdir)
     # A file that is not there may be named itself.
-    named = (value,) if type(value) is str and value else ()
-    return _judged(f"config: {kind}", case, path.split(".")[-1], said, workdir, named=named)
+    field = path.split(".")[-1]
+    named = (str(Path(value)),) if isinstance(value, str) and value and field in _PATHS else ()
+    return _judged(f"config: {kind}", case, field, said, workdir, named=named)
 
 
 def _preflight(experiment: Any, workdir: Path) -> BaseException | None:
@@ -461,7 +465,8 @@ def _command(
     case = " ".join(_short(argument) for argument in argv[1:])
     heard = err.getvalue() if isinstance(said, SystemExit) else ""
     # A file that is not there may be named itself.
-    named = tuple(filter(None, (argument.partition("=")[2] for argument in argv[3:])))
+    given = [argument.partition("=")[2] for argument in argv[3:]]
+    named = tuple(str(Path(text)) for text in given if text and name in _PATHS)
     return _judged(f"command: {kind}", case, name, said, workdir, heard, named)
 
 
@@ -572,7 +577,7 @@ def table(found: list[Fault]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=5_000)
+    parser.add_argument("--count", type=int, default=5_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=10, help="how many of what is wrong to print")
     given = parser.parse_args()
