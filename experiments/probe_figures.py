@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.measured import Content, Group, heading
 from experiments.reading import Run
-from experiments.style import legend_above, looks, mark_cooldowns, once_each
+from experiments.style import legend_above, looks, mark_cooldowns, once_each, plain
 
 LINES = ("-", "--", ":", "-.")
 DENSITIES = 4
@@ -78,7 +78,7 @@ def interpolations(run: Run, group: Group) -> Figure:
         for content, style in zip(contents, itertools.cycle(LINES), strict=False):
             values = np.array([result["losses"] for result in content["results"]]).T
             alphas = content["results"][0]["alphas"]
-            _line(axis, run, name, alphas, values, f"{name}, {_range(content)}", style)
+            _line(axis, run, name, alphas, values, f"{plain(name)}, {_range(content)}", style)
     axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
     _finish(figure, axis, group)
     return figure
