@@ -56,6 +56,7 @@ class BranchStore:
         self._checkpoint_dir = checkpoint_dir
         self._keep = keep
         self._opened: dict[tuple[str, str], Checkpoints] = {}
+        self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     # What branches there are.
 
@@ -172,14 +173,19 @@ class BranchStore:
         return metrics.table(rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        """A branch's own, which reach to its newest checkpoint at least."""
+        """A branch's own, which reach to its newest checkpoint at least; read again only if the
+        file has changed, since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         steps = self.steps(name)  # before the rows, which are written before a checkpoint
-        kept = metrics.read(path)
-        if steps:
-            recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
-            metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
-        return kept.rows
+        status = path.stat() if path.exists() else None
+        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
+        if name not in self._read or self._read[name][0] != stamp:
+            kept = metrics.read(path)
+            if steps:
+                recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
+                metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
+            self._read[name] = stamp, kept.rows
+        return self._read[name][1]
 
     # Checkpoints.
 
