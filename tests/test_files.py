@@ -87,12 +87,20 @@ def test_what_killed_writers_left_is_swept_up(tmp_path):
     path = tmp_path / "report.html"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for name in (f".report.html.{dead.pid}-0badcafe.tmp", "metrics.jsonl", ".notes.tmp"):
+    with files.replacing(path):
+        mine = next(tmp_path.glob(".*.tmp")).name
+    of_the_dead = mine.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    for name in (
+        of_the_dead,
+        "metrics.jsonl",
+        ".notes.tmp",
+        f".elsewhere.0badcafe-{dead.pid}-0.tmp",
+    ):
         (tmp_path / name).write_text("")
     with files.replacing(path) as file:
         files.sweep([tmp_path])
         file.write(b"whole")
     assert {each.name for each in tmp_path.iterdir()} == {
-        *("report.html", "metrics.jsonl", ".notes.tmp")
+        *("report.html", "metrics.jsonl", ".notes.tmp", f".elsewhere.0badcafe-{dead.pid}-0.tmp")
     }
     assert path.read_text() == "whole"

@@ -116,6 +116,20 @@ def test_what_is_missing_at_the_end_shows_by_the_checkpoints_record(tmp_path):
         JsonLines(path, 0, 6, end)
 
 
+def test_damage_beyond_the_checkpoint_is_made_again(tmp_path):
+    """Rows later than the checkpoint are dropped in any case: they need not be read."""
+    path, end = written(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    at_3 = metrics.read(path).sums[3]
+    path.write_bytes(b"".join([*lines[:5], b"\0\0\xff\n", *lines[6:]]))
+    rows = JsonLines(path, 0, 3, at_3)
+    rows.close()
+    assert path.read_bytes() == b"".join(lines[:4])
+    path.write_bytes(b"".join([*lines[:3], b"\0\n"]))  # the evaluation at 3
+    with pytest.raises(DamagedFile, match="line 4: a row is missing"):
+        JsonLines(path, 0, 3, at_3)
+
+
 def test_rows_without_checksums_are_held_to_their_order(tmp_path):
     """As format 2 began: they are read, and gone on with; from there on lines have checksums."""
     path, _ = written(tmp_path, start=10, step=16)

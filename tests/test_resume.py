@@ -15,7 +15,7 @@ import pytest
 from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
 
 from wsdjax import train, tree
-from wsdjax.branches import BranchStore
+from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.checkpoints import Checkpoints
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.files import read_json, write_json
@@ -310,15 +310,37 @@ def test_a_snapshot_that_is_not_written_is_made_again(with_snapshots, tmp_path, 
     assert_same_nodes(with_snapshots(tmp_path / "w"), whole)
 
 
-def test_snapshots_that_are_gone_are_made_again(with_snapshots, tmp_path, caplog):
-    """Of a branch that is done: it goes back, and ends as it was."""
+def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path):
+    """One of a branch that is done, and one that went while it was stopped. Nothing that was
+    trained is touched, and there is a way out: all of them may go."""
     whole = with_snapshots(tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "w")
     shutil.rmtree(tmp_path / "w/branches/trunk/snapshots/9")
-    with caplog.at_level("WARNING", logger="wsdjax"):
-        store = with_snapshots(tmp_path / "w")
-    assert "trunk: the snapshots of updates 9 are gone; they are made again" in caplog.text
-    assert_same_nodes(store, whole)
+    said = "trunk had snapshots of the updates 9, which are gone: bring them back, delete"
+    with pytest.raises(MissingNode, match=said):
+        with_snapshots(tmp_path / "w")
+    assert BranchStore(tmp_path / "w").steps("trunk") == whole.steps("trunk")
+    shutil.rmtree(tmp_path / "w/branches/trunk/snapshots")
+    with_snapshots(tmp_path / "w")
+    with pytest.raises(Stop):
+        with_snapshots(tmp_path / "stopped", until=10)
+    shutil.rmtree(tmp_path / "stopped/branches/trunk/snapshots/3")
+    with pytest.raises(MissingNode, match="updates 3, which are gone"):
+        with_snapshots(tmp_path / "stopped")
+
+
+def test_a_snapshot_stays_in_the_record_of_later_checkpoints(with_snapshots, tmp_path):
+    """Gone while a process trains, which has counted what was there when it began."""
+    workdir = tmp_path / "w"
+    with pytest.raises(Stop):
+        with_snapshots(workdir, until=10)
+    store = BranchStore(workdir)
+    state = store.restore("trunk", 6)
+    store.save("trunk", dataclasses.replace(state, step=state.step + 1))
+    store.wait("trunk")
+    again = BranchStore(workdir)
+    shutil.rmtree(workdir / "branches/trunk/snapshots/3")
+    assert again.lost_snapshots("trunk") == [3]
 
 
 class Stop(Exception):

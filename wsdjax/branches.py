@@ -56,6 +56,7 @@ class BranchStore:
         self._checkpoint_dir = checkpoint_dir
         self._keep = keep
         self._opened: dict[tuple[str, str], Checkpoints] = {}
+        self._kept: dict[str, set[int]] = {}
         self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     # What branches there are.
@@ -176,7 +177,8 @@ class BranchStore:
         """A branch's own, which reach to its newest checkpoint at least; read again only if the
         file has changed, since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
-        steps = self.steps(name)  # before the rows, which are written before a checkpoint
+        # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
+        steps = self.steps(name) if self._checkpoints(name).is_local else []
         status = path.stat() if path.exists() else None
         stamp = (status and (status.st_size, status.st_mtime_ns), steps)
         if name not in self._read or self._read[name][0] != stamp:
@@ -211,9 +213,9 @@ class BranchStore:
         Raises:
           OSError: if a save before this one failed, or this one was skipped.
         """
-        snapshots = self._checkpoints(name, "snapshots")
-        snapshots.wait()
-        self._checkpoints(name).save(state, {"rows": rows, "snapshots": snapshots.steps()})
+        self._checkpoints(name, "snapshots").wait()
+        kept = sorted(self._snapshots(name))
+        self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
 
     def wait(self, name: str) -> None:
         """Returns when the branch's last save is complete on disk.
@@ -224,11 +226,19 @@ class BranchStore:
         self._checkpoints(name).wait()
 
     def lost_snapshots(self, name: str) -> list[int]:
-        """The snapshots that were there when the branch's newest checkpoint was saved, and are
-        not there now."""
-        steps = self.steps(name)
-        kept = self._checkpoints(name).facts(steps[-1]).get("snapshots", []) if steps else []
-        return sorted({*kept} - {*self._checkpoints(name, "snapshots").steps()})
+        """Those that were kept up to the branch's newest checkpoint and are not there now; none
+        where all were deleted, which is no accident."""
+        there = {*self._checkpoints(name, "snapshots").steps()}
+        return sorted(self._snapshots(name) - there) if there else []
+
+    def _snapshots(self, name: str) -> set[int]:
+        """The steps of those that were kept, as the newest checkpoint's record tells, and of those
+        that were begun since."""
+        if name not in self._kept:
+            steps, there = self.steps(name), self._checkpoints(name, "snapshots").steps()
+            facts = self._checkpoints(name).facts(steps[-1]) if steps else {}
+            self._kept[name] = {*facts.get("snapshots", there)}
+        return self._kept[name]
 
     def recorded_rows(self, name: str, step: int) -> str:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
@@ -261,6 +271,7 @@ class BranchStore:
         Raises:
           OSError: if the one before it was not kept.
         """
+        self._snapshots(name).add(int(state.step))
         self._checkpoints(name, "snapshots").save(states.parameters_alone(state))
 
     def nodes(self, name: str) -> list[int]:
@@ -300,6 +311,7 @@ class BranchStore:
         """Deletes the nodes of later steps, which training is about to make again."""
         self._checkpoints(name).discard_after(step)
         self._checkpoints(name, "snapshots").discard_after(step)
+        self._kept.pop(name, None)
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""

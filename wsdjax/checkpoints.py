@@ -46,17 +46,20 @@ class Checkpoints:
         self._pending: Any = None
         self._failed = False
 
+    @property
+    def is_local(self) -> bool:
+        return "://" not in str(self._directory)
+
     def steps(self) -> list[int]:
         """The steps of the complete ones, ascending."""
         # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
         # for all if those of one were damaged. An incomplete save has another name, or, where
         # nothing can be renamed (a bucket), lacks its mark of success.
         found = list(self._directory.iterdir()) if self._directory.exists() else []
-        bucket = "://" in str(self._directory)
         return sorted(
             int(path.name)
             for path in found
-            if path.name.isdecimal() and (not bucket or (path / "commit_success.txt").exists())
+            if path.name.isdecimal() and (self.is_local or (path / "commit_success.txt").exists())
         )
 
     def save(self, state: State, facts: Mapping[str, Any] | None = None) -> None:
@@ -93,12 +96,14 @@ class Checkpoints:
     def facts(self, step: int) -> dict[str, Any]:
         """What the record of a checkpoint keeps beside the state's own; {} if it is not local,
         which is not worth a journey, or cannot be read, which whoever loads it is told."""
-        if "://" in str(self._directory):
+        if not self.is_local:
             return {}
         try:
             with _quiet():
                 return dict(ocp.metadata(self._directory / str(step)).custom_metadata or {})
-        except Exception:  # whatever orbax makes of broken files
+        except Exception as error:  # whatever orbax makes of broken files
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise  # no damage: no permission, too many open files
             return {}
 
     def wait(self) -> None:

@@ -10,6 +10,8 @@ import json
 import os
 import re
 import secrets
+import socket
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -44,7 +46,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
       OSError: if it cannot be written, naming `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with naming(path, temporary), open(temporary, "xb") as file:
         try:
             yield file
@@ -70,13 +72,18 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def sweep(directories: Iterable[Path]) -> None:
-    """Deletes the temporaries of writers that were killed; those of living ones stay."""
+    """Deletes the temporaries of writers that were killed; those of living ones, and of other
+    machines, stay."""
     for directory in directories:
         for path in directory.glob(".*.tmp"):
-            written_by = re.search(r"\.(\d+)-[0-9a-f]{8}\.tmp$", path.name)
+            written_by = re.search(rf"\.{_host()}-(\d+)-[0-9a-f]{{8}}\.tmp$", path.name)
             if written_by and not _is_alive(int(written_by[1])):
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def _is_alive(process: int) -> bool:
@@ -121,19 +128,16 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_lines(path: Path, remedy: str) -> list[str]:
+def read_lines(path: Path) -> list[bytes]:
     """The lines of a file, without a last one that a kill cut short; [] if there is no file.
 
     Raises:
-      DamagedFile: for one that is not UTF-8.
       OSError: if the file cannot be read.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        return path.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
     except FileNotFoundError:
         return []
-    # A whole line ends with a newline.
-    return [_decoded(path, line, n, remedy) for n, line in enumerate(lines[:-1], 1)]
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
@@ -143,17 +147,16 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
       DamagedFile: for a line that is no object, naming the file and the line, with `remedy`.
       OSError: if it cannot be read.
     """
-    lines = read_lines(path, remedy)
-    return [object_of(path, line, n, remedy) for n, line in enumerate(lines, 1)]
+    return [object_of(path, line, n, remedy) for n, line in enumerate(read_lines(path), 1)]
 
 
-def object_of(path: Path, text: str, line: int, remedy: str) -> dict[str, Any]:
+def object_of(path: Path, content: bytes, line: int, remedy: str) -> dict[str, Any]:
     """The JSON object that stands in a line of a file.
 
     Raises:
       DamagedFile: for anything else.
     """
-    return _value(path, text, line, dict, remedy)
+    return _value(path, _decoded(path, content, line, remedy), line, dict, remedy)
 
 
 def _decoded(path: Path, content: bytes, line: int, remedy: str) -> str:

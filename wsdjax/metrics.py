@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -43,7 +43,7 @@ class Writer(Protocol):
 
 
 class Kept(NamedTuple):
-    """The rows of a file, and what comes next."""
+    """The rows of a file, as objects and as lines."""
 
     rows: list[dict[str, Any]]
     lines: list[str]
@@ -74,7 +74,7 @@ class JsonLines:
 
     def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
         # One of step `start` is of the initial weights, and written when the branch begins.
-        kept = read(path).until(step if step > start else -1)
+        kept = read(path, step if step > start else -1)
         check_end(path, kept, start, step, recorded)
         write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
         self._path, self._file = path, path.open("a")
@@ -183,45 +183,57 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return read(path).rows
 
 
-def read(path: Path) -> Kept:
+def read(path: Path, until: int | None = None) -> Kept:
     """The file as it was written, as far as a kill let it be.
+
+    Args:
+      path: of the file; its directory has the branch's name.
+      until: later rows are left out, whatever they hold; None for all.
 
     Raises:
       DamagedFile: for a row that is not as it was written, or not where it was, naming the line.
     """
     kept = Kept([], [], [])
+    try:
+        for row, line, total in _checked(path):
+            if until is not None and row["step"] > until:
+                break
+            kept.rows.append(row)
+            kept.lines.append(line)
+            kept.sums.append(total)
+    except DamagedFile:
+        reached = kept.rows[-1]["step"] if kept.rows else -1
+        if until is None or reached < until:
+            raise
+    return kept
+
+
+def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Each row, as an object and as its line, with the running checksum."""
     last, update, evaluation = "", 0, -1
-    for n, line in enumerate(read_lines(path, _LOST), 1):
+    for n, content in enumerate(read_lines(path), 1):
         at = f"{path}, line {n}"
-        row = object_of(path, line, n, _LOST)
+        row = object_of(path, content, n, _LOST)
+        line = content.decode()
         if found := _SUM.search(line):
-            bare = line[: found.start()] + "}"
             del row["sum"]
-            last = _sum(last or path.parent.name, bare)
+            last = _sum(last or path.parent.name, line[: found.start()] + "}")
             if last != found[1]:
-                raise DamagedFile(
-                    f"{at}: not the row that was written after the one before it; {_LOST}"
-                )
+                raise DamagedFile(f"{at}: is not what was written after the line before; {_LOST}")
         elif last:
             raise DamagedFile(f"{at}: has no checksum; {_LOST}")
         _check_values(at, row)
         step = row["step"]
-        # What comes first may be any update: a branch begins at its fork.
-        expected = update + 1 if update else step
         if "loss" in row:
-            if step != expected or step < 1:
-                raise DamagedFile(
-                    f"{at}: the row of update {step}, after that of {update}; {_LOST}"
-                )
+            # What comes first may be any update: a branch begins at its fork.
+            if step != (update + 1 if update else step) or step < 1:
+                raise DamagedFile(f"{at}: update {step} stands after update {update}; {_LOST}")
             update = step
         elif step != update or evaluation == step:
             raise DamagedFile(f"{at}: an evaluation at {step} after update {update}; {_LOST}")
         else:
             evaluation = step
-        kept.rows.append(row)
-        kept.lines.append(line)
-        kept.sums.append(last)
-    return kept
+        yield row, line, last
 
 
 def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | None) -> None:
@@ -249,13 +261,16 @@ def _sum(before: str, line: str) -> str:
     return hashlib.sha256(f"{before}\n{line}".encode()).hexdigest()[:12]
 
 
+_NUMBERS = (float, int, type(None))
+
+
 def _check_values(at: str, row: dict[str, Any]) -> None:
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         raise DamagedFile(f"{at}: no row, it has no step; {_LOST}")
     for name, value in row.items():
         values = value if isinstance(value, list) else [value]
-        if not all(each is None or type(each) in (int, float) for each in values):
+        if not all(type(each) in _NUMBERS for each in values):
             raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
 
 

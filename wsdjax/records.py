@@ -13,8 +13,9 @@ from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.serial import differences
 from wsdjax.validation import ConfigError
 
-FORMAT = 2
-"""Format 1 had neither averages, nor streams of their own, nor a reset of the moments."""
+FORMAT = 3
+"""Format 2 had rows without checksums; format 1 neither averages, nor streams of their own, nor a
+reset of the moments."""
 _REMEDY = "bring it back, or move the branch's directory away to train it anew"
 
 
@@ -27,9 +28,9 @@ def write(path: Path, edge: Edge, edges: Mapping[str, Edge], **more: Any) -> Non
         "branch": edge.to_json(),
         **more,
         "differs_from_parent": {
-            path: {"parent": old, "here": new}
-            for path, old, new in differences(parent, edge.to_json())
-            if parent and path not in ("name", "parent", "start", "end")
+            field: {"parent": old, "here": new}
+            for field, old, new in differences(parent, edge.to_json())
+            if parent and field not in ("name", "parent", "start", "end")
         },
         "at_the_fork": lineage.at_the_fork(edge, edges),
         "versions": provenance.versions(),

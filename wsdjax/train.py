@@ -84,13 +84,19 @@ class Trainer:
         trainable.check(self.store, edges, self._programs, self.tensorboard)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of the branches that do not have a good checkpoint of their end, or lack a
-        snapshot that they had."""
+        """Those of the branches that do not have a good checkpoint of their end.
+
+        Raises:
+          MissingNode: for a branch that lacks a snapshot which it had.
+        """
         for name, edge in self.store.edges().items():
-            if name in names and name not in self._verified and self.store.is_done(name):
-                if not self._set_aside_if_damaged(name, edge.end) and self.snapshot_every:
-                    self._go_back_for_snapshots(name)
+            if name not in names:
+                continue
+            if name not in self._verified and self.store.is_done(name):
+                self._set_aside_if_damaged(name, edge.end)
                 self._verified.add(name)
+            if self.snapshot_every:
+                self._check_snapshots(name)
         return [name for name in names if not self.store.is_done(name)]
 
     def train(self, names: Sequence[str]) -> list[str]:
@@ -241,17 +247,14 @@ class Trainer:
             return True
         return False
 
-    def _go_back_for_snapshots(self, name: str) -> None:
-        """Takes back the nodes after a lost snapshot, for training to make all of them again."""
+    def _check_snapshots(self, name: str) -> None:
         if lost := self.store.lost_snapshots(name):
             steps = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-            log.warning(
-                "%s: the snapshots of updates %s are gone; they are made again, from the newest "
-                "checkpoint before them (--config.snapshot_every=None does without)",
-                *(name, steps),
+            raise MissingNode(
+                f"{self.store.directory(name)} had snapshots of the updates {steps}, which are "
+                "gone: bring them back, delete the others too to do without, or move the branch's "
+                "checkpoints away to train it again"
             )
-            for sibling in self.store.siblings(name):
-                self.store.discard_after(sibling, lost[0] - 1)
 
     def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
         sums = rows.flush()  # before the checkpoint that comes after them
