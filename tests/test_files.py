@@ -90,17 +90,12 @@ def test_what_killed_writers_left_is_swept_up(tmp_path):
     with files.replacing(path):
         mine = next(tmp_path.glob(".*.tmp")).name
     of_the_dead = mine.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
-    for name in (
-        of_the_dead,
-        "metrics.jsonl",
-        ".notes.tmp",
-        f".elsewhere.0badcafe-{dead.pid}-0.tmp",
-    ):
+    elsewhere = f".file.0badcafe-{dead.pid}-0badcafe.tmp"
+    for name in (of_the_dead, "metrics.jsonl", ".notes.tmp", elsewhere):
         (tmp_path / name).write_text("")
     with files.replacing(path) as file:
         files.sweep([tmp_path])
         file.write(b"whole")
-    assert {each.name for each in tmp_path.iterdir()} == {
-        *("report.html", "metrics.jsonl", ".notes.tmp", f".elsewhere.0badcafe-{dead.pid}-0.tmp")
-    }
+    there = {each.name for each in tmp_path.iterdir()}
+    assert there == {"report.html", "metrics.jsonl", ".notes.tmp", elsewhere}
     assert path.read_text() == "whole"

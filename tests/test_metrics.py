@@ -118,7 +118,7 @@ def test_what_is_missing_at_the_end_shows_by_the_checkpoints_record(tmp_path):
 
 def test_damage_beyond_the_checkpoint_is_made_again(tmp_path):
     """Rows later than the checkpoint are dropped in any case: they need not be read."""
-    path, end = written(tmp_path)
+    path, _ = written(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
     at_3 = metrics.read(path).sums[3]
     path.write_bytes(b"".join([*lines[:5], b"\0\0\xff\n", *lines[6:]]))
