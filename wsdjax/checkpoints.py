@@ -199,15 +199,17 @@ class Checkpoints:
 
 def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     saved = ocp.metadata(path)
-    if (owner := saved.custom_metadata.get("branch", branch)) != branch:
+    record = saved.custom_metadata or {}
+    if (owner := record.get("branch", branch)) != branch:
         raise ValueError(f"it is one of {owner!r}")
     params = jax.tree.map(_abstract, saved.metadata["params"])
     averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
     wanted = states.abstract(params, averages)
     if "opt_state" not in saved.metadata:
         wanted = states.parameters_alone(wanted)
-    kind = "checksums" if "checksums" in saved.custom_metadata else "fingerprint"
-    was = saved.custom_metadata[kind]
+    kind = "fingerprint" if "fingerprint" in record else "checksums"
+    if not isinstance(was := record.get(kind), dict):
+        raise ValueError("its record has no checksums")
     if len(was) != len(jax.tree.leaves(wanted)):
         raise ConfigError(
             f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
