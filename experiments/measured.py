@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.measures import ALONG, AT_A_NODE
+from experiments.measures import ALONG, AT_A_NODE, Measure
 from experiments.reading import Run
 from wsdjax.branches import BranchStore
 from wsdjax.files import DamagedFile, read_json
@@ -109,11 +109,32 @@ def read(path: Path) -> Content:
         or not (steps and results)
     ):
         raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
+    if not _is_whole(content, measure):
+        raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
     if not measure.sees_examples:
         # Files of before told of examples here too.
         kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
         content = {**content, "settings": kept}
     return content
+
+
+def _is_whole(content: Content, measure: Measure) -> bool:
+    """Whether it has what the report takes of it."""
+    settings, sample, results = content["settings"], content.get("sample"), content["results"]
+    of_sample = True
+    if measure.sees_examples and sample:
+        of_sample = (
+            isinstance(sample, dict)
+            and {"examples", "of", "seed"} <= sample.keys()
+            and {"examples", "sample_seed"} <= settings.keys()
+            and settings.get("split") in list(SPLITS)
+            and all({"loss", "loss_error"} <= result.keys() for result in results)
+        )
+    return of_sample and all(
+        isinstance(result.get(key), int | float | list | dict)
+        for result in results
+        for key in measure.drawn
+    )
 
 
 def drop(workdir: Path, names: Sequence[str]) -> list[Path]:

@@ -379,6 +379,12 @@ CONTENTS = {
     "cut": lambda text: text[:200],
     "a value changed": lambda text: text.replace('"products": ', '"products": 1'),
     "another shape": '{"probe": "sharpness", "steps": [36], "settings": {}, "results": null}',
+    "lacking what is drawn": lambda text: text.replace('"eigenvalues"', '"eigenvectors"').replace(
+        "content_sha256", "of_before"
+    ),
+    "another sample": lambda text: text.replace('"of": ', '"off": ').replace(
+        "content_sha256", "of_before"
+    ),
     "another probe": '{"probe": "smoothness", "steps": [36], "settings": {}, "results": [{}]}',
 }
 
