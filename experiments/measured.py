@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,30 @@ def measured(run: Run) -> Measured:
     order = list(MEASURES)
     by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
     return Measured(by_size, left)
+
+
+def place(directory: Path, stem: str, steps: Sequence[int], settings: Content) -> tuple[Path, bool]:
+    """The file of a result, and whether it is there; earlier ones have no hash in their names.
+
+    Raises:
+      DamagedFile: for a file that is no result.
+    """
+    of = json.dumps([steps, settings], sort_keys=True)
+    path = directory / f"{stem}-{hashlib.sha256(of.encode()).hexdigest()[:8]}.json"
+    for each in (path, directory / f"{stem}.json"):
+        if each.exists():
+            content = read(each)
+            if (content["steps"], content["settings"]) == (steps, settings):
+                print(f"{each} is there")
+                unlink_cells(each)
+                return each, True
+    return path, False
+
+
+def unlink_cells(path: Path) -> None:
+    """Deletes what a sweep kept to go on after a stop, now that its result is there."""
+    for file in path.parent.glob(f"{path.stem}-seed*.cells"):
+        file.unlink()
 
 
 def read(path: Path) -> Content:
