@@ -234,8 +234,13 @@ def _loss(result: Result) -> str:
     rows = result.content["results"]
     loss = sum(row["loss"] for row in rows) / len(rows)
     errors = [row["loss_error"] for row in rows]
-    error = "unknown" if None in errors else f"{sum(errors) / len(errors):.2g}"
-    return f"{loss:.4g} ± {error} at {result.branch}@{result.content['steps'][-1]:,}"
+    said = with_error(loss, None if None in errors else sum(errors) / len(errors))
+    return f"{said} at {result.branch}@{result.content['steps'][-1]:,}"
+
+
+def with_error(loss: float, error: float | None) -> str:
+    """Of a split that was drawn whole the error is 0, of one example it is unknown."""
+    return f"{loss:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
 
 
 def _directory(store: BranchStore, branch: str) -> Path:

@@ -257,7 +257,7 @@ def _report(title: str, kind: Measure, results: list[Result], began: float) -> N
         print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
     seconds = f"{time.monotonic() - began:.0f} s"
     if kind.sees_examples:
-        losses = ", ".join(f"{r['loss']:.4g} ± {r['loss_error'] or np.nan:.2g}" for r in results)
+        losses = ", ".join(measured.with_error(r["loss"], r["loss_error"]) for r in results)
         seconds = f"loss of the sample {losses}; {seconds}"
     print(f"    {seconds}", flush=True)
 

@@ -314,6 +314,11 @@ def test_a_node_that_is_not_there_is_refused(snapped, node, said):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize(("error", "said"), [(0.0, "0"), (None, "unknown"), (0.0123, "0.012")])
+def test_a_loss_is_told_with_its_error(error, said):
+    assert measured.with_error(1.23456, error) == f"1.235 ± {said}"
+
+
 def test_more_examples_than_there_are(snapped):
     code, _, err = probe(snapped, "decay", "sharpness", "--split=test")
     assert code == 2
