@@ -36,13 +36,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import prepare_records as records
-from experiments.documents import short
 from experiments.prepare_jobs import Job, Made, Plan, PrepareError, Tolerance, split_into_jobs
 from experiments.prepare_workers import Settings, work
 from experiments.sources import find
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.files import read_json, write_atomically
+from wsdjax.wording import shortened
 
 PLAN = "plan.json"
 _PLACES = 10
@@ -205,7 +205,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
         return {}
     if different:
         what = different[0]
-        there, now = (short(repr(each.get(what))) for each in (begun, asked))
+        there, now = (shortened(repr(each.get(what))) for each in (begun, asked))
         raise PrepareError(
             f"{out} was begun with another {what}, {there} there and {now} now: give another "
             "--out, or delete it"

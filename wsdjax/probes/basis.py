@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, shortened, stack
+from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
+from wsdjax.wording import shortened
 
 KINDS = ("full", "bfloat16", "host")
 """`full` is float32, or float64 for parameters in float64."""
