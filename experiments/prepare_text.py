@@ -26,12 +26,10 @@ train/chunk1, come some 60 billion tokens):
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,9 +37,10 @@ from experiments import prepare_records as records
 from experiments.prepare_jobs import Job, Made, Plan, PrepareError, Tolerance, split_into_jobs
 from experiments.prepare_workers import Settings, work
 from experiments.sources import find
+from wsdjax import lock
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
-from wsdjax.files import read_json, write_atomically
+from wsdjax.files import read_json, sweep, write_atomically
 from wsdjax.wording import shortened
 
 PLAN = "plan.json"
@@ -73,9 +72,9 @@ def prepare_text(
     print(found, flush=True)
     if out.exists() and not out.is_dir():
         raise PrepareError(f"--out {out} is a file: name a directory")
-    out.mkdir(parents=True, exist_ok=True)
     jobs = split_into_jobs(found.sources, plan.shard_bytes)
-    with _alone(out):
+    with lock.held(out, busy="another process is preparing text in {}: wait for it, or stop it"):
+        sweep([out])
         made = _agreed(out, jobs, chosen, plan)
         missing = [job for job in jobs if job.number not in made]
         if missing:
@@ -125,19 +124,6 @@ def _check_workers(workers: int) -> None:
             f"--workers={asked}: must be between 1 and {most:,}: each takes {_WORKER_BYTES >> 20} "
             f"MiB or more, of {memory / 2**30:.0f} GiB that this machine has"
         )
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    lock = os.open(out / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"another process is preparing text in {out}") from None
-        for left_by_a_kill in out.glob("*.tmp"):
-            left_by_a_kill.unlink()
-        yield
 
 
 def _agreed(

@@ -162,8 +162,10 @@ def test_killed_and_resumed_gives_the_same_shards(corpus, tmp_path):
     }
     (out / "test-00005.tokens").unlink(missing_ok=True)
     (out / "tokens.json").unlink(missing_ok=True)
-    (out / "train-00004.tokens.99.tmp").write_bytes(b"left by a kill")
+    left = out / f".train-00004.tokens.{process.pid}-0badcafe.tmp"
+    left.write_bytes(b"left by a kill")
     run(out, corpus, "--shard_bytes=25000", workers="2")
+    assert not left.exists()
     assert contents(out) == contents(tmp_path / "whole")
     assert all(
         (out / name).stat().st_mtime_ns == when
