@@ -37,7 +37,7 @@ from experiments import prepare_records as records
 from experiments.prepare_jobs import Job, Made, Plan, PrepareError, Tolerance, split_into_jobs
 from experiments.prepare_workers import Settings, work
 from experiments.sources import find
-from wsdjax import lock
+from wsdjax import lock, memory
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.files import read_json, sweep, write_atomically
@@ -116,13 +116,13 @@ def verify(out: Path, workers: int = 1) -> None:
 
 
 def _check_workers(workers: int) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = max(1, memory // _WORKER_BYTES)
+    there = memory.of_machine()
+    most = max(1, int(there // _WORKER_BYTES))
     if not 1 <= workers <= most:
         asked = f"{workers:,}" if abs(workers) < 2**63 else "..."
         raise PrepareError(
             f"--workers={asked}: must be between 1 and {most:,}: each takes {_WORKER_BYTES >> 20} "
-            f"MiB or more, of {memory / 2**30:.0f} GiB that this machine has"
+            f"MiB or more, of {there / 2**30:.0f} GiB that this machine has"
         )
 
 
