@@ -27,7 +27,6 @@ train/chunk1, come some 60 billion tokens):
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +39,7 @@ from experiments.sources import find
 from wsdjax import lock, memory
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
-from wsdjax.files import read_json, sweep, write_atomically
+from wsdjax.files import read_json, sweep, write_json
 from wsdjax.wording import shortened
 
 PLAN = "plan.json"
@@ -177,7 +176,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
         if (out / tokens.JSON).exists():
             raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
         (out / records.JOBS).unlink(missing_ok=True)
-        write_atomically(path, json.dumps(asked, indent=1) + "\n")
+        write_json(path, asked)
         return {}
     begun = read_json(path, remedy)
     different = [name for name in asked if begun.get(name) != asked[name]]
@@ -187,7 +186,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     if not _has_tokens(out) and (different or not (out / tokens.JSON).exists()):
         # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
         (out / records.JOBS).unlink(missing_ok=True)
-        write_atomically(path, json.dumps(asked, indent=1) + "\n")
+        write_json(path, asked)
         return {}
     if different:
         what = different[0]
