@@ -21,9 +21,9 @@ from conftest import ROOT, command, finish, start
 from pyarrow import parquet
 
 from experiments import documents as reading
-from experiments import hub, prepare
+from experiments import hub, prepare, prepare_records
 from experiments.documents import documents
-from experiments.prepare_jobs import split_into_jobs
+from experiments.prepare_jobs import Made, split_into_jobs
 from experiments.sources import Source, find
 from wsdjax import data
 from wsdjax.config import Text
@@ -643,6 +643,15 @@ def test_what_was_touched_or_moved_is_unchanged_and_what_changed_is_refused(
     assert (out / "train-00001.tokens").stat().st_ino == inode
     run(tmp_path / "whole", corpus, "--shard_bytes=25000")
     assert contents(out) == contents(tmp_path / "whole") != before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_told_of_with_the_file_and_what_to_do(tmp_path, capsys, monkeypatch):
+    (tmp_path / "jobs.jsonl").symlink_to("/dev/full")
+    done = Made(0, [], [])
+    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_records.add(tmp_path, done))
+    said = refused(capsys, tmp_path, "any")
+    assert f"{tmp_path / 'jobs.jsonl'}: No space left on device: make room" in said
 
 
 def test_a_directory_of_before_there_were_records_goes_on(corpus, tmp_path, capsys):
