@@ -88,8 +88,6 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
         validate_model(f"{path}: model", model)
     except ConfigError as error:
         raise InteropError(error) from None
-    if max(model.vocabulary, model.width, model.layers, model.hidden) >= 2**31:
-        raise InteropError(f"{path}: sizes of 2^31 and more cannot be read")
     size = model.width // model.heads
     if head_dim not in (None, size):
         raise InteropError(f"{path}: head_dim = {shown(head_dim, 60)}: only {size} can be read")
