@@ -19,6 +19,7 @@ from typing import Any
 from experiments import hub
 from experiments.unpacking import UnreadableText, chunks
 from wsdjax.data.tokenizer import INSTALL
+from wsdjax.wording import listed, shortened
 
 _KINDS = (".txt", ".jsonl", ".json")
 SUFFIXES = (*_KINDS, *(k + packed for k in _KINDS for packed in (".gz", ".zst")), ".parquet")
@@ -180,11 +181,11 @@ def _array(content: bytes, name: str) -> list[Any]:
 
 
 def _text(row: Any, text_field: str) -> str:
-    called = repr(short(text_field))
+    called = repr(shortened(text_field))
     if not isinstance(row, dict):
         raise _Bad(f"no text under {called}, but {_kind(row)} in place of an object")
     if text_field not in row:
-        has = short(", ".join(short(str(key)) for key in list(row)[:9])) or "nothing"
+        has = shortened(listed(row))
         raise _Bad(f"no text under {called}; it has {has}. Name it with --text_field")
     text = row[text_field]
     if not isinstance(text, str):
@@ -198,13 +199,9 @@ def _text(row: Any, text_field: str) -> str:
     return text
 
 
-def short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def _kind(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float):
-        return f"the value {short(json.dumps(value))}"
+        return f"the value {shortened(json.dumps(value))}"
     named: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
     return named.get(type(value), type(value).__name__)
 
@@ -220,18 +217,18 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
         with parquet.ParquetFile(name) as file:
             columns = file.schema_arrow.names
             if columns.count(text_field) != 1:
-                has = short(", ".join(map(short, columns[:9])), 90)
+                has = shortened(listed(columns), 90)
                 many = "two columns" if text_field in columns else "no column"
                 raise UnreadableText(
-                    f"{name} has {many} {short(text_field)!r}; it has {has}. "
+                    f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
                     "Name it with --text_field"
                 )
             kind = file.schema_arrow.field(text_field).type
             of = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
             if str(of) not in ("string", "large_string", "string_view", "null"):
                 raise UnreadableText(
-                    f"{name}: the column {short(text_field)!r} is of {short(str(kind))}, and no "
-                    "text. Name another with --text_field"
+                    f"{name}: the column {shortened(text_field)!r} is of {shortened(str(kind))}, "
+                    "and no text. Name another with --text_field"
                 )
             for batch in file.iter_batches(columns=[text_field], batch_size=100):
                 # A name with a dot is taken for a path too: more columns may have come.
@@ -241,5 +238,5 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and isinstance(error.filename, str):
             raise
-        said = short(" ".join(str(error).split()), 90)
+        said = shortened(str(error), 90)
         raise UnreadableText(f"{name} is no parquet file, or is damaged ({said})") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.measures import ALONG, AT_A_NODE
+from experiments.measures import ALONG, AT_A_NODE, Measure
 from experiments.reading import Run
 from wsdjax.branches import BranchStore
 from wsdjax.files import DamagedFile, read_json
@@ -88,6 +89,30 @@ def measured(run: Run) -> Measured:
     return Measured(by_size, left)
 
 
+def place(directory: Path, stem: str, steps: Sequence[int], settings: Content) -> tuple[Path, bool]:
+    """The file of a result, and whether it is there; earlier ones have no hash in their names.
+
+    Raises:
+      DamagedFile: for a file that is no result.
+    """
+    of = json.dumps([steps, settings], sort_keys=True)
+    path = directory / f"{stem}-{hashlib.sha256(of.encode()).hexdigest()[:8]}.json"
+    for each in (path, directory / f"{stem}.json"):
+        if each.exists():
+            content = read(each)
+            if (content["steps"], content["settings"]) == (steps, settings):
+                print(f"{each} is there")
+                unlink_cells(each)
+                return each, True
+    return path, False
+
+
+def unlink_cells(path: Path) -> None:
+    """Deletes what a sweep kept to go on after a stop, now that its result is there."""
+    for file in path.parent.glob(f"{path.stem}-seed*.cells"):
+        file.unlink()
+
+
 def read(path: Path) -> Content:
     """What a result's file holds.
 
@@ -109,11 +134,32 @@ def read(path: Path) -> Content:
         or not (steps and results)
     ):
         raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
+    if not _is_whole(content, measure):
+        raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
     if not measure.sees_examples:
         # Files of before told of examples here too.
         kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
         content = {**content, "settings": kept}
     return content
+
+
+def _is_whole(content: Content, measure: Measure) -> bool:
+    """Whether it has what the report takes of it."""
+    settings, sample, results = content["settings"], content.get("sample"), content["results"]
+    of_sample = True
+    if measure.sees_examples and sample:
+        of_sample = (
+            isinstance(sample, dict)
+            and {"examples", "of", "seed"} <= sample.keys()
+            and {"examples", "sample_seed"} <= settings.keys()
+            and settings.get("split") in list(SPLITS)
+            and all({"loss", "loss_error"} <= result.keys() for result in results)
+        )
+    return of_sample and all(
+        isinstance(result.get(key), int | float | list | dict)
+        for result in results
+        for key in measure.drawn
+    )
 
 
 def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
@@ -188,8 +234,13 @@ def _loss(result: Result) -> str:
     rows = result.content["results"]
     loss = sum(row["loss"] for row in rows) / len(rows)
     errors = [row["loss_error"] for row in rows]
-    error = "unknown" if None in errors else f"{sum(errors) / len(errors):.2g}"
-    return f"{loss:.4g} ± {error} at {result.branch}@{result.content['steps'][-1]:,}"
+    said = with_error(loss, None if None in errors else sum(errors) / len(errors))
+    return f"{said} at {result.branch}@{result.content['steps'][-1]:,}"
+
+
+def with_error(loss: float, error: float | None) -> str:
+    """Of a split that was drawn whole the error is 0, of one example it is unknown."""
+    return f"{loss:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
 
 
 def _directory(store: BranchStore, branch: str) -> Path:

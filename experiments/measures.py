@@ -129,6 +129,8 @@ class Measure(NamedTuple):
     """The flags that it goes by, beside those of the loss."""
     headline: Callable[[Result], str]
     """What of a result is told when it is there."""
+    drawn: tuple[str, ...]
+    """What of a result its figure takes: numbers, or lists or objects of them."""
     fixed: Mapping[str, int] = MappingProxyType({})
     """What else a result goes by, which no flag sets."""
     sees_examples: bool = True
@@ -150,22 +152,28 @@ def _explained(result: Result) -> str:
 
 
 AT_A_NODE: dict[str, Measure] = {
-    "sharpness": Measure(sharpness, ("k", "tol"), _told, {"seed": 0}),
-    "preconditioned": Measure(preconditioned, ("k", "tol"), _told, {"seed": 0}),
+    "sharpness": Measure(sharpness, ("k", "tol"), _told, ("eigenvalues",), {"seed": 0}),
+    "preconditioned": Measure(preconditioned, ("k", "tol"), _told, ("eigenvalues",), {"seed": 0}),
     "density": Measure(
         density,
         (),
         lambda r: f"{np.nanmin(r['nodes']):.4g} to {np.nanmax(r['nodes']):.4g}",
+        ("grid", "density"),
         {"probes": 4, "depth": 60, "seed": 0},
     ),
     "moments": Measure(
         moments,
         (),
         lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
+        ("trace",),
         {"probes": 32, "seed": 0},
     ),
     "noise": Measure(
-        noise, ("tol",), lambda r: f"noise scale {r['noise_scale']:.4g} examples", {"seed": 0}
+        noise,
+        ("tol",),
+        lambda r: f"noise scale {r['noise_scale']:.4g} examples",
+        ("noise_scale",),
+        {"seed": 0},
     ),
 }
 
@@ -257,13 +265,16 @@ def _need(path: Path, count: int) -> None:
 
 
 ALONG: dict[str, Measure] = {
-    "interpolate": Measure(interpolate, ("points",), _span("losses")),
+    "interpolate": Measure(interpolate, ("points",), _span("losses"), ("alphas", "losses")),
     "plane": Measure(
         plane,
         ("points",),
         lambda r: f"{np.nanmin(r['losses']):.4g} to {np.nanmax(r['losses']):.4g} nats",
+        ("losses", "coords_1", "coords_2", "trajectory", "explained_variance_ratio"),
     ),
-    "components": Measure(components, ("k",), _explained, sees_examples=False),
+    "components": Measure(
+        components, ("k",), _explained, ("explained_variance_ratio",), sees_examples=False
+    ),
     "phases": Measure(
         phases,
         (),
@@ -271,13 +282,15 @@ ALONG: dict[str, Measure] = {
             f"v_s explains {r['explained'][0]:.1%}, v_d "
             f"{r['explained'][1]:.1%}, cosine {r['cosine']:.2f}"
         ),
+        ("explained", "cosine", "along"),
     ),
-    "convexity": Measure(convexity, (), _span("tau")),
-    "alignment": Measure(alignment, (), _span("cosines")),
+    "convexity": Measure(convexity, (), _span("tau"), ("tau",)),
+    "alignment": Measure(alignment, (), _span("cosines"), ("cosines",)),
     "distances": Measure(
         distances,
         (),
         lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
+        ("moved", "travelled"),
         sees_examples=False,
     ),
 }

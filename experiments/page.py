@@ -6,7 +6,7 @@ import base64
 import html
 
 from experiments.drawing import drawing
-from experiments.probe_report import Drawn
+from experiments.probe_report import BANDS, Drawn
 from experiments.reading import Run
 from experiments.tables import Rows
 from wsdjax.wording import printable
@@ -22,7 +22,6 @@ _CAPTIONS = {
     "shapes can be compared and levels cannot.",
 }
 _WITHOUT_BANDS = ("convex_bound",)
-_BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
@@ -50,7 +49,7 @@ def page(
 ) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
     captions = {
-        name: text if name in _WITHOUT_BANDS else f"{text} {_BANDS}"
+        name: text if name in _WITHOUT_BANDS else f"{text} {BANDS}"
         for name, text in _CAPTIONS.items()
     } | probed.captions
     drawings = "".join(

@@ -37,7 +37,9 @@ from experiments.documents import SUFFIXES  # noqa: E402
 from experiments.prepare_cifar10 import prepare_cifar10  # noqa: E402
 from experiments.prepare_jobs import Plan, Tolerance  # noqa: E402
 from experiments.prepare_text import prepare_text, verify  # noqa: E402
+from wsdjax.files import explained  # noqa: E402
 from wsdjax.validation import UserError  # noqa: E402
+from wsdjax.wording import shortened  # noqa: E402
 
 _MOST = 290
 """Characters of an error."""
@@ -64,9 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(error: object) -> NoReturn:
-    said = " ".join(str(error).split())
-    half = _MOST // 2
-    cli.fail(said if len(said) <= _MOST else f"{said[: half - 3]} ... {said[-half:]}")
+    cli.fail(shortened(str(error), _MOST))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,8 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         given.prepare(given)
-    except (UserError, OSError) as error:
+    except UserError as error:
         _fail(error)
+    except OSError as error:
+        _fail(explained(error))
 
 
 def _add_cifar10(parser: argparse.ArgumentParser) -> None:

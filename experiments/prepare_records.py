@@ -22,7 +22,7 @@ from experiments.prepare_jobs import Job, Made, PrepareError, split_into_jobs
 from experiments.sources import Source
 from wsdjax.data import tokens
 from wsdjax.data.tokenizer import Tokenizer
-from wsdjax.files import read_json_lines, write_atomically
+from wsdjax.files import naming, read_json_lines, write_atomically
 
 JOBS = "jobs.jsonl"
 
@@ -51,7 +51,7 @@ def read(out: Path) -> dict[int, Made]:
 
 def add(out: Path, made: Made) -> None:
     """Writes down that a job is done, once its shards have their names."""
-    with (out / JOBS).open("a") as file:
+    with naming(out / JOBS), (out / JOBS).open("a") as file:
         file.write(_line(made))
         file.flush()
         os.fsync(file.fileno())

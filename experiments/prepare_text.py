@@ -26,23 +26,21 @@ train/chunk1, come some 60 billion tokens):
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import prepare_records as records
-from experiments.documents import short
 from experiments.prepare_jobs import Job, Made, Plan, PrepareError, Tolerance, split_into_jobs
 from experiments.prepare_workers import Settings, work
 from experiments.sources import find
+from wsdjax import lock, memory
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
-from wsdjax.files import read_json, write_atomically
+from wsdjax.files import read_json, sweep, write_json
+from wsdjax.wording import shortened
 
 PLAN = "plan.json"
 _PLACES = 10
@@ -73,9 +71,9 @@ def prepare_text(
     print(found, flush=True)
     if out.exists() and not out.is_dir():
         raise PrepareError(f"--out {out} is a file: name a directory")
-    out.mkdir(parents=True, exist_ok=True)
     jobs = split_into_jobs(found.sources, plan.shard_bytes)
-    with _alone(out):
+    with lock.held(out, busy="another process is preparing text in {}: wait for it, or stop it"):
+        sweep([out])
         made = _agreed(out, jobs, chosen, plan)
         missing = [job for job in jobs if job.number not in made]
         if missing:
@@ -117,27 +115,14 @@ def verify(out: Path, workers: int = 1) -> None:
 
 
 def _check_workers(workers: int) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = max(1, memory // _WORKER_BYTES)
+    there = memory.of_machine()
+    most = max(1, int(there // _WORKER_BYTES))
     if not 1 <= workers <= most:
         asked = f"{workers:,}" if abs(workers) < 2**63 else "..."
         raise PrepareError(
             f"--workers={asked}: must be between 1 and {most:,}: each takes {_WORKER_BYTES >> 20} "
-            f"MiB or more, of {memory / 2**30:.0f} GiB that this machine has"
+            f"MiB or more, of {there / 2**30:.0f} GiB that this machine has"
         )
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    lock = os.open(out / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"another process is preparing text in {out}") from None
-        for left_by_a_kill in out.glob("*.tmp"):
-            left_by_a_kill.unlink()
-        yield
 
 
 def _agreed(
@@ -191,7 +176,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
         if (out / tokens.JSON).exists():
             raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
         (out / records.JOBS).unlink(missing_ok=True)
-        write_atomically(path, json.dumps(asked, indent=1) + "\n")
+        write_json(path, asked)
         return {}
     begun = read_json(path, remedy)
     different = [name for name in asked if begun.get(name) != asked[name]]
@@ -201,11 +186,11 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     if not _has_tokens(out) and (different or not (out / tokens.JSON).exists()):
         # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
         (out / records.JOBS).unlink(missing_ok=True)
-        write_atomically(path, json.dumps(asked, indent=1) + "\n")
+        write_json(path, asked)
         return {}
     if different:
         what = different[0]
-        there, now = (short(repr(each.get(what))) for each in (begun, asked))
+        there, now = (shortened(repr(each.get(what))) for each in (begun, asked))
         raise PrepareError(
             f"{out} was begun with another {what}, {there} there and {now} now: give another "
             "--out, or delete it"

@@ -24,7 +24,8 @@ Along a range:
     alignment        cosine of each move with the negative gradient
     distances        norms, distance travelled and moved
 
-Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings; it
+Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings, with
+a hash of them since other nodes can be as many with the same ends, and other values print alike; it
 is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
 with the branch that made it. What is measured at a node depends on that node alone, not on what
 was measured before. At the end the report is drawn again. `drop` deletes results, each named
@@ -142,8 +143,9 @@ class _Loss:
         given, tag = self._settings(kind)
         missing = []  # looked for first: what is damaged is told before anything is computed
         for step in steps:
-            path = self._directory(owner := self._owner(step)) / f"{name}-{step}-{tag}.json"
-            if not _is_there(path, [step], given):
+            directory = self._directory(owner := self._owner(step))
+            path, there = measured.place(directory, f"{name}-{step}-{tag}", [step], given)
+            if not there:
                 missing.append((step, owner, path))
         for step, owner, path in missing:
             began, results = time.monotonic(), []
@@ -171,8 +173,8 @@ class _Loss:
         ):
             steps = sorted({*steps, fork})
         stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes" + (f"-{tag}" if tag else "")
-        path = self._directory(self._branch) / f"{stem}.json"
-        if _is_there(path, steps, given):
+        path, there = measured.place(self._directory(self._branch), stem, steps, given)
+        if there:
             return
         title = f"{name} of {self._branch}@{steps[0]}:{steps[-1]}, {len(steps)} nodes"
         began, results = time.monotonic(), []
@@ -185,13 +187,12 @@ class _Loss:
                 self._sample.batches,
                 given,
                 _teller(f"{title}, seed {i}"),
-                path.with_name(f"{stem}-seed{i}.cells"),
+                path.with_name(f"{path.stem}-seed{i}.cells"),
             )
             results.append(kind.measure(each) | self._sampled(kind, each.iterates[-1]))
         self._write(path, kind, name, steps, given, results)
         _report(title, kind, results, began)
-        for file in path.parent.glob(f"{stem}-seed*.cells"):
-            file.unlink()
+        measured.unlink_cells(path)
 
     def _settings(self, kind: Measure) -> tuple[Result, str]:
         """What a result depends on, and as much of that as flags set as part of a file's name,
@@ -249,22 +250,6 @@ class _Loss:
             yield dataclasses.replace(one, params=models.unstacked(one.params))
 
 
-def _is_there(path: Path, steps: list[int], given: Result) -> bool:
-    """Whether it is, and of these nodes and settings: other nodes may be as many, with the same
-    ends.
-
-    Raises:
-      DamagedFile: for a file that is no result.
-    """
-    if not path.exists():
-        return False
-    content = measured.read(path)
-    there = content["steps"] == steps and content["settings"] == given
-    if there:
-        print(f"{path} is there")
-    return there
-
-
 def _report(title: str, kind: Measure, results: list[Result], began: float) -> None:
     """A line for each seed."""
     _teller("")("")
@@ -272,7 +257,7 @@ def _report(title: str, kind: Measure, results: list[Result], began: float) -> N
         print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
     seconds = f"{time.monotonic() - began:.0f} s"
     if kind.sees_examples:
-        losses = ", ".join(f"{r['loss']:.4g} ± {r['loss_error'] or np.nan:.2g}" for r in results)
+        losses = ", ".join(measured.with_error(r["loss"], r["loss_error"]) for r in results)
         seconds = f"loss of the sample {losses}; {seconds}"
     print(f"    {seconds}", flush=True)
 

@@ -44,8 +44,13 @@ def loss(loss_fn: Callable, params: Any, sample: Sample) -> dict[str, Any]:
     samples that make it up: every fifth example, each spread over the split as the whole is."""
     counts, losses = [], []
     for i in range(PARTS):
-        cut = (jax.tree.map(lambda leaf, i=i: leaf[i::PARTS], batch) for batch in sample.batches)
-        part = [batch for batch in cut if _examples(batch)]
+        part, at = [], 0  # of the whole sample every fifth, however it is cut into batches
+        for batch in sample.batches:
+            first = (i - at) % PARTS
+            cut = jax.tree.map(lambda leaf, first=first: leaf[first::PARTS], batch)
+            if _examples(cut):
+                part.append(cut)
+            at += _examples(batch)
         if part:
             counts.append(sum(map(_examples, part)))
             losses.append(probes.loss(loss_fn, params, part))

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaC
 
 from wsdjax import data, families, interop, models, plans, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import CNN, Transformer
+from wsdjax.config import CNN, Bigram, Transformer
 from wsdjax.data.device import DeviceSplit
 from wsdjax.huggingface import check_weights, config_of
 from wsdjax.train import Stopped, Trainer
@@ -183,9 +183,12 @@ def test_configs_of_the_old_form(old, field, value, tmp_path):
         ({"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM': must be of"),
         ({"quantization_config": {"bits": list(range(999))}}, "quantization_config = {'bits'"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder = True: only False"),
-        ({"rms_norm_eps": 10**400}, "rms_norm_eps = 1000"),
-        ({"rope_theta": 10**400, "rope_parameters": None}, "rope_theta = 1000"),
-        ({"vocab_size": 10**400}, "sizes of 2^31 and more cannot be read"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps = 1e400 or so: must be a number"),
+        (
+            {"rope_theta": 10**400, "rope_parameters": None},
+            "rope_theta = 1e400 or so",
+        ),
+        ({"vocab_size": 10**400}, "model.vocabulary = 1e400 or so: must be"),
         ({"num_hidden_layers": 10**9}, "has no tensor 'model.layers.2."),
         ({"tie_word_embeddings": None}, "model.tied = None: must be of type bool"),
         ({"num_attention_heads": 5}, "model.heads = 5: must divide width = 32"),
@@ -656,7 +659,11 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
     there = tmp_path / "weights"
     shutil.copytree(llama, there)
     config = dataclasses.replace(
-        load_config(), model=config_of(there), weights=str(there), tree=plans.cosine(4, 1)
+        load_config(),
+        model=config_of(there),
+        data=Bigram(vocabulary=61),
+        weights=str(there),
+        tree=plans.cosine(4, 1),
     )
     edges, store = tree.resolve(config), BranchStore(tmp_path / "run")
     trainer = Trainer(store, checkpoint_every=2)
@@ -687,7 +694,10 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
 
 def test_weights_that_do_not_fit_are_told_before_anything_is_trained(llama, tokens, tmp_path):
     model = dataclasses.replace(config_of(llama), layers=3)
-    edges = tree.resolve(dataclasses.replace(load_config(), model=model, weights=str(llama)))
+    config = dataclasses.replace(
+        load_config(), model=model, data=Bigram(vocabulary=61), weights=str(llama)
+    )
+    edges = tree.resolve(config)
     with pytest.raises(ConfigError, match=r"model.layers = 3: .* a model with 2"):
         Trainer(BranchStore(tmp_path)).check(edges)
 

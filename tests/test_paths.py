@@ -1,6 +1,7 @@
 """Losses along lines and over planes, against closed forms."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from losses import quadratic
 
 from wsdjax import probes
 from wsdjax.probes import ProbeError
+from wsdjax.probes.cells import Cells
 
 
 def test_along_a_line_and_over_a_plane_a_quadratic_is_itself():
@@ -141,3 +143,14 @@ def test_axes_are_made_orthonormal_or_scaled_to_filters(cnn):
         rtol=1e-5,
     )
     assert not scaled["conv1"]["bias"].any()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_told_of_with_the_file(tmp_path):
+    path = tmp_path / "cells"
+    cells = Cells(path, np.zeros(2), (jnp.zeros(2),))
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        cells.put(np.array([1]), np.array([0.5]))
+    assert error.value.filename == str(path)

@@ -15,7 +15,7 @@ from experiments import measured, report
 from experiments.nodes import parse_node
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
-from wsdjax.files import DamagedFile
+from wsdjax.files import DamagedFile, write_json
 from wsdjax.optim import second_moment
 from wsdjax.state import replicate
 from wsdjax.validation import UserError
@@ -39,10 +39,14 @@ def probe(workdir, node, name, *more):
     return finish(start("experiments.probe", *arguments, "--examples=60"))
 
 
+def file_of(directory, stem):
+    """The one file whose name begins so; a hash comes behind."""
+    (path,) = directory.glob(f"{stem}*.json")
+    return path
+
+
 def result(workdir, branch, name):
-    """Of the one file whose name begins so."""
-    (path,) = (workdir / "branches" / branch / "probes").glob(f"{name}*.json")
-    return json.loads(path.read_text())
+    return json.loads(file_of(workdir / "branches" / branch / "probes", name).read_text())
 
 
 def test_snapshots_are_the_parameters_and_change_nothing_else(snapped, finished):
@@ -237,20 +241,21 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
     directory = workdir / "branches" / "decay" / "probes"
     stem = "plane-18-36-4nodes-train60-points3-sample0"
     expected = result(workdir, "decay", stem)["results"]
-    (directory / f"{stem}.json").unlink()
+    file_of(directory, stem).unlink()
     process = start(
         "experiments.probe",
         *(f"--workdir={workdir}", "--node=decay@18:36:6", "--probe=plane", "--points=3"),
         "--examples=60",
     )
-    first = directory / f"{stem}-seed0.cells"
-    while process.poll() is None and not (first.exists() and first.read_text().count("loss") >= 2):
+    kept = 0
+    while process.poll() is None and kept < 2:
         time.sleep(0.01)
+        kept = sum(f.read_text().count("loss") for f in directory.glob(f"{stem}-*-seed0.cells"))
     process.kill()
     process.wait()
-    kept = first.read_text().count("loss") if first.exists() else 0
+    (first,) = directory.glob(f"{stem}-*-seed0.cells")
     assert kept >= 2, "it ended before it could be killed"
-    assert not (directory / f"{stem}.json").exists()
+    assert not list(directory.glob(f"{stem}*.json"))
     marked = first.read_text().splitlines()
     cell = json.loads(marked[1])
     marked[1] = json.dumps(cell | {"loss": 123.0})
@@ -299,14 +304,19 @@ def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
         ("../branches/trunk", "no branch '../branches/trunk'"),
         ("./trunk@6", "no branch './trunk'"),
         ("trunk@6@12", "write BRANCH, BRANCH@STEP or"),
-        ("trunk@" + "9" * 5_000, "(5,006 characters): write BRANCH, BRANCH@STEP or"),
-        ("a" * 300, "(300 characters)"),
+        ("trunk@" + "9" * 5_000, "--node=trunk@9999999999999999999999 ... 9999"),
+        ("a" * 300, "aaaa ... aaaa: no branch 'aaaa"),
     ],
 )
 def test_a_node_that_is_not_there_is_refused(snapped, node, said):
     with pytest.raises(UserError, match=re.escape(said)) as error:
         parse_node(node, BranchStore(snapped))
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.0, "0"), (None, "unknown"), (0.0123, "0.012")])
+def test_a_loss_is_told_with_its_error(error, said):
+    assert measured.with_error(1.23456, error) == f"1.235 ± {said}"
 
 
 def test_more_examples_than_there_are(snapped):
@@ -318,16 +328,16 @@ def test_more_examples_than_there_are(snapped):
 def test_a_probe_that_was_killed_gives_what_one_that_was_not_gives(snapped, tmp_path):
     """To the bit: what is measured at a node does not go by what was measured before."""
     options = ("--node=decay@18:36:6", "--probe=sharpness,moments", "--examples=60")
-    name = "sharpness-18-train60-k1-tol0.001-sample0.json"
+    name = "sharpness-18-train60-k1-tol0.001-sample0-*.json"
     whole, killed = (shutil.copytree(snapped, tmp_path / each) for each in ("whole", "killed"))
     for workdir in (whole, killed):
         shutil.rmtree(workdir / "branches" / "trunk" / "probes", ignore_errors=True)
         shutil.rmtree(workdir / "branches" / "decay" / "probes", ignore_errors=True)
     code, _, err = finish(start("experiments.probe", f"--workdir={whole}", *options))
     assert code == 0, err
-    first = killed / "branches" / "trunk" / "probes" / name
+    first = killed / "branches" / "trunk" / "probes"
     process = start("experiments.probe", f"--workdir={killed}", *options, **NO_CACHE)
-    while process.poll() is None and not first.exists():
+    while process.poll() is None and not list(first.glob(name)):
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -371,6 +381,7 @@ def test_every_choice_of_settings_has_a_figure_with_its_sample(probed):
     assert "not_drawn" not in page
 
 
+SHARPNESS = "sharpness-{}-train60-k1-tol0.001-sample0"
 CONTENTS = {
     "empty": "",
     "NUL bytes": "\0" * 60,
@@ -379,6 +390,12 @@ CONTENTS = {
     "cut": lambda text: text[:200],
     "a value changed": lambda text: text.replace('"products": ', '"products": 1'),
     "another shape": '{"probe": "sharpness", "steps": [36], "settings": {}, "results": null}',
+    "lacking what is drawn": lambda text: text.replace('"eigenvalues"', '"eigenvectors"').replace(
+        "content_sha256", "of_before"
+    ),
+    "another sample": lambda text: text.replace('"of": ', '"off": ').replace(
+        "content_sha256", "of_before"
+    ),
     "another probe": '{"probe": "smoothness", "steps": [36], "settings": {}, "results": [{}]}',
 }
 
@@ -386,8 +403,8 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
     workdir = shutil.copytree(probed, tmp_path / "w")
-    name = "sharpness-36-train60-k1-tol0.001-sample0.json"
-    path = workdir / "branches" / "decay" / "probes" / name
+    path = file_of(workdir / "branches" / "decay" / "probes", SHARPNESS.format(36))
+    name = path.name
     change = CONTENTS[content]
     path.write_text(change(path.read_text()) if callable(change) else change)
     said, page = _page(workdir)
@@ -401,15 +418,44 @@ def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
     assert "not_drawn" not in _page(workdir)[1]
 
 
+def test_no_result_takes_the_place_of_another(tmp_path, capsys):
+    """Of other nodes with the same ends, or a value that prints alike; one under a name of before
+    is still known, and what a kill left of its sweep goes."""
+    given = {"points": 3, "tol": 0.001}
+    stem = "distances-6-24-3nodes-points3-tol0.001"
+    results = [{"moved": [], "travelled": []}]
+    content = {"probe": "distances", "settings": {}, "results": results}
+    first, there = measured.place(tmp_path, stem, [6, 12, 24], {})
+    assert not there
+    write_json(first, content | {"steps": [6, 12, 24]})
+    cells = first.with_name(f"{first.stem}-seed0.cells")
+    cells.write_text("")
+    assert measured.place(tmp_path, stem, [6, 12, 24], {}) == (first, True)
+    assert not cells.exists()
+    others = [
+        measured.place(tmp_path, stem, *of)
+        for of in (
+            ([6, 18, 24], {}),
+            ([6, 12, 24], given),
+            ([6, 12, 24], given | {"tol": 0.00100000001}),
+        )
+    ]
+    assert len({first, *(path for path, _ in others)}) == 4
+    assert not any(there for _, there in others)
+    before = tmp_path / f"{stem}.json"
+    write_json(before, content | {"steps": [6, 18, 24]})
+    assert measured.place(tmp_path, stem, [6, 18, 24], {}) == (before, True)
+    assert f"{before} is there" in capsys.readouterr().out
+
+
 def test_a_damaged_result_is_not_measured_over(probed, tmp_path):
     """Whoever asks for it is told to drop it."""
     workdir = shutil.copytree(probed, tmp_path / "w")
-    name = "sharpness-36-train60-k1-tol0.001-sample0.json"
-    path = workdir / "branches" / "decay" / "probes" / name
+    path = file_of(workdir / "branches" / "decay" / "probes", SHARPNESS.format(36))
     path.write_text("null")
     code, _, err = probe(workdir, "decay@35:36", "sharpness")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert f"{name}: holds null in place of an object; drop it" in err
+    assert f"{path.name}: holds null in place of an object; drop it" in err
     assert path.read_text() == "null"
 
 
@@ -417,24 +463,22 @@ def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
     """Of before there were samples; with values of another shape; with other seeds."""
     workdir = shutil.copytree(probed, tmp_path / "w")
     directory = workdir / "branches" / "decay" / "probes"
-    old, odd, few = (
-        json.loads((directory / f"sharpness-{step}-train60-k1-tol0.001-sample0.json").read_text())
-        for step in (30, 35, 36)
-    )
+    files = [file_of(directory, SHARPNESS.format(step)) for step in (30, 35, 36)]
+    old, odd, few = (json.loads(file.read_text()) for file in files)
     for each in (old, odd, few):
         del each["content_sha256"]
     del old["sample"], old["settings"]["sample_seed"], old["settings"]["seed"]
     (directory / "sharpness-30-train60-k1-tol0.001.json").write_text(json.dumps(old))
     for each in odd["results"]:
         each["eigenvalues"] = "many"
-    (directory / "sharpness-35-train60-k1-tol0.001-sample0.json").write_text(json.dumps(odd))
+    files[1].write_text(json.dumps(odd))
     few["results"].pop()
-    (directory / "sharpness-36-train60-k1-tol0.001-sample0.json").write_text(json.dumps(few))
+    files[2].write_text(json.dumps(few))
     said, page = _page(workdir)
     assert said.count("Not drawn: ") == 3
     assert "sharpness-30-train60-k1-tol0.001.json: measured on the first examples" in said
-    assert "sharpness-35-train60-k1-tol0.001-sample0.json: is no sharpness" in said
-    assert "sharpness-36-train60-k1-tol0.001-sample0.json: has 1 results" in said
+    assert f"{files[1].name}: is no sharpness" in said
+    assert f"{files[2].name}: has 1 results" in said
     assert page.count('<figure id="probe_sharpness') == 2, "those that are whole are drawn"
 
 

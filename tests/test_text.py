@@ -21,9 +21,9 @@ from conftest import ROOT, command, finish, start
 from pyarrow import parquet
 
 from experiments import documents as reading
-from experiments import hub, prepare
+from experiments import hub, prepare, prepare_records
 from experiments.documents import documents
-from experiments.prepare_jobs import split_into_jobs
+from experiments.prepare_jobs import Made, split_into_jobs
 from experiments.sources import Source, find
 from wsdjax import data
 from wsdjax.config import Text
@@ -162,8 +162,10 @@ def test_killed_and_resumed_gives_the_same_shards(corpus, tmp_path):
     }
     (out / "test-00005.tokens").unlink(missing_ok=True)
     (out / "tokens.json").unlink(missing_ok=True)
-    (out / "train-00004.tokens.99.tmp").write_bytes(b"left by a kill")
+    left = out / f".train-00004.tokens.{process.pid}-0badcafe.tmp"
+    left.write_bytes(b"left by a kill")
     run(out, corpus, "--shard_bytes=25000", workers="2")
+    assert not left.exists()
     assert contents(out) == contents(tmp_path / "whole")
     assert all(
         (out / name).stat().st_mtime_ns == when
@@ -643,12 +645,22 @@ def test_what_was_touched_or_moved_is_unchanged_and_what_changed_is_refused(
     assert contents(out) == contents(tmp_path / "whole") != before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_told_of_with_the_file_and_what_to_do(tmp_path, capsys, monkeypatch):
+    (tmp_path / "jobs.jsonl").symlink_to("/dev/full")
+    done = Made(0, [], [])
+    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_records.add(tmp_path, done))
+    said = refused(capsys, tmp_path, "any")
+    assert f"{tmp_path / 'jobs.jsonl'}: No space left on device: make room" in said
+
+
 def test_a_directory_of_before_there_were_records_goes_on(corpus, tmp_path, capsys):
     """Its plan.json has the inputs, and nothing tells what was in them."""
     out = tmp_path / "out"
     run(out, corpus, "--shard_bytes=25000")
     before = contents(out)
     plan = json.loads((out / "plan.json").read_text())
+    del plan["content_sha256"]
     plan["inputs"] = [list(source) for source in find([corpus]).sources]
     for _ in range(2):
         (out / "plan.json").write_text(json.dumps(plan))

@@ -219,7 +219,9 @@ def longer(path):
 def change_json(name, value):
     def change(path):
         path = path.parent / "tokens.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+        content = json.loads(path.read_text())
+        del content["content_sha256"]  # as of before there was one
+        path.write_text(json.dumps(content | {name: value}))
 
     return change
 
@@ -244,6 +246,12 @@ FAULTS = {
     "a smaller vocabulary": (change_json("vocabulary", 90), "tokens.json is damaged"),
     "a larger vocabulary": (change_json("vocabulary", 2**17), "tokens was written with another"),
     "a description of the future": (change_json("format", 3), "tokens.json has format 3"),
+    "a description that has changed": (
+        lambda path: (path.parent / "tokens.json").write_text(
+            (path.parent / "tokens.json").read_text().replace('"separator": 9', '"separator": 8')
+        ),
+        "tokens.json is damaged: .*tokens.json: has changed since it was written",
+    ),
     "a spoilt description": (change_json("splits", {}), "tokens.json is damaged"),
     "an empty split": (
         change_json("splits", {"train": [], "test": []}),

@@ -35,6 +35,8 @@ class Part(NamedTuple):
     fields: dict[str, int]
     """Of the config, by their paths, which decide its size."""
     bytes: float
+    on_host: bool = False
+    """Whether the host holds it, and not each device."""
 
 
 def check(edges: Mapping[str, Edge]) -> None:
@@ -54,8 +56,8 @@ def check(edges: Mapping[str, Edge]) -> None:
 
 def _compare(group: Sequence[Edge], parts: list[Part]) -> None:
     device = jax.local_devices()[0]
-    host = [part for part in parts if part.what in _HOST]
-    inside = [part for part in parts if part.what not in _HOST]
+    host = [part for part in parts if part.on_host]
+    inside = [part for part in parts if not part.on_host]
     if device.platform == "cpu":
         # What each of its devices holds is the machine's own memory.
         times = jax.local_device_count()
@@ -89,17 +91,15 @@ def _size(count: float) -> str:
 _UNITS = {10: "KiB", 20: "MiB", 30: "GiB", 40: "TiB", 50: "PiB"}
 
 
-_HOST = ("the rates of all updates", "the rows of all updates")
-
-
 def _of_host(group: Sequence[Edge]) -> Iterator[Part]:
     """Tables and rows of every update."""
     first, replicates = group[0], _replicates(group)
     steps, along = first.end - first.start, first.end
     path = f"tree.{first.name}.steps"
-    yield Part(_HOST[0], {path: steps, **_seeds(first)}, 4.0 * 6 * steps * replicates)
+    fields = {path: steps, **_seeds(first)}
+    yield Part("the rates of all updates", fields, 4.0 * 6 * steps * replicates, True)
     row = _ROW + _COLUMNS * _VALUE * first.seeds
-    yield Part(_HOST[1], {path: steps, **_seeds(first)}, float(along * row))
+    yield Part("the rows of all updates", fields, float(along * row), True)
 
 
 def _of_data(group: Sequence[Edge]) -> Iterator[Part]:

@@ -194,6 +194,7 @@ def validate(experiment: Experiment) -> None:
             f"{experiment.batch_size}"
         )
     for name, branch in experiment.tree.items():
+        _check_name(name)
         _check_branch(name, branch)
     for row in experiment.compare:
         if not (row.isprintable() and row.strip() and len(row) <= LONGEST_NAME):
@@ -211,7 +212,6 @@ def validate_branch(name: str, branch: Branch) -> None:
 
 
 def _check_branch(name: str, branch: Branch) -> None:
-    _check_name(name)
     _check_optimizer(f"tree.{name}.optimizer", branch.optimizer)
     check_data(f"tree.{name}.data", branch.data)
 

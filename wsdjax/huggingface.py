@@ -9,7 +9,6 @@ This imports no JAX, so that config files may use `config_of`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from wsdjax import files
 from wsdjax.huggingface_keys import ARCHITECTURES, HARMLESS, ONLY
 from wsdjax.model_config import Transformer, validate_model
 from wsdjax.validation import ConfigError, UserError
+from wsdjax.wording import listed, shown
 
 _MISSING = object()
 _COMPUTED = ("compute", "attention", "remat", "loss_chunk")
@@ -45,14 +45,14 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
 
     family = take("model_type", None)
     if family not in ("gpt_neox", "llama"):
-        raise InteropError(f"{path}: model_type = {_short(family)}: must be gpt_neox or llama")
+        raise InteropError(f"{path}: model_type = {shown(family, 60)}: must be gpt_neox or llama")
     classes = take("architectures", None) or []
     if not isinstance(classes, list) or [c for c in classes if c not in ARCHITECTURES[family]]:
         allowed = ", ".join(ARCHITECTURES[family])
-        raise InteropError(f"{path}: architectures = {_short(classes)}: must be of {allowed}")
+        raise InteropError(f"{path}: architectures = {shown(classes, 60)}: must be of {allowed}")
     for key, only in (ONLY[family] | ONLY["both"]).items():
         if (value := take(key, only)) != only:
-            raise InteropError(f"{path}: {key} = {_short(value)}: only {only!r} can be read")
+            raise InteropError(f"{path}: {key} = {shown(value, 60)}: only {only!r} can be read")
     fraction, theta = _rotary(path, content, family)
     model = Transformer(
         vocabulary=take("vocab_size"),
@@ -80,7 +80,7 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
     head_dim = take("head_dim", None)
     if strange := [key for key in content if key not in HARMLESS]:
         raise InteropError(
-            f"{path}: not known of a {family}: {listed(strange)}; delete from it what changes "
+            f"{path}: not known of a {family}: {listed(strange, 3)}; delete from it what changes "
             "nothing of the model: what does cannot be read"
         )
     model = dataclasses.replace(model, **changes)
@@ -88,11 +88,9 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
         validate_model(f"{path}: model", model)
     except ConfigError as error:
         raise InteropError(error) from None
-    if max(model.vocabulary, model.width, model.layers, model.hidden) >= 2**31:
-        raise InteropError(f"{path}: sizes of 2^31 and more cannot be read")
     size = model.width // model.heads
     if head_dim not in (None, size):
-        raise InteropError(f"{path}: head_dim = {_short(head_dim)}: only {size} can be read")
+        raise InteropError(f"{path}: head_dim = {shown(head_dim, 60)}: only {size} can be read")
     return model
 
 
@@ -106,14 +104,14 @@ def _rotary(path: Path, content: dict[str, Any], family: str) -> tuple[float, fl
     for key in ("rope_scaling", "rope_parameters"):
         if said := content.pop(key, None):
             if not isinstance(said, dict):
-                raise InteropError(f"{path}: {key} = {_short(said)}: must be an object")
+                raise InteropError(f"{path}: {key} = {shown(said, 60)}: must be an object")
             for name in ("rope_type", "type"):
                 if (kind := said.get(name, "default")) != "default":
-                    kind = _short(kind)
+                    kind = shown(kind, 60)
                     raise InteropError(f"{path}: {key} of type {kind}: only 'default' can be read")
             known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
             if strange := sorted(set(said) - known):
-                raise InteropError(f"{path}: {key} has {listed(strange)}, which cannot be read")
+                raise InteropError(f"{path}: {key} has {listed(strange, 3)}, which cannot be read")
             places[key] = said
     if len(places) == 2 and places["rope_scaling"] != places["rope_parameters"]:
         raise InteropError(f"{path}: rope_scaling and rope_parameters differ: one must go")
@@ -149,19 +147,7 @@ def _number(path: Path, key: str, value: Any) -> float:
             return float(value)
     except (TypeError, OverflowError):
         pass
-    raise InteropError(f"{path}: {key} = {_short(value)}: must be a number")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first of these names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name if len(name) <= 50 else name[:47] + "..." for name in names[:3]) + more
+    raise InteropError(f"{path}: {key} = {shown(value, 60)}: must be a number")
 
 
 def config_json(model: Any, context: int) -> dict[str, Any]:

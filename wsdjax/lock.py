@@ -1,4 +1,4 @@
-"""One writing process at a time in a workdir."""
+"""One writing process at a time in a directory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from wsdjax.validation import ConfigError, UserError
 
 
 class WorkdirBusy(UserError):
-    """Another process is training in this workdir."""
+    """Another process writes in this directory."""
+
+
+_BUSY = "another process is training in {}: wait for it, stop it, or choose another workdir"
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Holds the workdir, which is made; the system frees it when the process dies.
+def held(workdir: Path, busy: str = _BUSY) -> Iterator[None]:
+    """Holds the directory, which is made; the system frees it when the process dies.
 
     Raises:
-      WorkdirBusy: if another process holds it.
+      WorkdirBusy: if another process holds it, saying `busy` of it.
       ConfigError: if it cannot be written.
     """
     try:
@@ -30,14 +33,11 @@ def held(workdir: Path) -> Iterator[None]:
         lock = os.fdopen(os.open(workdir / ".lock", flags, 0o666), "r+")
     except OSError as error:
         raise ConfigError(
-            f"{workdir} cannot be written ({error.strerror}): choose another workdir"
+            f"{workdir} cannot be written ({error.strerror}): choose another directory"
         ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WorkdirBusy(
-                f"another process is training in {workdir}: wait for it, stop it, or choose "
-                "another workdir"
-            ) from None
+            raise WorkdirBusy(busy.format(workdir)) from None
         yield

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from wsdjax.huggingface import InteropError, listed, read_json
+from wsdjax.huggingface import InteropError, read_json
+from wsdjax.wording import listed
 
 log = logging.getLogger("wsdjax")
 _READ = ("F64", "F32", "F16", "BF16")
@@ -70,7 +71,7 @@ class Tensors:
         before = before if missing else before.removesuffix(base)
         if other := [name for name in self._stored if not name.startswith(before)]:
             raise InteropError(
-                f"{self.listing}: {found[0]!r} begins with {before!r} and {listed(other)} not: "
+                f"{self.listing}: {found[0]!r} begins with {before!r} and {listed(other, 3)} not: "
                 "save the model alone, by the names that transformers gives"
             )
         if before:
@@ -86,7 +87,7 @@ class Tensors:
         """
         if name not in self._stored:
             raise InteropError(
-                f"{self.listing}: has no tensor {name!r}{hint}; it has {listed(self._stored)}"
+                f"{self.listing}: has no tensor {name!r}{hint}; it has {listed(self._stored, 3)}"
             )
         file, stored = self._stored[name]
         header = self._opened[file].get_slice(stored)
@@ -126,7 +127,7 @@ class Tensors:
         """
         if left := sorted(set(self._stored) - self._used):
             raise InteropError(
-                f"{self.listing}: config.json tells nothing of the tensors {listed(left)}"
+                f"{self.listing}: config.json tells nothing of the tensors {listed(left, 3)}"
             )
 
     def drop(self, name: str) -> None:

@@ -15,12 +15,12 @@ _SHORT.maxlevel = 3
 _SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 6
 
 
-def shown(value: Any) -> str:
-    """The value as Python writes it, but short: what is long is cut in its middle."""
+def shown(value: Any, most: int = 200) -> str:
+    """The value as Python writes it, in at most so many characters: cut in its middle."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
         return f"{'-' if value < 0 else ''}1e{int(abs(value).bit_length() * math.log10(2))} or so"
     try:
-        return shortened(_SHORT.repr(value), 200)
+        return shortened(_SHORT.repr(value), most)
     except Exception:  # a value of whoever wrote the config, whose repr may raise anything
         return f"a {type(value).__name__}"
 

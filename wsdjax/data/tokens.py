@@ -42,7 +42,7 @@ from wsdjax.data.shards import (
     width,
 )
 from wsdjax.data.split import Batch
-from wsdjax.files import DamagedFile, read_json, write_atomically
+from wsdjax.files import DamagedFile, read_json, write_json
 
 __all__ = ["HEADER_BYTES", "Shard", "ShardWriter", "TokensError", "read_shard", "verify"]
 
@@ -192,7 +192,7 @@ def write_description(described: Description) -> None:
     content["splits"] = {
         split: [shard._asdict() for shard in shards] for split, shards in described.splits.items()
     }
-    write_atomically(described.directory / JSON, json.dumps(content, indent=1) + "\n")
+    write_json(described.directory / JSON, content)
 
 
 class Windows:

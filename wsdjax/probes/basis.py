@@ -7,7 +7,6 @@ costs: 4 bytes a parameter, 2, or none of the device's memory and the way across
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, shortened, stack
+from wsdjax.memory import of_machine
+from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
+from wsdjax.wording import shortened
 
 KINDS = ("full", "bfloat16", "host")
 """`full` is float32, or float64 for parameters in float64."""
@@ -171,11 +172,11 @@ def _free(params: Tree) -> int:
 
 
 def _free_on_host() -> int:
-    meminfo = Path("/proc/meminfo")
+    free, meminfo = of_machine(), Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
+    return int(free)
 
 
 @jax.jit

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from wsdjax.checksum import checksums
-from wsdjax.files import DamagedFile, read_json_lines, write_atomically
+from wsdjax.files import DamagedFile, naming, read_json_lines, write_atomically
 from wsdjax.probes.vectors import ProbeError, epsilon
 
 
@@ -75,7 +75,7 @@ class Cells:
     def put(self, indices: np.ndarray, losses: np.ndarray) -> None:
         self.losses[indices], self._known[indices] = losses, True
         if self._file:
-            with self._file.open("a") as file:
+            with naming(self._file), self._file.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in self._lines(indices))
 
     def _lines(self, indices: np.ndarray) -> list[dict[str, float]]:

@@ -26,12 +26,12 @@ from wsdjax.probes.vectors import (
     normalized,
     precision,
     rows_like,
-    shortened,
     size,
     stack,
     take,
     whole,
 )
+from wsdjax.wording import shortened
 
 
 class Sharpness(NamedTuple):

@@ -18,8 +18,8 @@ from wsdjax.probes.vectors import (
     as_parameters,
     like_parameters,
     precision,
-    some_of,
 )
+from wsdjax.wording import listed
 
 Chosen = Callable[[str], bool]
 
@@ -114,7 +114,7 @@ class Block:
         if not self.size:
             paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
             names = (jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
-            raise ProbeError(f"the block has no leaf; they are {some_of(names)}")
+            raise ProbeError(f"the block has no leaf; they are {listed(names, 3)}")
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""

@@ -6,7 +6,7 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.validation import UserError
+from wsdjax.wording import listed, shortened
 
 Tree = Any
 
@@ -81,18 +82,6 @@ def _at(path: Any) -> str:
     return shortened(jax.tree_util.keystr(path))
 
 
-def shortened(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[3 - most // 2 :]}"
-
-
-def some_of(names: Iterable[str]) -> str:
-    """The names in a message: the first three, and how many there are beside."""
-    first, rest = (names := list(names))[:3], len(names) - 3
-    return ", ".join(shortened(name, 32) for name in first) + (
-        f" and {rest} more" if rest > 0 else ""
-    )
-
-
 def whole(name: str, value: Any, least: int = 1) -> int:
     """The value, if it is a whole number that is large enough; else a ProbeError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -117,13 +106,17 @@ def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
     Raises:
       ProbeError: where paths or shapes are not those of `params`.
     """
+    # What an operator gives and takes is so as a rule: names are made only of what is not.
+    structure: Any = jax.tree.structure(params)
+    if jax.tree.structure(tree) == structure and all(
+        isinstance(leaf, jax.Array) and (leaf.shape, leaf.dtype) == (param.shape, param.dtype)
+        for leaf, param in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+    ):
+        return tree
     found, wanted = (_by_path(each) for each in (tree, params))
     if found.keys() != wanted.keys():
-        missing, extra = (
-            some_of(path for path in a if path not in b)
-            for a, b in ((wanted, found), (found, wanted))
-        )
-        said = [f"lacks {missing}"] * bool(missing) + [f"has {extra}"] * bool(extra)
+        differing = (("lacks", wanted.keys() - found), ("has", found.keys() - wanted))
+        said = [f"{what} {listed(sorted(paths), 2)}" for what, paths in differing if paths]
         raise ProbeError(f"{name} is no tree like the parameters: it {' and '.join(said)}")
 
     def fitted(path, param):
