@@ -22,10 +22,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, overrides
+from experiments import cli
 from wsdjax import config, serial
 from wsdjax.config import Branch, Overrides
 from wsdjax.validation import ConfigError
+from wsdjax.wording import near, shortened, shown
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _NAME = flags.DEFINE_string("name", None, "fork, extend: the new branch's name.")
@@ -52,11 +53,12 @@ def main(arguments: list[str]) -> None:
     }
     name, *rest = arguments or [""]
     if name not in commands:
-        raise ConfigError(f"{name!r} is no command; the commands are {', '.join(commands)}")
+        raise ConfigError(f"{shown(name)} is no command; the commands are {', '.join(commands)}")
     count, command = commands[name]
     if len(rest) != count:
         takes = ("no branch", "one branch", "two branches")[count]
-        raise ConfigError(f"{name} takes {takes}, got {' '.join(rest) or 'none'}")
+        given = shortened(" ".join(rest), 100) or "none"
+        raise ConfigError(f"{name} takes {takes}, got {given}")
     if not _WORKDIR.value:
         raise ConfigError(f"{name}: give the run's directory, --workdir=runs/NAME")
     workdir = Path(_WORKDIR.value)
@@ -180,6 +182,8 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
     experiment = experiment_of(store.workdir)
     if experiment is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
+    if _CHECKPOINT_DIR.value and "://" not in _CHECKPOINT_DIR.value:
+        cli.check_writable("--checkpoint_dir", Path(_CHECKPOINT_DIR.value).expanduser())
     length = tree.run_length(experiment)
     edge = tree.resolve_branch(name, branch, edges[parent], edges, length)
     launch(experiment, store, {name: edge}, declared=False)
@@ -193,27 +197,39 @@ def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
     """
     if text is None:
         return None
+    given = f"{flag}={shortened(text, 100)}"
+    example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
+    if len(text) > 1_000:  # and so no deeper than Python can read
+        raise ConfigError(f"{given}: {example}")
     try:
         node = ast.parse(text.strip(), mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         positional = [ast.literal_eval(each) for each in call.args]
         named = {each.arg or "": ast.literal_eval(each.value) for each in call.keywords}
         name = call.func.id  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{flag}={text}: write it as in a config file, such as Cooldown or Cooldown('sqrt')"
-        ) from error
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        raise ConfigError(f"{given}: {example}") from None
     if name not in kinds:
-        near = overrides.near(name, kinds)
-        raise ConfigError(f"{flag}={text}: no {name}{near}; there are {', '.join(kinds)}")
+        raise ConfigError(
+            f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
+        )
     kind = config.TYPES[name]
-    fields = [f.name for f in dataclasses.fields(kind)]
-    wrong = next((field for field in named if field not in fields), None)
-    if wrong is not None or len(positional) > len(fields):
-        near = overrides.near(wrong or "", fields)
-        has = f"it has {', '.join(fields) or 'no fields'}"
-        raise ConfigError(f"{flag}={text}: {name} has no field {wrong!r}{near}; {has}")
-    return kind(*positional, **named)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    has = f"it has {', '.join(fields) or 'no fields'}"
+    if len(positional) > len(fields):
+        raise ConfigError(f"{given}: {name} takes {len(fields)} values at most; {has}")
+    values = dict(zip(fields, positional, strict=False))
+    for field, value in named.items():
+        if field not in fields:
+            wrong = f"{shown(field)}{near(field, fields)}"
+            raise ConfigError(f"{given}: {name} has no field {wrong}; {has}")
+        if field in values:
+            raise ConfigError(f"{given}: {field} of {name} is given twice")
+        values[field] = value
+    for field, f in fields.items():
+        if field not in values and f.default is f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{given}: {name} needs its {field}, as {name}({field}=...)")
+    return kind(**values)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 import re
 import sys
+import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -19,18 +22,41 @@ from experiments import overrides
 from wsdjax.files import explained
 from wsdjax.length import Length
 from wsdjax.memory import keep_freed_memory
-from wsdjax.validation import UserError
+from wsdjax.validation import ConfigError, UserError, check_path
+from wsdjax.wording import in_short_words, printable, shortened, shown
 
 
 def fail(message: object) -> NoReturn:
     """Ends the program with a message on standard error."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {told(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def told(message: object) -> str:
+    """A message for a terminal: long words such as paths are cut, and what would steer the
+    terminal is escaped."""
+    return in_short_words(printable(str(message)))
 
 
 def length(text: str | int) -> Length:
     """A length as it is typed: a number of updates, or a text."""
-    return int(text) if str(text).isdecimal() else text
+    return int(text) if str(text).isdecimal() and len(str(text)) <= 20 else text
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """By a file without a name in what there is of a directory, so that nothing is left behind.
+
+    Raises:
+      ConfigError: for one that cannot be written.
+    """
+    check_path(flag, str(path))
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): choose another {flag}"
+        ) from None
 
 
 class _LengthParser(flags.ArgumentParser):
@@ -49,35 +75,52 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
+def parse(argv: Sequence[str], read_config: bool = False, positional: bool = False) -> list[str]:
+    """The positional arguments, once the flags are parsed and the config is read; what is wrong
+    with them ends the program with one message."""
+    for argument in argv[1:]:
+        if any(unicodedata.category(character) == "Cs" for character in argument):
+            fail(f"the argument {shown(argument)} is not UTF-8")
+        if len(argument) > _LONGEST:
+            fail(f"{argument[:60]}...: an argument of {len(argument):,} characters: too many")
+    if twice := _repeated(argv):
+        fail(f"--{twice} is given more than once: give it once")
+    if read_config and (file := overrides.missing_file(argv)):
+        fail(f"--config={file}: there is no such file; ours are {_configs()}")
+    given = shortened(" ".join(a for a in argv[1:] if a.startswith("--config")), 200)
+    try:
+        flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
+        rest = flags.FLAGS(list(argv))
+        if len(rest) > 1 and not positional:
+            raise flags.Error(f"unexpected argument {shown(rest[1])}; flags begin with --")
+        if read_config:
+            # A config file that fails to load raises only when something of it is read.
+            getattr(flags.FLAGS.config, "tree", None)
+        return rest
+    except KeyboardInterrupt:
+        raise
+    except (UserError, FileNotFoundError) as error:
+        fail(error)
+    except BaseException as error:  # a mistyped flag or override, or what a config file raises
+        if isinstance(error, SystemExit) and any(a.startswith(_HELP) for a in argv):
+            raise
+        if read_config and not given:
+            fail(f"give a config file: --config={_configs()}")
+        if explained := overrides.explain(argv):
+            fail(explained)
+        if isinstance(error, flags.Error) and "config file:" not in str(error):
+            fail(f"{shortened(str(error), 300)}\nFor the flags: --help")
+        fail(f"{given}: {_one_line(error)}")
+
+
+_LONGEST = 8_192
+"""Characters of an argument: twice as many as a path may have."""
+_HELP = ("--help", "-help", "-?")
+
+
 def run(main: Callable[..., None], read_config: bool = False, positional: bool = False) -> None:
     """Parses the flags and calls `main`, with a list of the positional arguments if it takes
     any; a `UserError` or `OSError` ends it with one message."""
-
-    def parse(argv: Sequence[str]) -> list[str]:
-        given = " ".join(a for a in argv[1:] if a.startswith("--config"))
-        if twice := _repeated(argv):
-            fail(f"--{twice} is given more than once: give it once")
-        try:
-            flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
-            rest = flags.FLAGS(argv)
-            if len(rest) > 1 and not positional:
-                raise flags.Error(f"unexpected argument {rest[1]!r}; flags begin with --")
-            if read_config:
-                # A config file that fails to load raises only when something of it is read.
-                getattr(flags.FLAGS.config, "tree", None)
-            return rest
-        except (UserError, FileNotFoundError) as error:
-            fail(error)
-        except Exception as error:  # a mistyped flag or override, or what a config file raises
-            if read_config and not given:
-                fail(f"give a config file: --config={_configs()}")
-            if file := overrides.missing_file(argv):
-                fail(f"--config={file}: there is no such file; ours are {_configs()}")
-            if explained := overrides.explain(argv):
-                fail(explained)
-            if isinstance(error, flags.Error) and "config file:" not in str(error):
-                fail(f"{error}\nFor the flags: --help")
-            fail(f"{given}: {_one_line(error)}")
 
     def guarded(arguments: Sequence[str]) -> None:
         absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
@@ -87,18 +130,20 @@ def run(main: Callable[..., None], read_config: bool = False, positional: bool =
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+        sys.unraisablehook = _unraisable
         try:
             main(*([list(arguments[1:])] if positional else []))
         except (UserError, OSError) as error:
             said = error if isinstance(error, UserError) else explained(error)
-            print(f"error: {said}", file=sys.stderr)
+            print(f"error: {told(said)}", file=sys.stderr)
             end(2)
         except SystemExit as asked:
             end(int(asked.code or 0))
 
     keep_freed_memory()
+    parser = functools.partial(parse, read_config=read_config, positional=positional)
     try:
-        app.run(guarded, flags_parser=parse)
+        app.run(guarded, flags_parser=parser)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
         end(130)
@@ -116,16 +161,23 @@ def _repeated(argv: Sequence[str]) -> str | None:
     return None
 
 
+def _unraisable(found: Any) -> None:
+    """TensorStore's threads complain, each in eight lines, where the write of one of them has
+    failed and the others are not waited for any more; what failed, the save raises."""
+    if "Event loop is closed" not in str(found.exc_value):
+        sys.__unraisablehook__(found)
+
+
 def _configs() -> str:
     here = Path(__file__).parent / "configs"
     names = ",".join(sorted(path.stem for path in here.glob("*.py")))
     return f"experiments/configs/{{{names}}}.py"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    last = said.strip().rpartition("\n")[2].strip()
+    last = shortened(said.strip().rpartition("\n")[2], 200)
     if isinstance(error, flags.Error):
         return last
     return f"{type(error).__name__}: {last}" if last else type(error).__name__

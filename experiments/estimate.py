@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import jax
 
 from wsdjax import cost, tree
-from wsdjax.cost import Cost
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.edge import Edge
 
@@ -20,7 +19,7 @@ def estimate(edges: Mapping[str, Edge]) -> list[str]:
     """
     if not edges:
         return []
-    costs = {name: _of_update(edge) for name, edge in edges.items()}
+    costs = {name: cost.of_branch(edge) for name, edge in edges.items()}
     updates = {name: edge.end - edge.start for name, edge in edges.items()}
     first = next(iter(edges.values()))
     memory = max(
@@ -57,8 +56,3 @@ def _examples(edges: Mapping[str, Edge], updates: Mapping[str, int]) -> str:
         for name, edge in edges.items()
     )
     return f"x {first.data.units:,} tokens, {count:.3g} tokens in all"
-
-
-def _of_update(edge: Edge) -> Cost:
-    batch = cost.batch_shapes(edge.data, edge.batch_size)
-    return cost.of_update(edge.model, batch, edge.accumulate, edge.averages)

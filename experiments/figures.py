@@ -21,7 +21,15 @@ from matplotlib.patches import Patch
 from experiments.bound import overlays
 from experiments.naming import data_name, schedule_name
 from experiments.reading import Run, running_mean
-from experiments.style import STYLE, TRUNK, legend_above, looks, mark_cooldowns, once_each
+from experiments.style import (
+    STYLE,
+    TRUNK,
+    legend_above,
+    looks,
+    mark_cooldowns,
+    once_each,
+    plain,
+)
 from wsdjax.edge import Edge
 
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
@@ -52,7 +60,7 @@ def loss_curves(run: Run) -> Figure:
             _zoom(axis, drawn)
             if column == "eval_loss":
                 averaged = _draw_averages(axis, run)
-            axis.set_title(f"{title}, {data_name(run.edges.values())}", loc="left", fontsize=10)
+            axis.set_title(f"{title}, {_data_name(run)}", loc="left", fontsize=10)
         axes[0, 0].set_ylabel("cross-entropy (nats)")
         rates = list(curves(run, "rate"))
         exponent = _exponent(max((curve.values.max() for curve in rates), default=1.0))
@@ -80,7 +88,7 @@ def parameter_norm(run: Run) -> Figure:
             _draw(axis, curve)
         mark_cooldowns(axis, run)
         axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
-        axis.set_title(data_name(run.edges.values()), loc="left", fontsize=10)
+        axis.set_title(_data_name(run), loc="left", fontsize=10)
         legend_above(figure, once_each(axis))
         return figure
 
@@ -99,7 +107,7 @@ def convex_bound(run: Run) -> Figure:
             colour = looked[overlay.leaf].colour
             axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
             axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
-            title = f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})"
+            title = plain(f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})", 60)
             axis.set_title(
                 f"{title}\ncorrelation {overlay.correlation:.3f}", loc="left", fontsize=9
             )
@@ -109,10 +117,14 @@ def convex_bound(run: Run) -> Figure:
             axis.set_xlabel("updates")
             axis.tick_params(labelbottom=True)
         axes[0, 0].set_ylabel("cross-entropy (nats)")
-        figure.suptitle(data_name(run.edges.values()), fontsize=10, x=0.01, ha="left")
+        figure.suptitle(_data_name(run), fontsize=10, x=0.01, ha="left")
         if found:
             axes[0, 0].legend(fontsize=9)
         return figure
+
+
+def _data_name(run: Run) -> str:
+    return plain(data_name(run.edges.values()), 80)
 
 
 FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}

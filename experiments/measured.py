@@ -13,6 +13,7 @@ from experiments.reading import Run
 from wsdjax.branches import BranchStore
 from wsdjax.files import DamagedFile, read_json
 from wsdjax.validation import ConfigError
+from wsdjax.wording import shortened
 
 Content = dict[str, Any]
 """Of one file: `probe`, `steps`, `settings`, `sample`, `results` (one for each seed)."""
@@ -189,11 +190,6 @@ def _loss(result: Result) -> str:
     errors = [row["loss_error"] for row in rows]
     error = "unknown" if None in errors else f"{sum(errors) / len(errors):.2g}"
     return f"{loss:.4g} ± {error} at {result.branch}@{result.content['steps'][-1]:,}"
-
-
-def shortened(text: str) -> str:
-    """For a message."""
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
 
 
 def _directory(store: BranchStore, branch: str) -> Path:

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from experiments.measured import shortened
 from wsdjax import models
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.validation import ConfigError
+from wsdjax.wording import shortened
 
 _KEPT = 2**30
 """Bytes of iterates that stay in memory."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import runpy
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from wsdjax.wording import listed, near, shortened, shown
 
 
 def missing_file(argv: Sequence[str]) -> str | None:
     """The config file that is named, if it is not there."""
     path, _ = _file(argv)
-    return path if path and not Path(path).is_file() else None
+    try:
+        return path if path and not Path(path).is_file() else None
+    except (OSError, ValueError):  # longer than a path can be; a NUL in it
+        return path
 
 
 def explain(argv: Sequence[str]) -> str | None:
@@ -27,13 +31,15 @@ def explain(argv: Sequence[str]) -> str | None:
         return None
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a config file may end itself too
         return None
     for flag in flags:
         if flag.startswith("config.") and "=" in flag:
             name, _, value = flag.partition("=")
             if wrong := _wrong(config, name.split(".")[1:], value):
-                return f"--{flag}: {wrong}"
+                return f"--{shortened(flag, 100)}: {wrong}"
     return None
 
 
@@ -57,16 +63,17 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
         elif isinstance(value, dict):
             names = list(value)
         else:
-            return f"{at} is {value!r} and has no fields"
+            return f"{at} is {shown(value)} and has no fields"
         if name not in names:
-            return f"{at} has no {name!r}{near(name, names)}; it has {', '.join(names)}"
+            return f"{at} has no {shown(name)}{near(name, names)}; it has {listed(names, 20)}"
         parent, value = value, value[name] if isinstance(value, dict) else getattr(value, name)
         at = f"{at}.{name}"
     hint: Any = typing.get_type_hints(type(parent)).get(path[-1])
     allowed = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
     if dataclasses.is_dataclass(value) or isinstance(value, dict):
         kinds = [each.__name__ for each in allowed if isinstance(each, type)]
-        choices = f", one of {', '.join(kinds)}" if len(kinds) > 1 else ""
+        several = len(kinds) > 1 and not isinstance(value, dict)
+        choices = f", one of {', '.join(kinds)}" if several else ""
         return (
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
             f"and here only its fields are set, as {at}.FIELD"
@@ -75,11 +82,6 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
         if allowed == [each] and not _reads(each, text):
             return f"{at} must be {of}"
     return None
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def _reads(kind: type, text: str) -> bool:

@@ -9,6 +9,7 @@ from experiments.drawing import drawing
 from experiments.probe_report import Drawn
 from experiments.reading import Run
 from experiments.tables import Rows
+from wsdjax.wording import printable
 
 _CAPTIONS = {
     "loss": "Loss against updates, over the learning rate; the training loss as the running mean "
@@ -70,7 +71,7 @@ def page(
     machine = html.escape(
         f"{first.get('machine', 'machine not recorded')}; {versions}; {run.date()}"
     )
-    title = html.escape(run.workdir.name)
+    title = html.escape(printable(run.workdir.name))
     tree = "\n".join(drawing(run.store, by_rows=True))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>

@@ -52,6 +52,7 @@ from wsdjax import data, models, probes, provenance, state
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.files import DamagedFile, write_json
 from wsdjax.validation import ConfigError
+from wsdjax.wording import shortened
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
 _NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
 def _drop(workdir: Path, command: str, *names: str) -> None:
     if command != "drop":
-        said = measured.shortened(command)
+        said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")
     for flag in (_NODE, _PROBE, _EXAMPLES, _SPLIT, _SEED, _K, _TOL, _POINTS):
         if flag.present:
@@ -103,7 +104,7 @@ def _probe(store: BranchStore) -> None:
     for name in _PROBE.value:
         if name not in measured.MEASURES:
             known = ", ".join(measured.MEASURES)
-            raise ConfigError(f"--probe={measured.shortened(name)}: the probes are {known}")
+            raise ConfigError(f"--probe={shortened(name)}: the probes are {known}")
     branch, steps = parse_node(_NODE.value, store)
     if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments.measured import Group, Result, caption, measured, shortened
+from experiments.measured import Group, Result, caption, measured
 from experiments.probe_figures import DENSITIES, FIGURES
 from experiments.reading import Run
 from experiments.style import STYLE
+from wsdjax.wording import shortened
 
 _BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 _WITHOUT_BANDS = ("density", "plane", "components", "phases")

@@ -9,7 +9,6 @@ the data need not be prepared.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -17,7 +16,6 @@ from ml_collections import config_flags
 
 from experiments import cli
 from wsdjax.config import Experiment, validate
-from wsdjax.validation import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."
@@ -45,7 +43,9 @@ def main() -> None:
 
 def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> None:
     """Trains what is missing in `workdir` of the experiment's tree, and draws the report."""
-    _check_writable(workdir)
+    cli.check_writable("--workdir", workdir)
+    if checkpoint_dir and "://" not in checkpoint_dir:
+        cli.check_writable("--checkpoint_dir", Path(checkpoint_dir).expanduser())
 
     from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
@@ -55,17 +55,6 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
     from wsdjax.branches import BranchStore
 
     launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges)
-
-
-def _check_writable(workdir: Path) -> None:
-    """By a file without a name in what there is of it, so that nothing is left behind."""
-    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise ConfigError(
-            f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
-        ) from None
 
 
 def _config_file() -> str:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.measured import shortened
 from wsdjax import data, probes
 from wsdjax.validation import ConfigError
+from wsdjax.wording import shortened
 
 MOST = 1_000
 """Examples, where no number is asked for."""

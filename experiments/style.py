@@ -17,6 +17,7 @@ from experiments.naming import schedule_name
 from experiments.reading import Run
 from wsdjax.config import Cooldown
 from wsdjax.files import write_atomically
+from wsdjax.wording import shortened
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, then four of Paul Tol's; trunks
 # are dark grey.
@@ -45,6 +46,18 @@ def save(figure: Figure, stem: Path) -> bytes:
     return drawn.getvalue()
 
 
+def plain(text: object, most: int = 120) -> str:
+    """A text from outside, such as a branch's name or a data set's directory, as matplotlib and
+    an SVG show it letter by letter: short, on one line, and no formula.
+
+    A label that begins with an underscore would be left out of legends; it begins with a space
+    without width.
+    """
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    shown = shortened(shown, most).replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
 class Look(NamedTuple):
     colour: str
     line: str
@@ -60,12 +73,13 @@ def looks(run: Run) -> dict[str, Look]:
     for method, names in run.compared.items():
         colour, line = next(unused)
         for name in names:
-            found |= {s.branch: Look(colour, line, method) for s in run.lineage(name)}
+            label = plain(method)
+            found |= {s.branch: Look(colour, line, label) for s in run.lineage(name)}
     ends = {edge.name for edge in run.ends()}
     for name in run.edges:
         if name not in found:
             colour, line = next(unused) if name in ends else (TRUNK, "-")
-            found[name] = Look(colour, line, f"{name} ({schedule_name(run, name)})")
+            found[name] = Look(colour, line, plain(f"{name} ({schedule_name(run, name)})"))
     return found
 
 

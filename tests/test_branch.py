@@ -396,7 +396,7 @@ def test_a_save_that_fails_is_not_passed_over(tmp_path):
     state = states.State(jnp.int32(0), large, jax.vmap(states.optim.init)(large))
     with files_of_at_most(2**20):
         store.save("trunk", state)
-        with pytest.raises(OSError, match=r"trunk@0 was not saved: .*File too large"):
+        with pytest.raises(OSError, match=r"trunk@0 was not saved in .*File too large"):
             store.wait("trunk")
     assert store.steps("trunk") == []
 

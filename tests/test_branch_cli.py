@@ -185,7 +185,43 @@ MISTAKES = {
     ),
     "a length beyond numbers": (
         ("fork", "trunk", "--name=x", "--steps=1e400"),
-        "tree.x.steps = cannot convert",
+        "tree.x.steps = '1e400': is more updates than can be counted",
+    ),
+    "a length beyond counting": (
+        ("fork", "trunk", "--name=x", "--steps=2147483647"),
+        "would end at update 2,147,483,671, and they are counted to 2,147,483,647",
+    ),
+    "a path for a branch": (("show", "./trunk"), "no branch './trunk'"),
+    "a path upwards": (("fork", "../branches/trunk", "--name=x", "--steps=3"), "no branch '../br"),
+    "a path to extend": (("extend", "./trunk", "--steps=3"), "no branch './trunk'"),
+    "a path to compare": (("diff", "trunk", "./trunk"), "no branch './trunk'"),
+    "two steps": (("fork", "trunk@5@6", "--name=x", "--steps=3"), 'write "NAME", or "NAME@STEP'),
+    "no step": (("fork", "trunk@", "--name=x", "--steps=3"), 'write "NAME", or "NAME@STEP'),
+    "a long name": (("fork", "trunk", f"--name={'x' * 300}", "--steps=3"), "at most 100 bytes"),
+    "a required field": (
+        ("fork", "trunk", "--name=x", "--steps=3", "--data=Text"),
+        "--data=Text: Text needs its directory, as Text(directory=...)",
+    ),
+    "a field twice": (
+        ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('sqrt', shape='linear')"),
+        "shape of Cooldown is given twice",
+    ),
+    "no value": (
+        ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown({[]:1})"),
+        "write it as in a config file",
+    ),
+    "too deep": (
+        ("fork", "trunk", "--name=x", "--steps=3", f"--schedule={'-' * 5_000}1"),
+        "write it as in a config file",
+    ),
+    "far too long": (("fork", "trunk", "--name=x", f"--steps={'-' * 100_000}"), "too many"),
+    "no number": (
+        ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('power(1.2.3)')"),
+        "the shape 'power(1.2.3)' has no finite number in its brackets",
+    ),
+    "more than the machine holds": (
+        ("fork", "trunk", "--name=x", "--steps=3", "--data=Photos(eval_size=2000000000)"),
+        "data.eval_size = 2000000000: training x takes at least",
     ),
     "an extension of what has ended": (
         ("extend", "decay", "--steps=3"),
@@ -205,6 +241,7 @@ def test_a_mistake_is_answered_in_a_line_and_nothing_is_written(mistake, grown):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) <= 2, err
+    assert len(err) < 400
     assert files(grown[0]) == before
 
 

@@ -17,6 +17,7 @@ from test_branch import files
 from test_resume import flip_a_byte
 
 from wsdjax.branches import BranchStore
+from wsdjax.metrics import JsonLines, read_rows
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),
@@ -43,6 +44,21 @@ MISTAKES = {
         ["--config.batch_size=8", "--config.batch_size", "4"],
         "--config.batch_size is given more than once",
     ),
+    "a file of no name": (["--config=" + "x" * 5_000], "there is no such file"),
+    "a directory": (["--config=tests"], "--config=tests: there is no such file"),
+    "no UTF-8": (["--config.weights=\udc80"], "is not UTF-8"),
+    "more updates than are counted": (
+        ["--config.tree.trunk.steps=1000000000000"],
+        "tree.trunk.steps = 1000000000000: comes to 1000000000000 updates, and they are counted",
+    ),
+    "more than the machine holds": (
+        ["--config.model.classes=2000000000"],
+        "model.classes = 2000000000, model.widths = 4, seeds = 2: training trunk takes at least",
+    ),
+    "checkpoints that cannot be written": (
+        ["--checkpoint_dir=/proc/x"],
+        "/proc/x cannot be written",
+    ),
     "a batch larger than the set": (["--config.batch_size=4000"], "batch_size = 4000"),
 }
 
@@ -56,6 +72,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
     assert code == 2, err
     assert named in err
     assert len(err.strip().splitlines()) <= 2, err
+    assert len(err) < 500, err
     assert out == ""
     assert not workdir.exists()
 
@@ -120,6 +137,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             "RuntimeError: no such thing",
         ),
         ("def get_config():\n    raise RuntimeError", "c.py: RuntimeError"),
+        ("import sys\nsys.exit(3)", "c.py: SystemExit: 3"),
+        ("def get_config():\n    return get_config()", "c.py: RecursionError"),
         ("x = 1", "no attribute 'get_config'"),
         ("def get_config():\n    return 3", "get_config() must return an Experiment, not int"),
     ],
@@ -199,10 +218,15 @@ def test_a_report_of_what_diverged(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "tiny")
     for branch in ("decay", "cosine"):
         path = workdir / "branches" / branch / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = read_rows(path)
         row = next(row for row in reversed(rows) if "loss" in row)
         row |= {"loss": [None, 2.0], "grad_norm": [None, None]}
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.rmtree(path.parent / "checkpoints")  # whose records know of other rows
+        fork = rows[0]["step"] - 1
+        again = JsonLines(path, fork, fork)
+        for row in rows:
+            again.write(row)
+        again.close()
     code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
     assert (code, err) == (0, "")
     assert "Correlation" not in out
@@ -269,6 +293,8 @@ def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
 def test_a_half_trained_run_has_a_report(finished, tmp_path):
     """What has not begun is left out."""
     workdir = shutil.copytree(finished, tmp_path / "tiny")
+    for branch in ("trunk", "decay", "cosine"):
+        shutil.rmtree(workdir / "branches" / branch / "checkpoints")
     (workdir / "branches/cosine/metrics.jsonl").unlink()
     (workdir / "branches/decay/metrics.jsonl").write_text("")
     code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))

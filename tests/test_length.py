@@ -43,6 +43,15 @@ def test_a_unit_that_means_nothing_here_is_refused(length, said):
         updates(length, {"epochs": 3})
 
 
+@pytest.mark.parametrize("length", ["1e400", "9" * 5_000, "1e308 epochs"])
+def test_more_than_can_be_counted_is_refused(length):
+    with pytest.raises(ValueError, match="is more updates than can be counted") as error:
+        updates(length, {"epochs": 1e3})
+    assert len(str(error.value)) < 200
+    with pytest.raises(ValueError, match="than can be counted"):
+        share(10**400, 0.5)
+
+
 @pytest.mark.parametrize("percent", range(1, 100))
 def test_a_share_and_the_rest_add_up(percent):
     """Whatever the rounding."""

@@ -232,3 +232,16 @@ def test_a_model_of_other_classes_than_the_data_is_refused():
     config.model.classes = 9
     with pytest.raises(ConfigError, match=r"model.classes = 9: the data of .*, have 10"):
         tree.resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        (lambda: plans.wsd_s((), 4, 1e-4), "budgets"),
+        (lambda: plans.cyclic_cosine([], 4), "budgets"),
+        (lambda: plans.cooldown_lengths((), 4), "ends"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(plan, name):
+    with pytest.raises(ConfigError, match=rf"{name} = .*must hold one length or more"):
+        plan()

@@ -1,20 +1,27 @@
 """What a report says, against the rows and against plain arithmetic."""
 
 import dataclasses
+import html
+import io
 import json
+import re
+import shutil
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from conftest import finish, load_config, start
+from matplotlib.figure import Figure
 from test_branch import grow, with_tree
 
-from experiments import tables
+from experiments import report, style, tables
 from experiments.bound import overlays
 from experiments.naming import schedule_name
 from experiments.reading import Run, experiment_of, running_mean
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm
+from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm, Text
 from wsdjax.files import DamagedFile
 from wsdjax.serial import to_json
 
@@ -87,6 +94,44 @@ def test_schedules_are_called_what_the_field_calls_them(tmp_path):
         "rewarmed": "re-warmed cosine",
         "b2": "WSD, linear cooldown",
     }
+
+
+NASTY = (r"$\frac{$", "$x$ and $y$", "a\\$b", "_hidden", "<script>&", "\x1b[2J", "100%", "ω\n" * 90)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_from_outside_is_drawn_letter_by_letter(text):
+    """Beside formulas of ours too; and it is in the legend."""
+    figure = Figure()
+    axis = figure.subplots()
+    for label in (style.plain(text), f"{style.plain(text)}: $v_s$"):
+        axis.plot([0, 1], label=label)
+        axis.set_title(label)
+        figure.savefig(drawn := io.StringIO(), format="svg")
+        ElementTree.fromstring(drawn.getvalue())  # which no control character is in
+    assert len(style.once_each(axis)) == 2
+    if text.isprintable():
+        with matplotlib.rc_context(style.STYLE):
+            axis.set_title(style.plain(text))
+            figure.savefig(drawn := io.StringIO(), format="svg")
+        assert text in "".join(ElementTree.fromstring(drawn.getvalue()).itertext())
+
+
+def test_names_from_outside_harm_no_report(compared, tmp_path):
+    """A data set's directory, a row of the comparison and a branch that could be formulas, tags
+    or hidden."""
+    workdir = shutil.copytree(compared.workdir, tmp_path / "<b>$^{$")
+    file = workdir / "branches" / "wsd_2" / "branch.json"
+    record = json.loads(file.read_text())
+    record["branch"]["data"] = to_json(Text(r"$\frac{$<script>"))
+    file.write_text(json.dumps(record))
+    config = json.loads((workdir / "config.json").read_text())
+    config["compare"] = {r"_$\frac{$<i>": ["wsd_1"]}
+    (workdir / "config.json").write_text(json.dumps(config))
+    report.write(workdir)
+    page = (workdir / "report.html").read_text()
+    assert not re.search("<script|<i>|<b>", page)
+    assert html.escape(r"_$\frac{$<i>") in page
 
 
 def test_a_running_mean_has_fewer_rows_at_the_start():

@@ -18,6 +18,7 @@ from wsdjax.config import (
     Overrides,
     Photos,
     Stdlib,
+    Text,
     Transformer,
     WarmupCosine,
     validate,
@@ -99,6 +100,19 @@ def test_siblings_of_equal_length_are_one_group():
             "tree.b.parent = 'a@6': a has the steps 1 to 5",
         ),
         ({"a": Branch(5, Constant()), "b": Branch(5, Constant(), "a@x")}, "'a@x'"),
+        ({"a": Branch(5, Constant(), "@")}, "tree.a.parent = '@': write"),
+        ({"a": Branch(5, Constant()), "b": Branch(5, Constant(), "a@")}, "tree.b.parent = 'a@'"),
+        ({"a": Branch(5, Constant()), "b": Branch(5, Constant(), "a@2@3")}, "parent = 'a@2@3'"),
+        ({"a": Branch(2**31, Constant())}, "tree.a.steps = 2147483648: comes to"),
+        ({"a": Branch(10**5000, Constant())}, "tree.a.steps = 1e5000 or so: comes to"),
+        (
+            {"a": Branch(2**31 - 1, Constant()), "b": Branch(1, Constant(), "a")},
+            "tree.b.steps = 1: would end at update 2,147,483,648, and they are counted to",
+        ),
+        ({"a": Branch(5, Constant(2**40))}, "tree.a.schedule.warmup_steps = 1099511627776: comes"),
+        ({"a": Branch(5, Cooldown("power(1.2.3)"))}, "'power(1.2.3)' has no finite number"),
+        ({"a": Branch(5, Cooldown("power(1e999)"))}, "'power(1e999)' has no finite number"),
+        ({"a": Branch(5, Constant(), data=Bigram())}, "gives tokens, which model = CNN does not"),
         ({"a": Branch(5, Constant(6))}, "tree.a.schedule: warmup_steps=6"),
         (
             {"a": Branch(5, Constant()), "b": Branch(5, Cooldown(), "a", Overrides(1e-3))},
@@ -168,6 +182,26 @@ def test_a_tree_that_cannot_be_is_refused(branches, said):
         (lambda c: c.tree.update({"a b": c.tree["trunk"]}), "'a b' is no branch name"),
         (lambda c: c.tree.update({"..": c.tree["trunk"]}), "'..' is no branch name"),
         (lambda c: setattr(c, "seed", 5_000_000_000), "seed = 5000000000: must be >= 0 and <"),
+        (lambda c: c.tree.update({"x" * 300: c.tree["trunk"]}), "at most 100 bytes"),
+        (lambda c: c.tree.update({5: c.tree["trunk"]}), "tree: its key 5 must be a text"),
+        (lambda c: c.compare.update({"a\nb": ()}), "compare: 'a\\nb' is no name of a row"),
+        (
+            lambda c: setattr(c.tree["trunk"], "wrong", 5),
+            "tree.trunk.wrong: Branch has no such field",
+        ),
+        (
+            lambda c: setattr(c.optimizer, "weight_decy", 5),
+            "optimizer.weight_decy: AdamW has no such field, did you mean 'weight_decay'?",
+        ),
+        (lambda c: setattr(c, "batchsize", 5), "batchsize: Experiment has no such field, did"),
+        (lambda c: setattr(c.data, "classes", 5), "data.classes: Photos has no such field"),
+        (lambda c: setattr(c.optimizer, "eps", 10**400), "optimizer.eps = 1e400 or so: is more"),
+        (lambda c: setattr(c.optimizer, "eps", 1e-60), "optimizer.eps = 1e-60: is 0 in float32"),
+        (lambda c: setattr(c.optimizer, "b2", 1 - 1e-12), "b2 = 0.999999999999: is 1 in float32"),
+        (lambda c: setattr(c.data, "noise", 1e39), "data.noise = 1e+39: is more than a float32"),
+        (lambda c: setattr(c, "batch_size", 10**5000), "batch_size = 1e5000 or so: must be >= 1"),
+        (lambda c: setattr(c, "data", Text("a\0b")), "data.directory = 'a\\x00b': holds a char"),
+        (lambda c: setattr(c, "data", Text("x" * 5_000)), "is too long for a path"),
         (lambda c: c.tree.update({"../x": c.tree["trunk"]}), "'../x' is no branch name"),
         (lambda c: setattr(c.model, "widths", (4, "4")), "model.widths[1] = '4'"),
         (lambda c: setattr(c.model, "widths", (4,) * 6), "must be 1 to 5 integers"),
@@ -189,6 +223,26 @@ def test_a_value_that_cannot_be_is_refused_by_name(change, said):
     with pytest.raises(ConfigError) as error:
         validate(config)
     assert said in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_value_that_cannot_be_shown_is_refused_all_the_same():
+    """Nested or circular or of a repr that raises; a subclass, which no record could name."""
+
+    class Silent:
+        def __repr__(self):
+            raise RuntimeError
+
+    class Mine(CNN):
+        pass
+
+    circular: dict = {}
+    circular["itself"] = circular
+    for value in (Silent(), circular, Mine(), CNN, "x" * 10_000):
+        config = load_config()
+        config.model = value
+        with pytest.raises(ConfigError, match=r"^model = .{1,250}: must be one of CNN"):
+            validate(config)
 
 
 def test_a_whole_number_will_do_for_a_float():
@@ -209,6 +263,36 @@ def test_a_config_survives_json():
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     for edge in tree.resolve(config).values():
         assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+
+
+def test_whatever_is_called_type_survives_json():
+    """A branch, and a row of what is compared; a branch's infinite clipping too."""
+    config = load_config()
+    config.tree["type"] = Branch(3, Cooldown(), "trunk", Overrides(clip_norm=float("inf")))
+    config.compare = {"type": ("type",), "inf": ("decay",)}
+    validate(config)
+    read = from_json(json.loads(json.dumps(to_json(config))))
+    assert read == config
+    assert read.tree["type"].optimizer.clip_norm == float("inf")
+    edge = tree.resolve(config)["type"]
+    assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r["data"].update(type="Nothing"), "unknown type 'Nothing'"),
+        (lambda r: r["data"].update(type=[]), "unknown type"),
+        (lambda r: r["data"].update(hue=1), "Photos has no field 'hue'"),
+        (lambda r: r.update(hue=1), "the record of a branch lacks, or should not hold, hue"),
+        (lambda r: r.pop("model"), "the record of a branch lacks, or should not hold, model"),
+    ],
+)
+def test_a_record_that_is_none_is_refused_by_name(change, said):
+    record = tree.resolve(load_config())["trunk"].to_json()
+    change(record)
+    with pytest.raises(ConfigError, match=said):
+        Edge.from_json(record)
 
 
 def test_a_model_may_have_more_classes_than_the_data_but_not_fewer():

@@ -25,11 +25,13 @@ from etils import epath
 from wsdjax import lineage, metrics, provenance, registration
 from wsdjax import state as states
 from wsdjax.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
+from wsdjax.config import is_name
 from wsdjax.edge import Edge
 from wsdjax.files import DamagedFile, read_json, sweep, write_json
 from wsdjax.serial import differences
 from wsdjax.state import State
 from wsdjax.validation import ConfigError, UserError
+from wsdjax.wording import listed, shown
 
 __all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 
@@ -305,11 +307,17 @@ class BranchStore:
 
         Raises:
           MissingNode: if neither is there.
+          DamagedCheckpoint: if what is on disk is not what was saved.
         """
         edge = self.record(branch)["branch"]
         snapshots = self._checkpoints(branch, "snapshots")
         if step in snapshots.steps():
-            return snapshots.load(step).params
+            try:
+                return snapshots.load(step).params
+            except DamagedCheckpoint as error:
+                raise DamagedCheckpoint(
+                    f"{error}; delete it, and give the command that trained the run again"
+                ) from error
         if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
             return self.params(edge["parent"], step)
         return self.restore(branch, step).params
@@ -395,11 +403,10 @@ class BranchStore:
           MissingNode: for a branch that does not exist, naming those that do.
         """
         path = self.directory(name) / "branch.json"
-        if not path.exists():
-            there = ", ".join(
-                sorted(p.parent.name for p in path.parent.parent.glob("*/branch.json"))
-            )
-            raise MissingNode(f"no branch {name!r} in {self.workdir}; there are {there or 'none'}")
+        if not (is_name(name) and path.exists()):
+            records = self.workdir.glob("branches/*/branch.json")
+            there = listed(sorted(path.parent.name for path in records))
+            raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
         record = read_json(path, _BRING_BACK)
         if isinstance(record.get("format"), int) and record["format"] > FORMAT:
             raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")

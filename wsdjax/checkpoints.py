@@ -77,11 +77,15 @@ class Checkpoints:
                     step,
                     _saved(state),
                     force=True,
-                    custom_metadata={**(facts or {}), "checksums": checksums(state)},
+                    custom_metadata={
+                        **(facts or {}),
+                        "branch": self._name,
+                        "checksums": checksums(state),
+                    },
                 )
         except OSError as error:
             self._failed = True
-            raise _not_saved(self._name, step, error) from error
+            raise self._not_saved(step, error) from error
         if response is None:
             raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
         self._pending = (step, response)
@@ -113,7 +117,7 @@ class Checkpoints:
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
                 reason = error
             self._failed = True
-            raise _not_saved(self._name, step, reason)
+            raise self._not_saved(step, reason)
 
     def load(self, step: int | None, sharding: Any = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
@@ -124,18 +128,18 @@ class Checkpoints:
         path = self._directory / str(step)
         try:
             with _quiet():
-                return _load(path, sharding)
+                return _load(path, self._name, sharding)
         except (ConfigError, MemoryError):
             raise
         except OSError as error:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise  # no damage: no permission, no connection, too many open files
-            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {error}") from error
+            raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
         except jax.errors.JaxRuntimeError:  # no memory on the device, for one
             raise
         except Exception as error:  # whatever orbax makes of broken files
             reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
+            raise DamagedCheckpoint(f"{path} is damaged: {reason}") from error
 
     def set_aside(self, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
@@ -165,6 +169,18 @@ class Checkpoints:
                 if not self._failed:  # which `wait` has told already
                     raise
 
+    def _not_saved(self, step: int, reason: object) -> OSError:
+        """In one line, with the system's own number where there is one."""
+        what = f"the checkpoint {self._name}@{step} was not saved in {self._directory}"
+        said = " ".join(str(reason).split())
+        number = getattr(reason, "errno", None)
+        # As TensorStore and Python tell it.
+        if number is None and (found := re.search(r"(?:os_error_code='|\[Errno )(\d+)", said)):
+            number = int(found[1])
+        if number is None:
+            return OSError(f"{what}: {said[:200]}")
+        return OSError(number, f"{what}: {os.strerror(number)}")
+
     def _open(self) -> ocp.training.Checkpointer:
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
@@ -176,19 +192,10 @@ class Checkpoints:
         return self._writer
 
 
-def _not_saved(name: str, step: int, reason: object) -> OSError:
-    """In one line, with the system's own number where there is one."""
-    said = " ".join(str(reason).split())
-    number = getattr(reason, "errno", None)
-    if number is None and (found := re.search(r"OS error (\d+)", said)):
-        number = int(found[1])  # as TensorStore tells it
-    if number is None:
-        return OSError(f"the checkpoint {name}@{step} was not saved: {said[:200]}")
-    return OSError(number, f"the checkpoint {name}@{step} was not saved: {os.strerror(number)}")
-
-
-def _load(path: epath.Path, sharding: Any) -> State:
+def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     saved = ocp.metadata(path)
+    if (owner := saved.custom_metadata.get("branch", branch)) != branch:
+        raise ValueError(f"it is one of {owner!r}")
     params = jax.tree.map(_abstract, saved.metadata["params"])
     averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
     wanted = states.abstract(params, averages)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from wsdjax.data_config import Bigram, Cifar10, Photos, Stdlib, Text, check_data
 from wsdjax.length import Length
 from wsdjax.model_config import CNN, RNN, Transformer, validate_model
-from wsdjax.validation import ConfigError, check, kind_name, number
+from wsdjax.validation import SIZE, ConfigError, check, check_path, count, kind_name, number
+from wsdjax.wording import shown
 
 # Optimizer.
 
@@ -49,9 +50,9 @@ class Averages:
 
     ema: float = number(0.0, ge=0, lt=1)
     """Decay of an exponential moving average with bias correction; 0 for none."""
-    window: int = number(0, ge=0)
+    window: int = count(0, least=0)
     """Iterates in a latest-window average (Kaddour's LAWA); 0 for none."""
-    window_every: int = number(1, ge=1)
+    window_every: int = count(1)
     """Updates from one of these iterates to the next."""
 
 
@@ -131,7 +132,7 @@ class Branch:
     """Whether the moments of Adam start from zero, as against going on from the parent's."""
     data: Photos | Cifar10 | Text | Stdlib | Bigram | None = None
     """Another data set, from its first batch on; None for the parent's."""
-    data_seed: int | None = number(None, ge=0, lt=2**31)
+    data_seed: int | None = number(None, ge=0, lt=SIZE)
     """The seed of a fresh stream, which starts with its first batch at the fork; None goes on
     with the batches that the parent would have seen. Replicate i has the seed data_seed + i."""
     averages: Averages | None = None
@@ -147,13 +148,13 @@ class Experiment:
     data: Photos | Cifar10 | Text | Stdlib | Bigram
     optimizer: AdamW
     tree: dict[str, Branch]
-    batch_size: int = number(128, ge=1)
-    accumulate: int = number(1, ge=1)
+    batch_size: int = count(128)
+    accumulate: int = count(1)
     """Micro-batches that a batch is cut into: an update's memory is that of one of them."""
     weights: str = ""
     """A Hugging Face directory whose weights every root starts from; empty for the
     initialisation."""
-    seed: int = number(0, ge=0, lt=2**31)
+    seed: int = number(0, ge=0, lt=SIZE)
     seeds: int = number(1, ge=1, lt=2**16)
     length: Length | None = number(None, ge=1)
     """What percentages in the tree are of."""
@@ -163,7 +164,7 @@ class Experiment:
     checkpoint_every: Length = number(500, ge=1)
     snapshot_every: Length | None = number(None, ge=1)
     """Parameters alone are kept as often, for probes; None for never."""
-    keep: int = number(2, ge=2)
+    keep: int = count(2, least=2)
     """How many of the newest checkpoints stay beside every fork point and every end."""
     tensorboard: bool = False
     compare: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -183,6 +184,8 @@ def validate(experiment: Experiment) -> None:
     check("", experiment, Experiment, {})
     if not experiment.tree:
         raise ConfigError("tree: is empty; declare at least one Branch")
+    _check_optimizer("optimizer", experiment.optimizer)
+    check_path("weights", experiment.weights)
     validate_model("model", experiment.model)
     check_data("data", experiment.data)
     if experiment.batch_size % experiment.accumulate:
@@ -191,20 +194,52 @@ def validate(experiment: Experiment) -> None:
             f"{experiment.batch_size}"
         )
     for name, branch in experiment.tree.items():
-        _check_name(name)
-        check_data(f"tree.{name}.data", branch.data)
+        _check_branch(name, branch)
+    for row in experiment.compare:
+        if not (row.isprintable() and row.strip() and len(row) <= LONGEST_NAME):
+            raise ConfigError(
+                f"compare: {shown(row)} is no name of a row: use 1 to {LONGEST_NAME} characters, "
+                "on one line"
+            )
 
 
 def validate_branch(name: str, branch: Branch) -> None:
     """Checks a branch that is not in a config, as `validate` checks those that are."""
     _check_name(name)
     check(f"tree.{name}", branch, Branch, {})
+    _check_branch(name, branch)
+
+
+def _check_branch(name: str, branch: Branch) -> None:
+    _check_name(name)
+    _check_optimizer(f"tree.{name}.optimizer", branch.optimizer)
     check_data(f"tree.{name}.data", branch.data)
 
 
+def _check_optimizer(path: str, optimizer: AdamW | Overrides) -> None:
+    """That a decay of the moments is below 1 in float32 too, in which they are computed."""
+    for name in ("b1", "b2"):
+        value = getattr(optimizer, name)
+        if value is not None and value >= 1 - 2**-25:
+            raise ConfigError(f"{path}.{name} = {value!r}: is 1 in float32, and must be < 1")
+
+
+LONGEST_NAME = 100
+
+
+def is_name(name: object) -> bool:
+    """Whether a branch can have this name, which is that of a directory too."""
+    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+        return False
+    return len(name.encode()) <= LONGEST_NAME
+
+
 def _check_name(name: str) -> None:
-    if not name.replace("-", "_").isidentifier():
-        raise ConfigError(f"tree: {name!r} is no branch name: use letters, digits, _ and -")
+    if not is_name(name):
+        raise ConfigError(
+            f"tree: {shown(name)} is no branch name: use letters, digits, _ and -, at most "
+            f"{LONGEST_NAME} bytes of them"
+        )
 
 
 _SCHEDULE_TYPES = (Constant, Hold, Continued, InverseSqrt, WarmupCosine, Cooldown, Rewarm)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wsdjax.wording import shown
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -161,10 +163,10 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
     if family and family[1] in _FAMILIES:
         if (number := _number(family[2])) is not None:
             return _FAMILIES[family[1]](number)
-        why = f": {shortened(family[2])} is no number"
+        why = f": {shown(family[2])} is no number"
     families = ", ".join(f"{name}(NUMBER)" for name in _FAMILIES)
     raise ValueError(
-        f"unknown cooldown shape {shortened(shape)}{why}; the shapes are {', '.join(COOLDOWNS)}, "
+        f"unknown cooldown shape {shown(shape)}{why}; the shapes are {', '.join(COOLDOWNS)}, "
         f"{families}"
     )
 
@@ -178,12 +180,6 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def shortened(value: Any) -> str:
-    """As Python writes it, cut where it gets long."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"
 
 
 @of_plain_numbers

@@ -10,6 +10,7 @@ from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
 from wsdjax import averages, mesh, models
 from wsdjax.config import Averages
+from wsdjax.edge import Edge
 from wsdjax.models import Batch
 
 
@@ -47,8 +48,7 @@ def of_update(
       averaged: the averages that are kept.
     """
     model = models.build(config, training=True)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    kept = jax.eval_shape(lambda p: averages.init(averaged or Averages(), p), params)
+    params, state_bytes = of_state(config, averaged)
     part = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (leaf.shape[0] // accumulate, *leaf.shape[1:]), leaf.dtype
@@ -60,9 +60,29 @@ def of_update(
     return Cost(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         flops=3 * accumulate * _flops(loss.jaxpr),
-        state_bytes=4 * _bytes(params) + _bytes(kept),
+        state_bytes=state_bytes,
         activation_bytes=_left_behind(model, params, part),
     )
+
+
+def of_state(config: Any, averaged: Averages | None = None) -> tuple[Any, int]:
+    """(the shapes of a model's parameters, the `state_bytes` of one replicate)."""
+    model = models.build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    kept = jax.eval_shape(lambda p: averages.init(averaged or Averages(), p), params)
+    return params, 4 * _bytes(params) + _bytes(kept)
+
+
+def of_branch(edge: Edge) -> Cost:
+    """The cost of one update of a branch, from its config alone; traced once for all alike."""
+    key = repr((edge.model, edge.data.shapes, edge.batch_size, edge.accumulate, edge.averages))
+    if key not in _TRACED:
+        batch = batch_shapes(edge.data, edge.batch_size)
+        _TRACED[key] = of_update(edge.model, batch, edge.accumulate, edge.averages)
+    return _TRACED[key]
+
+
+_TRACED: dict[str, Cost] = {}
 
 
 def _bytes(tree: Any) -> int:

@@ -1,16 +1,18 @@
 """The data sets that an experiment may name: typed dataclasses, which `wsdjax.config` checks.
 
 Each tells, without JAX, what a tree's lengths and a model need of it: `classes`, the number of
-values of a target; `examples`, those of one training epoch; `unit`, of which an example has
-`units`, what an example's `shapes` are; `revision`, which counts the changes of what an index
-gives; and `facts`, what else of the data a branch's record keeps.
+values of a target; `examples`, those of one training epoch; `evaluated`, those held out that are
+evaluated; `unit`, of which an example has `units`, what an example's `shapes` are; `revision`,
+which counts the changes of what an index gives; and `facts`, what else of the data a branch's
+record keeps.
 """
 
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wsdjax.validation import ConfigError, number
+from wsdjax.validation import SIZE, ConfigError, check_path, count, number
+from wsdjax.wording import shown
 
 if TYPE_CHECKING:
     from wsdjax.data.tokens import Description
@@ -57,9 +59,9 @@ class Photos(_Images):
 
     noise: float = number(1.0, ge=0)
     """Standard deviation of the pixel noise, in units of the crop's own."""
-    size: int = number(100_000, ge=1)
+    size: int = count(100_000)
     """Training crops in one epoch."""
-    eval_size: int = number(2_000, ge=1)
+    eval_size: int = count(2_000)
     augment: bool = False
 
     revision = 2
@@ -68,6 +70,10 @@ class Photos(_Images):
     @property
     def examples(self) -> int:
         return self.size
+
+    @property
+    def evaluated(self) -> int:
+        return self.eval_size
 
 
 @dataclass
@@ -79,11 +85,17 @@ class Cifar10(_Images):
     augment: bool = False
 
     examples = 50_000
+    evaluated = 10_000
     revision = 1
 
 
 class _Tokens(_Sequences):
     """What windows of token shards have in common; tokens.json tells it."""
+
+    @property
+    def eval_windows(self) -> int:
+        """Held-out windows that are evaluated at most."""
+        raise NotImplementedError
 
     def description(self) -> "Description":
         """What is prepared.
@@ -103,6 +115,10 @@ class _Tokens(_Sequences):
     def examples(self) -> int:
         return self.description().windows("train", self.length)
 
+    @property
+    def evaluated(self) -> int:
+        return min(self.eval_windows, self.description().windows("test", self.length))
+
     def facts(self) -> dict[str, Any]:
         """The hash of the text, and the bytes of held-out text for each token: bits a byte are
         nats a token / (these times ln 2)."""
@@ -116,9 +132,9 @@ class Text(_Tokens):
 
     directory: str
     """Where it was prepared."""
-    length: int = number(2_048, ge=1)
+    length: int = count(2_048)
     """Tokens of an example's inputs."""
-    eval_tokens: int = number(1_000_000, ge=1)
+    eval_tokens: int = number(1_000_000, ge=1, lt=2**63)
     """Held-out tokens that are evaluated, in whole windows spread over all there are."""
 
     @property
@@ -137,9 +153,9 @@ class Stdlib(_Tokens):
 
     tokenizer: str = "bytes"
     """"bytes", or "bpe:1024" for a BPE of so many tokens that is trained on it."""
-    length: int = number(128, ge=1)
+    length: int = count(128)
     """Tokens of an example's inputs."""
-    eval_size: int = number(1_000, ge=1)
+    eval_size: int = count(1_000)
     """Held-out windows that are evaluated, spread over all there are."""
 
     @property
@@ -158,19 +174,19 @@ class Bigram(_Sequences):
     others it is drawn (`wsdjax.data.synthetic`)."""
 
     vocabulary: int = number(64, ge=2, le=4_096)
-    length: int = number(64, ge=1)
+    length: int = count(64)
     """Tokens of an example's inputs."""
     ambiguous: float = number(0.5, ge=0, le=1)
     """The share of the vocabulary, to a whole token, after which the next one is uncertain."""
-    choices: int = number(4, ge=2)
+    choices: int = count(4, least=2)
     """How many tokens may follow an ambiguous one."""
     skew: float = number(1.0, gt=0, le=1)
     """Each of them is so many times as likely as the one before it; 1 for all alike."""
-    language: int = number(0, ge=0, lt=2**31)
+    language: int = number(0, ge=0, lt=SIZE)
     """The seed of the language itself."""
-    size: int = number(100_000, ge=1)
+    size: int = count(100_000)
     """Training sequences in one epoch."""
-    eval_size: int = number(2_000, ge=1)
+    eval_size: int = count(2_000)
 
     @property
     def classes(self) -> int:
@@ -179,6 +195,10 @@ class Bigram(_Sequences):
     @property
     def examples(self) -> int:
         return self.size
+
+    @property
+    def evaluated(self) -> int:
+        return self.eval_size
 
 
 def check_data(path: str, data: object) -> None:
@@ -192,9 +212,11 @@ def check_data(path: str, data: object) -> None:
         # 256 bytes, the separator, and one merge at least.
         if not size or not 258 <= int(size[1] or 258) <= 2**16:
             raise ConfigError(
-                f'{path}.tokenizer = {data.tokenizer!r}: must be "bytes", or "bpe:N" with N from '
-                "258 to 65536"
+                f'{path}.tokenizer = {shown(data.tokenizer)}: must be "bytes", or "bpe:N" with '
+                "N from 258 to 65536"
             )
+    elif isinstance(data, Text | Cifar10):
+        check_path(f"{path}.directory", data.directory)
     elif isinstance(data, Bigram) and data.choices > data.vocabulary:
         raise ConfigError(
             f"{path}.choices = {data.choices}: must be at most the vocabulary, {data.vocabulary}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsdjax.config import AdamW, Averages
 from wsdjax.serial import from_json, to_json
+from wsdjax.validation import ConfigError
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,24 @@ class Edge:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Edge:
         """Of a record of this format, of one without the last two fields, or of format 1, whose
-        branches all went on with their parent's batches and moments and averaged nothing."""
+        branches all went on with their parent's batches and moments and averaged nothing.
+
+        Raises:
+          ConfigError: for a record that is none.
+        """
         before = {
-            "data_seed": fields["seed"],
+            "data_seed": fields.get("seed"),
             "data_start": 0,
             "reset_optimizer": False,
             "averages": to_json(Averages()),
             "accumulate": 1,
             "weights": "",
         }
-        return cls(**from_json(before | fields))
+        known = {f.name for f in dataclasses.fields(cls)}
+        if known != {*before, *fields}:
+            wrong = ", ".join(sorted(known ^ {*before, *fields}))
+            raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
+        return cls(**{name: from_json(item) for name, item in (before | fields).items()})
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:

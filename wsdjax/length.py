@@ -8,9 +8,12 @@ set, the batch and the experiment's own `length`, which percentages refer to.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from wsdjax.wording import shown
 
 _TERM = re.compile(r"\s*([+-]?)\s*(\d[\d_]*\.?\d*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
 _UNITS = {"": "steps", "step": "steps", "epoch": "epochs", "token": "tokens", "%": "%"}
@@ -30,6 +33,8 @@ def terms(length: Length) -> list[tuple[float, str]]:
     Raises:
       ValueError: for what is no length.
     """
+    if isinstance(length, int):
+        return [(_float(length), "steps")]
     text, at = str(length), 0
     found: list[tuple[float, str]] = []
     while at < len(text) or not found:
@@ -37,8 +42,8 @@ def terms(length: Length) -> list[tuple[float, str]]:
         unit = _UNITS.get(match[3], match[3]) if match else ""
         if not match or unit not in _UNITS.values() or (found and not match[1]):
             raise ValueError(
-                f'{length!r} is no length: give updates (350), "50 epochs", "3e9 tokens", "35%", '
-                'or terms of these, as in "100% - 35%"'
+                f'{shown(length)} is no length: give updates (350), "50 epochs", "3e9 tokens", '
+                '"35%", or terms of these, as in "100% - 35%"'
             )
         number = float(match[2].replace("_", ""))
         found.append((-number if match[1] == "-" else number, unit))
@@ -54,12 +59,24 @@ def updates(length: Length, one: Mapping[str, float]) -> int:
     Raises:
       ValueError: for what is no length, or a unit that means nothing here.
     """
+    if isinstance(length, int):
+        return length
     total = 0
     for number, unit in terms(length):
         if unit != "steps" and unit not in one:
-            raise ValueError(f"{length!r}: {_MEANINGLESS[unit]}")
-        total += round(number * one.get(unit, 1))
+            raise ValueError(f"{shown(length)}: {_MEANINGLESS[unit]}")
+        count = number * one.get(unit, 1)
+        if not math.isfinite(count):
+            raise ValueError(f"{shown(length)}: is more updates than can be counted")
+        total += round(count)
     return total
+
+
+def _float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{shown(number)}: is more updates than can be counted") from None
 
 
 _MEANINGLESS = {
@@ -81,7 +98,7 @@ def combined(plus: Sequence[Length], minus: Sequence[Length]) -> Length:
 def share(length: Length, fraction: float) -> Length:
     """`fraction` of a length, rounded if that is a number of updates."""
     if isinstance(length, int):
-        return round(fraction * length)
+        return round(fraction * _float(length))
     return _text([(fraction * number, unit) for number, unit in terms(length)])
 
 

@@ -1,7 +1,24 @@
-"""The memory of a process that trains on CPUs."""
+"""The memory of a process that trains on CPUs, and how much the machine has."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
+
+
+def of_machine() -> float:
+    """Bytes that this process may come to hold: the machine's memory, or less where a control
+    group limits it; infinite where the system does not tell."""
+    try:
+        limit = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        limit = float("inf")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2, and of 1
+        try:
+            limit = min(limit, float((Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return limit
 
 
 def keep_freed_memory() -> None:

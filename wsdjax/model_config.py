@@ -5,7 +5,8 @@ Like those they import no JAX.
 
 from dataclasses import dataclass
 
-from wsdjax.validation import ConfigError, check, choice, number
+from wsdjax.validation import SIZE, ConfigError, check, choice, count, number
+from wsdjax.wording import shown
 
 
 @dataclass
@@ -13,7 +14,7 @@ class CNN:
     """The CNN of Belloni et al.: 3x3 convolutions, each with ReLU and 2x2 max-pooling."""
 
     widths: tuple[int, ...] = (32, 128, 128, 128)
-    classes: int = number(10, ge=2)
+    classes: int = count(10, least=2)
 
 
 @dataclass
@@ -21,13 +22,13 @@ class Transformer:
     """A decoder-only language model. By default it is Pythia 160M, a GPT-NeoX; its options
     make it a LLaMA (`wsdjax.families`)."""
 
-    vocabulary: int = number(50_304, ge=2)
-    width: int = number(768, ge=1)
-    layers: int = number(12, ge=1)
-    heads: int = number(12, ge=1)
-    kv_heads: int | None = number(None, ge=1)
+    vocabulary: int = count(50_304, least=2)
+    width: int = count(768)
+    layers: int = count(12)
+    heads: int = count(12)
+    kv_heads: int | None = count(None)
     """Heads of keys and values, each shared by heads / kv_heads queries; None for as many."""
-    hidden: int = number(3_072, ge=1)
+    hidden: int = count(3_072)
     """Width inside the MLP."""
     norm: str = choice("layer", "rms")
     norm_eps: float = number(1e-5, gt=0)
@@ -49,7 +50,7 @@ class Transformer:
     remat: str = choice("none", "dots", "layers")
     """What the backward pass computes again: nothing, all but the products with weights, or
     whole layers from their inputs."""
-    loss_chunk: int = number(1_024, ge=1)
+    loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 
     @property
@@ -61,16 +62,16 @@ class Transformer:
 class RNN:
     """A recurrent language model: embedding, layers of cells, head."""
 
-    vocabulary: int = number(50_304, ge=2)
-    width: int = number(768, ge=1)
-    layers: int = number(2, ge=1)
+    vocabulary: int = count(50_304, least=2)
+    width: int = count(768)
+    layers: int = count(2)
     cell: str = choice("lstm", "gru")
     tied: bool = False
     """Whether the head's weights are the embedding's."""
     compute: str = choice("float32", "bfloat16")
     """The dtype of training's matrix products, logits among them; parameters and their gradients'
     sums, cells and loss are float32."""
-    loss_chunk: int = number(1_024, ge=1)
+    loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 
     @property
@@ -83,8 +84,10 @@ def validate_model(path: str, model: CNN | Transformer | RNN) -> None:
     check(path, model, type(model), {})
     match model:
         case CNN(widths=widths):
-            if not 1 <= len(widths) <= 5 or min(widths) < 1:
-                raise ConfigError(f"{path}.widths = {widths!r}: must be 1 to 5 integers >= 1")
+            if not 1 <= len(widths) <= 5 or min(widths) < 1 or max(widths) >= SIZE:
+                raise ConfigError(
+                    f"{path}.widths = {shown(widths)}: must be 1 to 5 integers >= 1 and < {SIZE}"
+                )
         case Transformer(width=width, heads=heads, kv_heads=kv_heads):
             if width % heads:
                 raise ConfigError(f"{path}.heads = {heads}: must divide width = {width}")

@@ -20,6 +20,7 @@ from wsdjax.config import (
     WarmupCosine,
 )
 from wsdjax.length import Length, combined, share
+from wsdjax.validation import ConfigError
 
 Tree = dict[str, Branch]
 
@@ -53,6 +54,7 @@ def cooldown_lengths(
 ) -> Tree:
     """WSD for several budgets from one trunk: NAME_1, NAME_2, ... end at `ends`, each with a
     decay over its last `decay_fraction`; the trunk, NAME_trunk, reaches to the last decay."""
+    _check_some("ends", ends)
     decays = [share(end, decay_fraction) for end in ends]
     stable = [combined([end], [decay]) for end, decay in zip(ends, decays, strict=True)]
     trunk = f"{name}_trunk"
@@ -77,6 +79,7 @@ def wsd_s(
     ...; the rate is ``schedules.wsd_s``, whose docstring tells what
     `budgets_include_decays` means.
     """
+    _check_some("budgets", budgets)
     branches: Tree = {}
     decays = [share(budget, decay_fraction) for budget in budgets]
     for i, (budget, decay) in enumerate(zip(budgets, decays, strict=True), start=1):
@@ -95,6 +98,7 @@ def wsd_s(
 def cyclic_cosine(budgets: Sequence[Length], warmup_steps: Length, end_value: float = 0.0) -> Tree:
     """cyclic_1, cyclic_2, ...: half a cosine to each budget, from the peak again after each; the
     rate is ``schedules.cyclic_cosine``."""
+    _check_some("budgets", budgets)
     first = _branch(budgets[0], WarmupCosine(warmup_steps, end_value))
     branches = {"cyclic_1": first}
     for i, (before, budget) in enumerate(pairwise(budgets), start=2):
@@ -153,6 +157,11 @@ def infinite(
         "held": _branch(constant_steps, Hold(), "fall"),
         "anneal": _branch(decay_steps, Cooldown(shape, end_value), "held"),
     }
+
+
+def _check_some(name: str, lengths: Sequence[Length]) -> None:
+    if len(lengths) == 0:
+        raise ConfigError(f"{name} = {lengths!r}: must hold one length or more")
 
 
 def _branch(steps: Length, schedule, parent: str = "") -> Branch:

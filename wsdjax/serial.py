@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import typing
 from typing import Any
 
 from wsdjax.config import TYPES
 from wsdjax.validation import ConfigError
+from wsdjax.wording import shown
 
 
 def to_json(value: Any) -> Any:
@@ -24,22 +27,48 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(value: Any) -> Any:
-    """The inverse of `to_json`."""
+def from_json(value: Any, kind: Any = None) -> Any:
+    """The inverse of `to_json`.
+
+    Args:
+      value: what it gave.
+      kind: the annotation of the field that the value is of. It tells apart what is written
+        alike: a branch that is called "type" from a dataclass's type, infinity from a text.
+
+    Raises:
+      ConfigError: for a type or a field that is not known.
+    """
     if isinstance(value, dict):
-        items = {key: from_json(item) for key, item in value.items() if key != "type"}
-        if "type" not in value:
-            return items
-        if value["type"] not in TYPES:
-            raise ConfigError(f"unknown type {value['type']!r}: written by a newer wsdjax?")
-        kind = TYPES[value["type"]]
-        for f in dataclasses.fields(kind):
-            if f.type is float and items.get(f.name) in ("inf", "-inf"):
-                items[f.name] = float(items[f.name])
-        return kind(**items)
+        if typing.get_origin(kind) is dict:
+            of = typing.get_args(kind)[1]
+            return {key: from_json(item, of) for key, item in value.items()}
+        if "type" in value:
+            return _dataclass(value)
+        return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
+    if kind in (float, float | None) and value in ("inf", "-inf"):
+        return float(value)
     return value
+
+
+def _dataclass(value: dict[str, Any]) -> Any:
+    name = value["type"]
+    if not isinstance(name, str) or name not in TYPES:
+        raise ConfigError(f"unknown type {shown(name)}: written by a newer wsdjax?")
+    hints = _hints(TYPES[name])
+    fields = {f.name: f for f in dataclasses.fields(TYPES[name])}
+    items = {field: item for field, item in value.items() if field != "type"}
+    for field in items:
+        if field not in fields:
+            raise ConfigError(f"{name} has no field {shown(field)}: written by a newer wsdjax?")
+    for field, f in fields.items():
+        if field not in items and f.default is f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"the record of a {name} lacks {field!r}")
+    return TYPES[name](**{field: from_json(item, hints[field]) for field, item in items.items()})
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from wsdjax import data, interop, mesh, provenance
+from wsdjax import capacity, data, interop, mesh, provenance
 from wsdjax.branches import BranchStore
 from wsdjax.config import Stdlib, Text
 from wsdjax.data import tokenizer
@@ -24,10 +24,12 @@ def check(
     """Finds what would stop these branches from training, before anything is written.
 
     Raises:
-      ConfigError: for a batch that the devices or the data set cannot give, data that have
-        changed since, weights of another model, or a TensorBoard that is not installed.
+      ConfigError: for what this machine cannot hold, a batch that the devices or the data set
+        cannot give, data that have changed since, weights of another model, or a TensorBoard
+        that is not installed.
       FileNotFoundError: for data that are not prepared, or weights that are not there.
     """
+    capacity.check(edges)
     there = store.edges()
     try:
         for name, edge in edges.items():

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from wsdjax import lineage
-from wsdjax.config import Branch, Continued, Cooldown, Experiment, Hold
+from wsdjax.config import CNN, Branch, Continued, Cooldown, Experiment, Hold
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.edge import Edge
 from wsdjax.length import Length, updates
-from wsdjax.validation import ConfigError
+from wsdjax.validation import SIZE, ConfigError
+from wsdjax.wording import listed, near, shown
 
 
 def resolve(experiment: Experiment) -> dict[str, Edge]:
@@ -42,10 +43,12 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
         averages=experiment.averages,
         weights=experiment.weights,
     )
+    for name, branch in experiment.tree.items():
+        _check_parent(f"tree.{name}", branch)
     length = run_length(experiment)
     if length is not None and not _in_percent(experiment):
         raise ConfigError(
-            f"length = {experiment.length!r}: no length of the tree is in percent of it; set "
+            f"length = {shown(experiment.length)}: no length of the tree is in percent of it; set "
             "those of the branches, tree.NAME.steps"
         )
     edges: dict[str, Edge] = {}
@@ -58,8 +61,8 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
             parent = _parent_of(branch)[0]
             why = "is its own ancestor" if parent in experiment.tree else "does not exist"
             raise ConfigError(
-                f"tree.{name}.parent = {branch.parent!r}: {parent!r} {why}; "
-                f"the branches are {', '.join(experiment.tree)}"
+                f"tree.{name}.parent = {shown(branch.parent)}: {shown(parent)} {why}"
+                f"{near(parent, experiment.tree)}; the branches are {listed(experiment.tree)}"
             )
         branch = waiting.pop(ready)
         above = edges.get(_parent_of(branch)[0], origin)
@@ -88,7 +91,13 @@ def resolve_branch(
         classes than the data's, or a schedule that does not fit.
     """
     where = f"tree.{name}"
+    _check_parent(where, branch)
     data = branch.data or parent.data
+    if (data.unit == "images") != isinstance(parent.model, CNN):
+        raise ConfigError(
+            f"{f'{where}.data' if branch.data else 'data'} = {shown(data)}: gives {data.unit}, "
+            f"which model = {type(parent.model).__name__} does not read"
+        )
     with contextlib.suppress(NotPrepared):  # which is for the trainer to tell
         if parent.model.classes < data.classes:  # more are a vocabulary that was padded
             field = "vocabulary" if data.unit == "tokens" else "classes"
@@ -99,16 +108,23 @@ def resolve_branch(
     start = parent.end
     if at := _parent_of(branch)[1]:
         along_parent = units(parent.data, parent.batch_size, length)
-        start = _updates(f"{where}.parent = {branch.parent!r}: the step", at, along_parent)
+        start = _updates(f"{where}.parent = {shown(branch.parent)}: the step", at, along_parent)
         if not parent.start < start <= parent.end:
             raise ConfigError(
-                f"{where}.parent = {branch.parent!r}: {parent.name} has the steps "
+                f"{where}.parent = {shown(branch.parent)}: {parent.name} has the steps "
                 f"{parent.start + 1} to {parent.end}"
             )
     one = units(data, parent.batch_size, length)
     steps = _updates(f"{where}.steps", branch.steps, one)
     if steps < 1:
-        raise ConfigError(f"{where}.steps = {branch.steps!r}: comes to {steps}, must be >= 1")
+        raise ConfigError(
+            f"{where}.steps = {shown(branch.steps)}: comes to {shown(steps)}, must be >= 1"
+        )
+    if start + steps >= SIZE:
+        raise ConfigError(
+            f"{where}.steps = {shown(branch.steps)}: would end at update {start + steps:,}, and "
+            f"they are counted to {SIZE - 1:,}"
+        )
     takes_parents_rate = isinstance(branch.schedule, Cooldown | Hold | Continued)
     if takes_parents_rate and parent.name and branch.optimizer.peak_value is not None:
         raise ConfigError(
@@ -149,6 +165,15 @@ def _in_percent(experiment: Experiment) -> bool:
     return "%" in repr(dataclasses.replace(experiment, weights=""))
 
 
+def _check_parent(where: str, branch: Branch) -> None:
+    name, at, step = branch.parent.partition("@")
+    if branch.parent and not (name and bool(step) == bool(at) and "@" not in step):
+        raise ConfigError(
+            f'{where}.parent = {shown(branch.parent)}: write "NAME", or "NAME@STEP" for a fork '
+            "before its end"
+        )
+
+
 def _parent_of(branch: Branch) -> tuple[str, str]:
     name, _, step = branch.parent.partition("@")
     return name, step
@@ -184,17 +209,25 @@ def every(experiment: Experiment, field: str) -> int:
       ConfigError: for a length that means nothing here, or comes to nothing.
     """
     one = units(experiment.data, experiment.batch_size, run_length(experiment))
-    count = _updates(field, getattr(experiment, field), one)
+    count = _updates(field, getattr(experiment, field), one, 2**63)  # so many: never
     if count < 1:
-        raise ConfigError(f"{field} = {getattr(experiment, field)!r}: comes to {count} updates")
+        raise ConfigError(
+            f"{field} = {shown(getattr(experiment, field))}: comes to {shown(count)} updates"
+        )
     return count
 
 
-def _updates(path: str, length: Length, one: Mapping[str, float]) -> int:
+def _updates(path: str, length: Length, one: Mapping[str, float], below: int = SIZE) -> int:
     try:
-        return updates(length, one)
-    except (ValueError, OverflowError) as error:
+        count = updates(length, one)
+    except ValueError as error:
         raise ConfigError(f"{path} = {error}") from None
+    if abs(count) >= below:
+        raise ConfigError(
+            f"{path} = {shown(length)}: comes to {shown(count)} updates, and they are counted to "
+            f"{below - 1:,}"
+        )
+    return count
 
 
 def _with_updates(path: str, schedule: Any, one: Mapping[str, float]) -> Any:

@@ -1,0 +1,29 @@
+"""A few of the malformed configs and command lines of tests.faults.configs, always the same."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.parametrize(("commands", "count"), [("run", 160), ("branch", 40)])
+def test_what_is_malformed_is_refused_in_one_message_and_nothing_is_written(commands, count):
+    """In a process of its own, since the entry points' flags have the same names."""
+    script = (
+        "from tests.faults import configs\n"
+        f"found = configs._worker({count}, 1, {commands!r})\n"
+        "bad = [each for each in found if each.wrong not in ('', 'accepted')]\n"
+        "assert not bad, bad\n"
+        f"assert sum(each.wrong == '' for each in found) > {count} / 2\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
