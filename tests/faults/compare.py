@@ -92,6 +92,10 @@ def _rows(content: bytes) -> Any:
     return [_without("seconds", "sum")(line) for line in content.splitlines()]
 
 
+def _jobs(content: bytes) -> Any:
+    return sorted(map(json.loads, content.splitlines()), key=lambda row: row["job"])
+
+
 def _dateless(content: bytes) -> bytes:
     return re.sub(rb"\d{4}-\d\d-\d\d", b"DATE", content)
 
@@ -102,6 +106,7 @@ def _placeless(content: bytes) -> bytes:
 
 _CLEANED: dict[str, Callable[[bytes], Any]] = {
     "metrics.jsonl": _rows,
+    "jobs.jsonl": _jobs,  # in the order in which the workers were done
     "results.json": _without("date"),
     "report.html": _dateless,
     "commit_success.txt": _placeless,  # where it was written, which copies do not change
