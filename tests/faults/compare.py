@@ -48,6 +48,24 @@ def differences(workdir: Path, scene: Scene) -> list[Difference]:
     return found
 
 
+def without_spares(found: list[Difference], workdir: Path, scene: Scene) -> list[Difference]:
+    """The differences but for checkpoints that were taken away whole and which nothing needs any
+    more: neither a branch's end nor a fork."""
+    records = [json.loads(path.read_text()) for path in scene.end.glob("branches/*/branch.json")]
+    branches = [record["branch"] for record in records]
+    needed = {(b["parent"], b["start"]) for b in branches} | {
+        (b["name"], b["end"]) for b in branches
+    }
+
+    def spare(each: Difference) -> bool:
+        node = re.match(r"branches/([^/]+)/checkpoints/(\d+)(?=/|$)", each.path)
+        if each.what != "missing" or not node or (workdir / node[0]).exists():
+            return False
+        return (node[1], int(node[2])) not in needed
+
+    return [each for each in found if not spare(each)]
+
+
 def _files(workdir: Path) -> set[str]:
     """All that are no directories; directories that are empty."""
     paths = (p for p in workdir.rglob("*") if not p.is_dir() or not any(p.iterdir()))
@@ -108,6 +126,8 @@ _CLEANED: dict[str, Callable[[bytes], Any]] = {
     "metrics.jsonl": _rows,
     "jobs.jsonl": _jobs,  # in the order in which the workers were done
     "results.json": _without("date"),
+    "branch.json": _without("content_sha256"),  # a checksum of places too
+    "config.json": _without("content_sha256"),
     "report.html": _dateless,
     "commit_success.txt": _placeless,  # where it was written, which copies do not change
     "_CHECKPOINT_METADATA": _metadata,
