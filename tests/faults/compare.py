@@ -53,9 +53,8 @@ def without_spares(found: list[Difference], workdir: Path, scene: Scene) -> list
     more: neither a branch's end nor a fork."""
     records = [json.loads(path.read_text()) for path in scene.end.glob("branches/*/branch.json")]
     branches = [record["branch"] for record in records]
-    needed = {(b["parent"], b["start"]) for b in branches} | {
-        (b["name"], b["end"]) for b in branches
-    }
+    needed = {(b["parent"], b["start"]) for b in branches}
+    needed |= {(b["name"], b["end"]) for b in branches}
 
     def spare(each: Difference) -> bool:
         node = re.match(r"branches/([^/]+)/checkpoints/(\d+)(?=/|$)", each.path)
@@ -83,6 +82,8 @@ def _content(workdir: Path, path: str) -> bytes | list | dict | None:
     file = workdir / path
     if not file.is_file() or file.is_symlink():
         return None
+    if re.match(r"run/(figures/|report\.html)", path):
+        return b""  # of the scene `text`: drawn with the directory of its data
     content = file.read_bytes().replace(str(workdir).encode(), b"WORKDIR")
     clean = next((clean for name, clean in _CLEANED.items() if file.match(name)), None)
     try:
