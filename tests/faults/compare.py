@@ -48,6 +48,23 @@ def differences(workdir: Path, scene: Scene) -> list[Difference]:
     return found
 
 
+def without_spares(found: list[Difference], workdir: Path, scene: Scene) -> list[Difference]:
+    """The differences but for checkpoints that were taken away whole and which nothing needs any
+    more: neither a branch's end nor a fork."""
+    records = [json.loads(path.read_text()) for path in scene.end.glob("branches/*/branch.json")]
+    branches = [record["branch"] for record in records]
+    needed = {(b["parent"], b["start"]) for b in branches}
+    needed |= {(b["name"], b["end"]) for b in branches}
+
+    def spare(each: Difference) -> bool:
+        node = re.match(r"branches/([^/]+)/checkpoints/(\d+)(?=/|$)", each.path)
+        if each.what != "missing" or not node or (workdir / node[0]).exists():
+            return False
+        return (node[1], int(node[2])) not in needed
+
+    return [each for each in found if not spare(each)]
+
+
 def _files(workdir: Path) -> set[str]:
     """All that are no directories; directories that are empty."""
     paths = (p for p in workdir.rglob("*") if not p.is_dir() or not any(p.iterdir()))
@@ -65,6 +82,8 @@ def _content(workdir: Path, path: str) -> bytes | list | dict | None:
     file = workdir / path
     if not file.is_file() or file.is_symlink():
         return None
+    if re.match(r"run/(figures/|report\.html)", path):
+        return b""  # of the scene `text`: drawn with the directory of its data
     content = file.read_bytes().replace(str(workdir).encode(), b"WORKDIR")
     clean = next((clean for name, clean in _CLEANED.items() if file.match(name)), None)
     try:
@@ -92,6 +111,10 @@ def _rows(content: bytes) -> Any:
     return [_without("seconds", "sum")(line) for line in content.splitlines()]
 
 
+def _jobs(content: bytes) -> Any:
+    return sorted(map(json.loads, content.splitlines()), key=lambda row: row["job"])
+
+
 def _dateless(content: bytes) -> bytes:
     return re.sub(rb"\d{4}-\d\d-\d\d", b"DATE", content)
 
@@ -102,7 +125,10 @@ def _placeless(content: bytes) -> bytes:
 
 _CLEANED: dict[str, Callable[[bytes], Any]] = {
     "metrics.jsonl": _rows,
+    "jobs.jsonl": _jobs,  # in the order in which the workers were done
     "results.json": _without("date"),
+    "branch.json": _without("content_sha256"),  # a checksum of places too
+    "config.json": _without("content_sha256"),
     "report.html": _dateless,
     "commit_success.txt": _placeless,  # where it was written, which copies do not change
     "_CHECKPOINT_METADATA": _metadata,

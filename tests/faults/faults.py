@@ -27,6 +27,7 @@ _PARTS = (
     *("/config.json", "/.config.json", "/status.json", "/.status.json", "/.lock", "/figures"),
     *("/results.json", "/.results.json", "/report.html", "/.report.html", "/probes"),
     *(".tokens", "/tokens.json", "/.tokens.json", "/plan.json", "/.plan.json", "/tokenizer.json"),
+    *("/jobs.jsonl",),
 )
 """Of paths, so that a file with few operations has its share of faults."""
 _MAY_FAIL = {

@@ -99,7 +99,12 @@ class Stage:
             raise SystemExit(ended.err)
 
         def command(workdir: Path) -> list[str]:
-            to = ("--tokenizer", str(corpus / "tokenizer.json"), "--out", str(workdir / "data"))
+            to = (
+                "--tokenizer",
+                str(self.directory / "tokenizer.json"),
+                "--out",
+                str(workdir / "data"),
+            )
             how = ("--shard_bytes", "100", "--held_out", "0.3", "--workers", "2")
             return ["experiments.prepare", "text", "--input", str(corpus), *to, *how]
 
@@ -169,7 +174,7 @@ def _check_seen(workdir: Path, base: Path | None, operations: list[Operation]) -
 
 
 def _write_corpus(directory: Path) -> None:
-    """Four files of documents, which become four shards of each split, and a tokenizer."""
+    """Four files of documents, which become four shards of each split; beside them a tokenizer."""
     from wsdjax.data import tokenizer
 
     directory.mkdir()
@@ -178,5 +183,5 @@ def _write_corpus(directory: Path) -> None:
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         (directory / f"{i}.jsonl").write_text(lines)
     tokenizer.train_bpe("own", ["some words, a document"], 270).save(
-        str(directory / "tokenizer.json")
+        str(directory.parent / "tokenizer.json")
     )

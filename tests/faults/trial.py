@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults import damage, processes
-from tests.faults.compare import Difference, differences
+from tests.faults.compare import Difference, differences, without_spares
 from tests.faults.faults import FOREVER, Fault
 from tests.faults.processes import Ended
 from tests.faults.scenes import Scene, Stage, copy
@@ -127,7 +127,7 @@ class _Trial:
         if ended.code:
             self.problems.append(_ending("", ended))
             return True
-        left = differences(self.workdir, self.scene)
+        left = self._left()
         if left and all(_within(each.path, hurt) for each in left):
             # The command had no need of it: who reads it must refuse it, or make it anew.
             if self._refused(ended := self._reader(left), hurt):
@@ -135,7 +135,7 @@ class _Trial:
             if ended.code:
                 self.problems.append(_ending("read", ended))
                 return True
-            left = [each for each in differences(self.workdir, self.scene) if not self._fine(each)]
+            left = [each for each in self._left() if each.path not in self._harmless]
         if left:
             self.problems.append(f"exit 0, and {_told(left)}")
         return True
@@ -145,13 +145,14 @@ class _Trial:
         paths = [each.path for each in left]
         self._harmless: set[str] = set()
         if any(path.startswith("data/") for path in paths):
-            return self.command(scene=self.stage.scene("text"))
+            reader = "prepare" if self.scene.name == "text" else "text"
+            return self.command(scene=self.stage.scene(reader))
         if "status.json" in paths:
             return self.command(scene=self.stage.scene("run"))
         if any(each.what == "missing" for each in left):
             # What a run was to keep it makes again.
             ended = self.command(scene=self.stage.scene("run"))
-            if ended.code or not (left := differences(self.workdir, self.scene)):
+            if ended.code or not (left := self._left()):
                 return ended
             paths = [each.path for each in left]
         if not any(re.search("/(checkpoints|snapshots)(/|$)", path) for path in paths):
@@ -163,8 +164,9 @@ class _Trial:
             self.notes.append("all nodes read as they were")
         return ended
 
-    def _fine(self, each: Difference) -> bool:
-        return each.path in self._harmless
+    def _left(self) -> list[Difference]:
+        found = differences(self.workdir, self.scene)
+        return without_spares(found, self.workdir, self.scene)
 
     def _refused(self, ended: Ended, hurt: Sequence[str]) -> bool:
         """Whether the damage was refused by name; how it was told is looked at."""
