@@ -66,7 +66,7 @@ _SEED = flags.DEFINE_integer("sample_seed", 0, "Of the draw of the examples.", l
 _K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
 _TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.", lower_bound=0)
 _POINTS = flags.DEFINE_integer(
-    "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2
+    "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2, upper_bound=1_001
 )
 
 

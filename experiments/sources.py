@@ -117,7 +117,11 @@ def _matches(pattern: str, left_out: Counter[str]) -> Iterator[str]:
     """The files of a pattern. `glob` would follow a link into its own folder, 40 deep."""
     above, into, below = pattern.partition("**")
     if not into or (above and not above.endswith("/")) or (below and not below.startswith("/")):
-        yield from (name for name in glob.glob(pattern) if os.path.isfile(name))
+        for name in glob.glob(pattern):
+            if os.path.isdir(name):
+                left_out["a folder that a pattern without ** does not enter"] += 1
+            else:
+                yield name
         return
     parts = ("**" + below).split("/")
     for folder in sorted(glob.glob(above)) if above else ["."]:

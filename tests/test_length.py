@@ -69,3 +69,12 @@ def test_arithmetic_is_that_of_numbers():
     assert updates(text, {}) == 680
     assert updates(share("50 epochs", 0.1), {"epochs": 390}) == 1950
     assert updates(combined(["3e9 tokens"], ["1e-3 tokens"]), {"tokens": 1}) == 3_000_000_000
+
+
+def test_a_part_of_an_update_is_refused():
+    """As a step of a fork or a number of updates; a part of an epoch is a length."""
+    for text in ("3.6", "1e-1", "10 - 0.5"):
+        with pytest.raises(ValueError, match="updates are whole numbers"):
+            length.terms(text)
+    assert length.terms("3.0") == [(3, "steps")]
+    assert length.terms("0.5 epochs") == [(0.5, "epochs")]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
@@ -151,6 +153,81 @@ def test_an_evaluation_that_is_gone_is_missed(finished, tmp_path, trainer):
     path.write_text("".join(lines[:39]))
     with pytest.raises(UserError, match=r"metrics.jsonl, line 40: a row is missing, or .* 35"):
         trainer(store).train(["cosine"])
+
+
+def test_rows_of_what_is_finished_are_missed(finished, tmp_path, trainer):
+    """A run that has lost rows is not called finished, and nothing forks from a parent without."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    store = BranchStore(workdir)
+    path = workdir / "branches/trunk/metrics.jsonl"
+    path.write_text(path.read_text().replace('"step": 9, ', '"step": 9,  ', 1))
+    with pytest.raises(UserError, match=r"trunk/metrics.jsonl, line 10: is not what was written"):
+        trainer(store).missing(["trunk", "decay"])
+    with pytest.raises(UserError, match=r"trunk/metrics.jsonl, line 10: "):
+        train.fork(store, "new", Branch(parent="trunk", steps=2, schedule=Cooldown()))
+    assert not (workdir / "branches/new").exists()
+
+
+def test_a_directory_without_its_record_is_missed(finished, tmp_path):
+    """By whoever looks at the tree, so that nothing of it is drawn without a word."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    (workdir / "branches/decay/branch.json").unlink()
+    with pytest.raises(UserError, match=r"branches/decay has checkpoints, .* no branch.json"):
+        BranchStore(workdir).edges()
+    shutil.move(workdir / "branches/decay", tmp_path / "away")
+    assert list(BranchStore(workdir).edges()) == ["trunk", "cosine"]
+    (workdir / "branches/trunk/branch.json").unlink()
+    shutil.rmtree(workdir / "branches/trunk")
+    shutil.move(tmp_path / "away", workdir / "branches/decay")
+    shutil.copy(finished / "branches/decay/branch.json", workdir / "branches/decay")
+    with pytest.raises(UserError, match=r"decay/branch.json: goes on from 'trunk' at 24"):
+        BranchStore(workdir).edges()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoints": 3},
+        {"trained_with": [3]},
+        {"differs_from_parent": []},
+        {"at_the_fork": []},
+        {"format": 0},
+        {"branch.schedule": None},
+        {"branch.data": None},
+        {"branch.seeds": "2"},
+        {"branch.optimizer": {"type": "AdamW", "b1": "x"}},
+        {"branch.name": "cosine"},
+    ],
+    ids=str,
+)
+def test_a_record_of_another_shape_is_named(finished, tmp_path, change):
+    """Of a record without a checksum, as those of a9c6116 are."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    path = workdir / "branches/decay/branch.json"
+    record = read_json(path, "")
+    for name, value in change.items():
+        of = record["branch"] if name.startswith("branch.") else record
+        of[name.removeprefix("branch.")] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=r"decay/branch.json: is (no|the) record .*bring it back"
+    ):
+        BranchStore(workdir).record("decay")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("jax_default_prng_impl", "rbg"), ("jax_threefry_partitionable", False)]
+)
+def test_a_flag_that_would_change_what_is_drawn_is_refused(tmp_path, trainer, flag, value):
+    edges = tree.resolve(load_config())
+    was = getattr(jax.config, flag)
+    jax.config.update(flag, value)
+    try:
+        with pytest.raises(UserError, match=rf"{flag.upper()} = {value}: .*; unset it"):
+            trainer(BranchStore(tmp_path / "w")).check(edges)
+    finally:
+        jax.config.update(flag, was)
+    assert not (tmp_path / "w").exists()
 
 
 def test_other_software_is_warned_of(finished, tmp_path, trainer, caplog):

@@ -9,6 +9,7 @@ from losses import mlp, mlp_loss
 from wsdjax import averages, data, models, optim, probes, state, step
 from wsdjax.config import CNN, RNN, AdamW, Averages, Bigram, Photos, Transformer
 from wsdjax.data import synthetic
+from wsdjax.probes import vectors
 
 MODELS = {
     "cnn": CNN(widths=(4, 8)),
@@ -34,6 +35,19 @@ def test_batches_are_the_same(config):
         ]
         batches = [stream[t] for stream in streams for t in (0, 1, 40)]
         return batches, data.in_order(loaded.test, 16)
+
+    narrow = found()
+    with jax.enable_x64(True):
+        assert same(found(), narrow)
+
+
+@pytest.mark.parametrize("kind", ["normal", "rademacher"])
+def test_random_vectors_are_the_same(kind):
+    """Which a density, a trace and a start are made of."""
+    tree = {"w": np.zeros((5, 7), np.float32), "b": np.zeros(7, np.float32)}
+
+    def found():
+        return vectors.random_like(jax.random.key(3), tree, kind)
 
     narrow = found()
     with jax.enable_x64(True):

@@ -137,6 +137,11 @@ class BranchStore:
         directory = self.directory(name)
         if (directory / "branch.json").exists():
             raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
+        if alike := [each for each in self.names() if each.casefold() == name.casefold()]:
+            raise ConfigError(
+                f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
+                "tell small letters from capitals: choose another name"
+            )
         records.check_empty(directory)
         if self._checkpoint_dir and (place := self._place_for(name)).exists():
             raise ConfigError(
@@ -359,6 +364,9 @@ class BranchStore:
         return place if "://" in str(place) else place.absolute()
 
     def _records(self) -> dict[str, dict[str, Any]]:
+        for directory in self.workdir.glob("branches/*/"):
+            if not (directory / "branch.json").exists():
+                records.check_empty(directory)
         return {path.parent.name: records.read(path) for path in self._record_files()}
 
     def _record_files(self) -> list[Path]:

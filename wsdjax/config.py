@@ -231,7 +231,7 @@ def is_name(name: object) -> bool:
     """Whether a branch can have this name, which is that of a directory too."""
     if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         return False
-    return len(name.encode()) <= LONGEST_NAME
+    return not name.startswith("-") and len(name.encode()) <= LONGEST_NAME
 
 
 def _check_name(name: str) -> None:

@@ -46,6 +46,8 @@ def terms(length: Length) -> list[tuple[float, str]]:
                 '"35%", or terms of these, as in "100% - 35%"'
             )
         number = float(match[2].replace("_", ""))
+        if not match[3] and number % 1:
+            raise ValueError(f"{shown(length)}: updates are whole numbers")
         found.append((-number if match[1] == "-" else number, unit))
         at = match.end()
     return found

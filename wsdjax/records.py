@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wsdjax import lineage, provenance
+from wsdjax.config import Branch, Experiment
 from wsdjax.edge import Edge
 from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.serial import differences
-from wsdjax.validation import ConfigError
+from wsdjax.validation import ConfigError, check
 
 FORMAT = 3
 """Format 2 had rows without checksums; format 1 neither averages, nor streams of their own, nor a
@@ -93,14 +95,36 @@ def _is_nothing(path: Path) -> bool:
     return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))
 
 
+_KINDS: dict[str, tuple[Any, Any]] = {
+    "format": (int, None),
+    "order": (int, None),
+    "trained_with": (list, None),
+    "branch": (dict, None),
+    "checkpoints": (str | None, None),
+    "differs_from_parent": (dict, None),
+    "at_the_fork": (dict, {}),
+    "versions": (dict, None),
+    "data_facts": (dict, {}),
+}
+"""What a record holds, and what stands for a key that old ones lack."""
+_PIECES = {
+    name: kind
+    for name, kind in typing.get_type_hints(Experiment).items()
+    if name in ("model", "data", "optimizer", "averages")
+} | {"schedule": typing.get_type_hints(Branch)["schedule"]}
+
+
 def _wrong(record: Mapping[str, Any], name: str) -> str | None:
     """What keeps this from being the record of a branch of that name."""
-    kinds = {"format": int, "order": int, "trained_with": list, "branch": dict}
-    for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
-            return f"is no record of a branch ({key} is {record.get(key)!r:.40})"
+    for key, (kind, default) in _KINDS.items():
+        if not isinstance(value := record.get(key, default), kind):
+            return f"is no record of a branch ({key} is {value!r:.40})"
+    if not all(isinstance(each, str) for each in record["trained_with"]) or record["format"] < 1:
+        return "is no record of a branch (trained_with holds names, and format is 1 at least)"
     try:
         edge = Edge.from_json(record["branch"])
+        for piece, kind in _PIECES.items():
+            check(f"branch.{piece}", getattr(edge, piece), kind, {})
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"is no record of a branch ({error!r:.80})"
     for f in dataclasses.fields(Edge):

@@ -88,15 +88,15 @@ class Trainer:
 
         Raises:
           MissingNode: for a branch that lacks a snapshot which it had.
+          DamagedFile: for one whose rows are not those that were written.
         """
-        for name, edge in self.store.edges().items():
-            if name not in names:
-                continue
-            if name not in self._verified and self.store.is_done(name):
-                self._set_aside_if_damaged(name, edge.end)
+        there = self.store.edges()
+        for name, edge in there.items():
+            if name in names and name not in self._verified and self.store.is_done(name):
                 self._verified.add(name)
-            if self.snapshot_every:
-                self._check_snapshots(name)
+                if not self._set_aside_if_damaged(name, edge.end):
+                    self.store.metrics(name)
+        self._check_snapshots([name for name in names if name in there])
         return [name for name in names if not self.store.is_done(name)]
 
     def train(self, names: Sequence[str]) -> list[str]:
@@ -107,6 +107,7 @@ class Trainer:
         Raises:
           Diverged: in the end, if a loss or an update was not finite.
           Stopped: once `asked_to_stop` says so, after a checkpoint.
+          MissingNode: in the end, for a branch that lacks a snapshot which it had.
         """
         missing = self.missing(names)
         diverged: dict[str, str] = {}
@@ -121,6 +122,7 @@ class Trainer:
                 diverged |= dict.fromkeys(error.branches, str(error))
         if diverged:
             raise Diverged("; ".join(dict.fromkeys(diverged.values())), list(diverged))
+        self._check_snapshots(missing)  # one may have gone while its branch was stopped
         return missing
 
     def _train_group(self, names: Sequence[str], until: int | None = None) -> None:
@@ -247,14 +249,15 @@ class Trainer:
             return True
         return False
 
-    def _check_snapshots(self, name: str) -> None:
-        if lost := self.store.lost_snapshots(name):
-            steps = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-            raise MissingNode(
-                f"{self.store.directory(name)} had snapshots of the updates {steps}, which are "
-                "gone: bring them back, delete the others too to do without, or move the branch's "
-                "checkpoints away to train it again"
-            )
+    def _check_snapshots(self, names: Sequence[str]) -> None:
+        for name in names if self.snapshot_every else ():
+            if lost := self.store.lost_snapshots(name):
+                steps = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+                raise MissingNode(
+                    f"{self.store.directory(name)} had snapshots of the updates {steps}, which "
+                    "are gone: bring them back, delete the others too to do without, or move the "
+                    "branch's checkpoints away to train it again"
+                )
 
     def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
         sums = rows.flush()  # before the checkpoint that comes after them

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
+
 from wsdjax import capacity, data, interop, mesh, provenance
 from wsdjax.branches import BranchStore
 from wsdjax.config import Stdlib, Text
@@ -29,8 +31,12 @@ def check(
         that is not installed.
       FileNotFoundError: for data that are not prepared, or weights that are not there.
     """
+    _check_flags()
     capacity.check(edges)
     there = store.edges()
+    for edge in edges.values():
+        if edge.parent in there and store.is_done(edge.parent):
+            store.metrics(edge.parent)  # whose rows are to be those that were written
     try:
         for name, edge in edges.items():
             begun = edge.parent or (name in there and store.steps(name))
@@ -45,6 +51,20 @@ def check(
         raise ConfigError(error) from None
     if tensorboard and not find_spec("tensorboardX"):
         raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
+
+
+_DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}
+
+
+def _check_flags() -> None:
+    """Every number that is drawn is a function of the config's seeds, and of nothing that another
+    shell may have set."""
+    for flag, value in _DRAWS.items():
+        if (set_to := getattr(jax.config, flag)) != value:
+            raise ConfigError(
+                f"{flag.upper()} = {set_to}: initialisations and batches would be others than "
+                f"under {value}, which is the default; unset it"
+            )
 
 
 def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:

@@ -40,10 +40,11 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
                 "Equinox module, eqx.partition(module, eqx.is_inexact_array) takes the arrays out)"
             )
         dtype = type(leaf).__name__ if isinstance(leaf, int) else jnp.result_type(leaf)
-        if isinstance(leaf, int) or not jnp.issubdtype(dtype, jnp.floating):
+        narrow = not isinstance(leaf, int) and jnp.dtype(dtype).itemsize < 2  # float8
+        if isinstance(leaf, int) or narrow or not jnp.issubdtype(dtype, jnp.floating):
             raise ProbeError(
                 f"{name}{_at(path)} is of type {dtype}: a direction needs "
-                "floating-point parameters; close over the others in the loss"
+                "floating-point parameters of 16 bits or more; close over the others in the loss"
             )
         return jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32))
 
@@ -227,10 +228,15 @@ def stack(vectors: list[Tree]) -> Tree:
 def random_like(key: jax.Array, params: Tree, kind: str = "normal") -> Tree:
     """A vector of independent entries, `normal` or `rademacher`."""
     leaves, structure = jax.tree.flatten(params)
-    draw = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}[kind]
+    draw = {"normal": jax.random.normal, "rademacher": _signs}[kind]
     keys = jax.random.split(key, len(leaves))
     drawn = [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, drawn)
+
+
+def _signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    # jax.random.rademacher draws in the process's default type, and others under x64.
+    return 2 * jax.random.bernoulli(key, jnp.float32(0.5), shape).astype(dtype) - 1
 
 
 def epsilon(params: Tree) -> float:
