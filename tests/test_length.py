@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsdjax.length import combined, share, updates
+from wsdjax.length import combined, share, terms, updates
 
 ONE = {"epochs": 390.0, "tokens": 1 / 4096, "%": 19.53}
 
@@ -75,6 +75,6 @@ def test_a_part_of_an_update_is_refused():
     """As a step of a fork or a number of updates; a part of an epoch is a length."""
     for text in ("3.6", "1e-1", "10 - 0.5"):
         with pytest.raises(ValueError, match="updates are whole numbers"):
-            length.terms(text)
-    assert length.terms("3.0") == [(3, "steps")]
-    assert length.terms("0.5 epochs") == [(0.5, "epochs")]
+            terms(text)
+    assert terms("3.0") == [(3, "steps")]
+    assert terms("0.5 epochs") == [(0.5, "epochs")]

@@ -209,9 +209,7 @@ def test_a_record_of_another_shape_is_named(finished, tmp_path, change):
         of = record["branch"] if name.startswith("branch.") else record
         of[name.removeprefix("branch.")] = value
     path.write_text(json.dumps(record))
-    with pytest.raises(
-        UserError, match=r"decay/branch.json: is (no|the) record .*bring it back"
-    ):
+    with pytest.raises(UserError, match=r"decay/branch.json: is (no|the) record .*bring it back"):
         BranchStore(workdir).record("decay")
 
 

@@ -35,7 +35,7 @@ def terms(length: Length) -> list[tuple[float, str]]:
     """
     if isinstance(length, int):
         return [(_float(length), "steps")]
-    text, at = str(length), 0
+    text, at, parted = str(length), 0, False
     found: list[tuple[float, str]] = []
     while at < len(text) or not found:
         match = _TERM.match(text, at)
@@ -46,10 +46,11 @@ def terms(length: Length) -> list[tuple[float, str]]:
                 '"35%", or terms of these, as in "100% - 35%"'
             )
         number = float(match[2].replace("_", ""))
-        if not match[3] and number % 1:
-            raise ValueError(f"{shown(length)}: updates are whole numbers")
+        parted = parted or (not match[3] and math.isfinite(number) and number % 1 > 0)
         found.append((-number if match[1] == "-" else number, unit))
         at = match.end()
+    if parted:
+        raise ValueError(f"{shown(length)}: updates are whole numbers")
     return found
 
 
