@@ -85,6 +85,9 @@ def _all(given: argparse.Namespace, directory: Path) -> int:
         needed += ["report", *(["text"] if "prepare" in hurt else [])]  # who reads what was damaged
     for name in needed:
         _stage.scene(name)
+    for each in drawn:
+        if each.kind == "damage":
+            _stage.start(each.scene, each.what[0])
     print(f"{len(drawn)} faults; the stage is set, {time.monotonic() - began:.0f} s", flush=True)
     table: collections.Counter = collections.Counter()
     with given.out.open("w") if given.out else contextlib.nullcontext() as file:

@@ -35,13 +35,13 @@ def differences(workdir: Path, scene: Scene) -> list[Difference]:
         if path not in there:
             found.append(Difference(path, "missing"))
         elif path in wanted or _in_a_node(path, scene):
-            end = scene.end if path in wanted else scene.all_nodes
+            end = scene.end if path in wanted else scene.with_spares
             if _content(workdir, path) != _content(end, path):
                 found.append(Difference(path, "differs"))
         elif not re.search(r"\.damaged(/|$)", path):
             found.append(Difference(path, "left over"))
     # A node that is not kept is whole or gone.
-    for path in sorted(_files(scene.all_nodes) - wanted - there):
+    for path in sorted(_files(scene.with_spares) - wanted - there):
         node = _NODE.match(path)
         if node and (workdir / node[0]).is_dir():
             found.append(Difference(path, "missing"))
@@ -73,7 +73,7 @@ def _files(workdir: Path) -> set[str]:
 
 def _in_a_node(path: str, scene: Scene) -> bool:
     node = _NODE.match(path)
-    return bool(node) and (scene.all_nodes / path).is_file()
+    return bool(node) and (scene.with_spares / path).is_file()
 
 
 def _content(workdir: Path, path: str) -> bytes | list | dict | None:

@@ -128,9 +128,9 @@ def _write(stage: Stage, scene: str, dice: random.Random) -> Fault | None:
 
 
 def _damage(stage: Stage, scene: str, dice: random.Random) -> Fault | None:
-    starts = {name: path for name, path in stage.scene(scene).starts.items() if path}
-    start = dice.choice(sorted(starts))
-    workdir = starts[start]
+    played = stage.scene(scene)
+    starts = ["end", *played.cuts, *(["base"] if played.starts["base"] else [])]
+    workdir = stage.start(scene, start := dice.choice(sorted(starts)))
     kinds = damage.places(workdir)
     if scene == "text":
         kinds = {kind: names for kind, names in kinds.items() if kind.startswith("data/")}

@@ -24,12 +24,14 @@ class Scene:
     command: Callable[[Path], list[str]]
     """The arguments, given the workdir."""
     starts: dict[str, Path | None]
-    """Workdirs to start from: "base", what it is given on; "end", what it has made; unfinished
-    ones. None for one that is not there."""
+    """Workdirs to start from: "base", what it is given on; "end", what it has made. None for one
+    that is not there."""
+    cuts: dict[str, str]
+    """Unfinished ones: each was killed after the renaming to what has this in its path."""
     end: Path
     """What it ends with undisturbed."""
-    all_nodes: Path
-    """The same with every checkpoint that there ever was."""
+    with_spares: Path
+    """Where checkpoints that it does not keep still are as they were."""
     operations: list[Operation]
     said: tuple[str, ...]
     """The lines that it writes to standard error."""
@@ -53,26 +55,40 @@ class Stage:
             self._scenes[name] = getattr(self, f"_{name}")()
         return self._scenes[name]
 
-    def _run(self) -> Scene:
-        def command(workdir: Path, *more: str) -> list[str]:
-            return ["experiments.run", f"--config={CONFIG}", f"--workdir={workdir}", *more]
+    def start(self, name: str, start: str) -> Path | None:
+        """A workdir from which a scene may start: "base", "end", or one of its cuts."""
+        scene = self.scene(name)
+        if start not in scene.starts:
+            aim = Aim(scene.cuts[start], ("rename",), first=1, last=1, action="kill", when="after")
+            workdir = self._place(f"{name}-{start}", scene.starts["base"])
+            control = Control(workdir.parent / "control", workdir, aim)
+            ended = processes.run(scene.command(workdir), workdir.parent, control)
+            if not control.acted:
+                raise SystemExit(f"{name}: nothing was renamed to {aim.match}: {ended.err}")
+            scene.starts[start] = workdir
+        return scene.starts[start]
 
-        keeping = self._play("run-all", None, lambda w: command(w, "--config.keep=100"))[0]
+    def _run(self) -> Scene:
+        def command(workdir: Path) -> list[str]:
+            return ["experiments.run", f"--config={CONFIG}", f"--workdir={workdir}"]
+
         cuts = {
             "in_trunk": "/branches/trunk/checkpoints/4$",
             "in_siblings": "/branches/sqrt/checkpoints/4$",
         }
-        return self._scene("run", None, command, keeping, cuts)
+        self._scenes["run"] = scene = self._scene("run", None, command, cuts)
+        scene.with_spares = self.start("run", "in_trunk") or scene.end
+        if not (scene.with_spares / "branches/trunk/checkpoints/2").is_dir():
+            raise SystemExit("run: trunk@2 was to be there as long as trunk@4 was not")
+        return scene
 
     def _fork(self) -> Scene:
         def command(workdir: Path) -> list[str]:
             more = ("--name=square", "--steps=3", "--schedule=Cooldown('square')", "--b2=0.95")
             return ["experiments.branch", "fork", "trunk", f"--workdir={workdir}", *more]
 
-        run = self.scene("run")
-        keeping = self._play("fork-all", run.all_nodes, command)[0]
         cuts = {"in_branch": "/branches/square/checkpoints/8$"}
-        return self._scene("fork", run.end, command, keeping, cuts)
+        return self._scene("fork", self.scene("run").end, command, cuts)
 
     def _probe(self) -> Scene:
         def command(workdir: Path) -> list[str]:
@@ -80,17 +96,14 @@ class Stage:
             more = ("--points=4", "--examples=8")
             return ["experiments.probe", f"--workdir={workdir}", *what, *more]
 
-        run = self.scene("run")
-        return self._scene(
-            "probe", run.end, command, run.all_nodes, {"begun": "/probes/sharpness-3-"}
-        )
+        cuts = {"begun": "/probes/sharpness-3-"}
+        return self._scene("probe", self.scene("run").end, command, cuts)
 
     def _report(self) -> Scene:
         def command(workdir: Path) -> list[str]:
             return ["experiments.report", f"--workdir={workdir}"]
 
-        probed = self.scene("probe")
-        return self._scene("report", probed.end, command, probed.all_nodes, {})
+        return self._scene("report", self.scene("probe").end, command, {})
 
     def _prepare(self) -> Scene:
         corpus = self.directory / "corpus"
@@ -99,46 +112,29 @@ class Stage:
             raise SystemExit(ended.err)
 
         def command(workdir: Path) -> list[str]:
-            to = (
-                "--tokenizer",
-                str(self.directory / "tokenizer.json"),
-                "--out",
-                str(workdir / "data"),
-            )
+            what = ("--input", str(corpus), "--tokenizer", str(corpus.with_name("tokenizer.json")))
             how = ("--shard_bytes", "100", "--held_out", "0.3", "--workers", "2")
-            return ["experiments.prepare", "text", "--input", str(corpus), *to, *how]
+            return ["experiments.prepare", "text", *what, "--out", str(workdir / "data"), *how]
 
         cuts = {"begun": "/data/train-00001.tokens$"}
-        return self._scene("prepare", None, command, None, cuts)
+        return self._scene("prepare", None, command, cuts)
 
     def _text(self) -> Scene:
         def command(workdir: Path) -> list[str]:
             config = f"--config={CONFIG}:{workdir / 'data'}"
             return ["experiments.run", config, f"--workdir={workdir / 'run'}"]
 
-        return self._scene("text", self.scene("prepare").end, command, None, {})
+        return self._scene("text", self.scene("prepare").end, command, {})
 
     def _scene(
         self,
         name: str,
         base: Path | None,
         command: Callable[[Path], list[str]],
-        all_nodes: Path | None,
         cuts: dict[str, str],
     ) -> Scene:
-        """`cuts`: unfinished starts, each by the operation after which it is killed: a renaming
-        to what ends so."""
         end, operations, said = self._play(name, base, command)
-        starts = {"base": base, "end": end}
-        for cut, renamed in cuts.items():
-            aim = Aim(renamed, ("rename",), first=1, last=1, action="kill", when="after")
-            workdir = self._place(f"{name}-{cut}", base)
-            control = Control(workdir.parent / "control", workdir, aim)
-            ended = processes.run(command(workdir), workdir.parent, control)
-            if not control.acted:
-                raise SystemExit(f"{name}: nothing was renamed to {renamed}: {ended.err}")
-            starts[cut] = workdir
-        return Scene(name, command, starts, end, all_nodes or end, operations, said)
+        return Scene(name, command, {"base": base, "end": end}, cuts, end, end, operations, said)
 
     def _play(
         self, name: str, base: Path | None, command: Callable[[Path], list[str]]

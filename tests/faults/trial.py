@@ -115,7 +115,7 @@ class _Trial:
 
     def damage(self, fault: Fault) -> bool:
         start, name, way = fault.what
-        copy(self.scene.starts[start], self.workdir)
+        copy(self.stage.start(self.scene.name, start), self.workdir)
         before = _listing(self.workdir)
         if not damage.inflict(way, self.workdir / name, self.workdir, random.Random(fault.id)):
             return False
@@ -176,6 +176,9 @@ class _Trial:
         names = {str(self.workdir / name) for name in hurt}
         names |= {m[0] for n in names if (m := re.match(r".*/(checkpoints|snapshots)(/\d+)?", n))}
         names |= {m[0] for n in names if (m := re.match(r".*/branches/[^/]+", n))}
+        for path in map(Path, list(names)):
+            if f" {path.name}" in said and str(path.parent) in said:
+                names.add(path.name)
         if said and not any(name in said for name in names):
             self.problems.append(f"names another file or none: {said}")
         self.notes.append(f"refused: {said}")
