@@ -143,7 +143,9 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # no memory on the device, for one
             raise
         except Exception as error:  # whatever orbax makes of broken files
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            cause = error.__cause__ or error
+            said = f"it has no {cause}" if isinstance(cause, KeyError) else str(cause)
+            reason = " ".join(said.split())[:200]
             raise DamagedCheckpoint(f"{path} is damaged: {reason}") from error
 
     def set_aside(self, step: int) -> None:
