@@ -302,7 +302,8 @@ class BranchStore:
                 return snapshots.load(step).params
             except DamagedCheckpoint as error:
                 raise DamagedCheckpoint(
-                    f"{error}; bring it back, or move the branch's checkpoints away to train it again"
+                    f"{error}; bring it back, or move the branch's checkpoints away to train it "
+                    "again"
                 ) from error
         if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
             return self.params(edge["parent"], step)
