@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -9,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +21,12 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import overrides
+from wsdjax import config
 from wsdjax.files import explained
 from wsdjax.length import Length
 from wsdjax.memory import keep_freed_memory
 from wsdjax.validation import ConfigError, UserError, check_path
-from wsdjax.wording import in_short_words, printable, shortened, shown
+from wsdjax.wording import in_short_words, listed, near, printable, shortened, shown
 
 
 def fail(message: object) -> NoReturn:
@@ -106,11 +109,11 @@ def parse(argv: Sequence[str], read_config: bool = False, positional: bool = Fal
             raise
         if read_config and not given:
             fail(f"give a config file: --config={_configs()}")
-        if explained := overrides.explain(argv):
-            fail(explained)
+        if why := overrides.explain(argv):
+            fail(why)
         if isinstance(error, flags.Error) and "config file:" not in str(error):
-            fail(f"{shortened(str(error), 300)}\nFor the flags: --help")
-        fail(f"{given}: {_one_line(error)}")
+            fail(f"{shortened(str(error), 300)}; --help tells the flags")
+        fail(f"{given}{_line_of(error, overrides.file(argv)[0])}: {_one_line(error)}")
 
 
 _LONGEST = 8_192
@@ -174,10 +177,25 @@ def _configs() -> str:
     return f"experiments/configs/{{{names}}}.py"
 
 
+def _line_of(error: BaseException, file: str) -> str:
+    """Where in the config file it was raised."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if file and os.path.abspath(frame.filename) == os.path.abspath(file)
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
 def _one_line(error: BaseException) -> str:
     # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     last = shortened(said.strip().rpartition("\n")[2], 200)
     if isinstance(error, flags.Error):
         return last
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said)
+    if unknown and (kind := config.TYPES.get(unknown[1])):
+        fields = [f.name for f in dataclasses.fields(kind)]
+        wrong = unknown[2]
+        return f"{unknown[1]} has no field {wrong!r}{near(wrong, fields)}; it has {listed(fields)}"
     return f"{type(error).__name__}: {last}" if last else type(error).__name__

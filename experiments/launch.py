@@ -57,6 +57,12 @@ def launch(
         unchanged = not declared or old.get("compare") == config["compare"]
         if not missing and page.exists() and unchanged:
             print(f"Nothing is missing in {store.workdir}: all of {', '.join(edges)} are trained.")
+            if declared and config["snapshot_every"] not in (None, old.get("snapshot_every")):
+                print(
+                    f"snapshot_every = {config['snapshot_every']}: what is trained keeps no more "
+                    "snapshots; train in another --workdir to have them",
+                    file=sys.stderr,
+                )
             _write_status(store, _status(store))  # which a kill may have kept from being told
             return
         if declared:

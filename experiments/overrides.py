@@ -15,7 +15,7 @@ from wsdjax.wording import listed, near, shortened, shown
 
 def missing_file(argv: Sequence[str]) -> str | None:
     """The config file that is named, if it is not there."""
-    path, _ = _file(argv)
+    path, _ = file(argv)
     try:
         return path if path and not Path(path).is_file() else None
     except (OSError, ValueError):  # longer than a path can be; a NUL in it
@@ -26,7 +26,7 @@ def explain(argv: Sequence[str]) -> str | None:
     """What is wrong with the first override that names no field or gives it no fitting value;
     None if all of them would do, or if the config itself cannot be read."""
     flags = _flags(argv)
-    path, argument = _file(argv)
+    path, argument = file(argv)
     if not path:
         return None
     try:
@@ -47,7 +47,7 @@ def _flags(argv: Sequence[str]) -> list[str]:
     return [argument.removeprefix("--") for argument in argv[1:] if argument.startswith("--")]
 
 
-def _file(argv: Sequence[str]) -> tuple[str, str]:
+def file(argv: Sequence[str]) -> tuple[str, str]:
     """The config file and its argument; two empty texts if none is given."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", default="", const="")

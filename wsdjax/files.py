@@ -177,7 +177,7 @@ def _value(path: Path, text: str, line: int | None, kind: type, remedy: str) -> 
     except json.JSONDecodeError as error:
         at = f"{path}, line {line or error.lineno}"
         raise DamagedFile(
-            f"{at}: no JSON ({error.msg} at column {error.colno}); {remedy}"
+            f"{at}: no JSON ({error.msg.removesuffix(' at')} at column {error.colno}); {remedy}"
         ) from None
     except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
         raise DamagedFile(f"{at}: no JSON that can be held; {remedy}") from None

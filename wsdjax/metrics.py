@@ -171,7 +171,7 @@ def _finite(value: Any) -> Any:
 
 
 _SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
-_LOST = "bring the file back, or delete the branch's directory to train it again"
+_LOST = "bring the file back, or move the branch's directory away to train it again"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

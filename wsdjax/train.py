@@ -21,6 +21,7 @@ from wsdjax.metrics import JsonLines, Rows, TensorBoard
 from wsdjax.optim import Hyper
 from wsdjax.programs import Programs
 from wsdjax.state import State
+from wsdjax.wording import listed
 
 log = logging.getLogger("wsdjax")
 
@@ -250,14 +251,16 @@ class Trainer:
         return False
 
     def _check_snapshots(self, names: Sequence[str]) -> None:
-        for name in names if self.snapshot_every else ():
-            if lost := self.store.lost_snapshots(name):
-                steps = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-                raise MissingNode(
-                    f"{self.store.directory(name)} had snapshots of the updates {steps}, which "
-                    "are gone: bring them back, delete the others too to do without, or move the "
-                    "branch's checkpoints away to train it again"
-                )
+        if not self.snapshot_every:
+            return
+        lost = {name: gone for name in names if (gone := self.store.lost_snapshots(name))}
+        each = "; ".join(f"{name} those of {listed(map(str, gone))}" for name, gone in lost.items())
+        if lost:
+            raise MissingNode(
+                f"snapshots in {self.store.workdir} are gone, of {each}: bring them back, delete "
+                "the others of the branch too to do without, or move its checkpoints away to train "
+                "it again"
+            )
 
     def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
         sums = rows.flush()  # before the checkpoint that comes after them

@@ -59,10 +59,12 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
         if ready is None:
             name, branch = next(iter(waiting.items()))
             parent = _parent_of(branch)[0]
-            why = "is its own ancestor" if parent in experiment.tree else "does not exist"
+            why = f"does not exist{near(parent, experiment.tree)}"
+            if parent in experiment.tree:
+                why = "is its own ancestor"
             raise ConfigError(
-                f"tree.{name}.parent = {shown(branch.parent)}: {shown(parent)} {why}"
-                f"{near(parent, experiment.tree)}; the branches are {listed(experiment.tree)}"
+                f"tree.{name}.parent = {shown(branch.parent)}: {shown(parent)} {why}; "
+                f"the branches are {listed(experiment.tree)}"
             )
         branch = waiting.pop(ready)
         above = edges.get(_parent_of(branch)[0], origin)
