@@ -39,7 +39,7 @@ from experiments.sources import find
 from wsdjax import lock, memory
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
-from wsdjax.files import read_json, sweep, write_json
+from wsdjax.files import read_json, write_json
 from wsdjax.wording import shortened
 
 PLAN = "plan.json"
@@ -73,7 +73,8 @@ def prepare_text(
         raise PrepareError(f"--out {out} is a file: name a directory")
     jobs = split_into_jobs(found.sources, plan.shard_bytes)
     with lock.held(out, busy="another process is preparing text in {}: wait for it, or stop it"):
-        sweep([out])
+        for left_by_a_kill in out.glob("*.tmp"):  # its workers may be there still, and go
+            left_by_a_kill.unlink(missing_ok=True)
         made = _agreed(out, jobs, chosen, plan)
         missing = [job for job in jobs if job.number not in made]
         if missing:

@@ -137,7 +137,7 @@ def test_a_node_is_probed_as_any_other(trained):
     found = json.loads(path.read_text())["results"][0]
     assert found["computed_in"] == "float32"
     params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", edge.end))
-    batches = data.in_order(data.load(edge.data).test, examples=30)
+    batches = data.sample(data.load(edge.data).test, 30)
     expected = probes.sharpness(models.build(edge.model).loss, params, batches, tol=1e-3)
     np.testing.assert_allclose(found["eigenvalues"], expected.eigenvalues, rtol=2e-3)
     mass = found["mass_of_first"]
