@@ -178,10 +178,12 @@ def _configs() -> str:
 
 
 def _line_of(error: BaseException, file: str) -> str:
-    """Where in the config file it was raised."""
+    """Where in the config file it was raised; absl makes another error of some."""
+    raised = [error, *filter(None, (error.__cause__, error.__context__))]
     lines = [
         frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
+        for each in raised
+        for frame in traceback.extract_tb(each.__traceback__)
         if file and os.path.abspath(frame.filename) == os.path.abspath(file)
     ]
     return f", line {lines[-1]}" if lines else ""
@@ -191,11 +193,11 @@ def _one_line(error: BaseException) -> str:
     # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     last = shortened(said.strip().rpartition("\n")[2], 200)
-    if isinstance(error, flags.Error):
-        return last
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said)
     if unknown and (kind := config.TYPES.get(unknown[1])):
         fields = [f.name for f in dataclasses.fields(kind)]
         wrong = unknown[2]
         return f"{unknown[1]} has no field {wrong!r}{near(wrong, fields)}; it has {listed(fields)}"
+    if isinstance(error, flags.Error):
+        return last
     return f"{type(error).__name__}: {last}" if last else type(error).__name__

@@ -44,6 +44,10 @@ MISTAKES = {
         ["--config.batch_size=8", "--config.batch_size", "4"],
         "--config.batch_size is given more than once",
     ),
+    "an unknown field in the file": (
+        ["--config=tests/configs/mistaken.py"],
+        "mistaken.py: Branch has no field 'stepz', did you mean 'steps'?",
+    ),
     "a file of no name": (["--config=" + "x" * 5_000], "there is no such file"),
     "a directory": (["--config=tests"], "--config=tests: there is no such file"),
     "no UTF-8": (["--config.weights=\udc80"], "is not UTF-8"),
@@ -67,7 +71,9 @@ MISTAKES = {
 def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, tmp_path):
     arguments, named = MISTAKES[mistake]
     workdir = tmp_path / "w"
-    process = start("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *arguments)
+    own = any(argument.startswith("--config=") for argument in arguments)
+    config = [] if own else [f"--config={TINY}"]
+    process = start("experiments.run", *config, f"--workdir={workdir}", *arguments)
     code, out, err = finish(process)
     assert code == 2, err
     assert named in err
