@@ -38,7 +38,7 @@ def differences(workdir: Path, scene: Scene) -> list[Difference]:
             end = scene.end if path in wanted else scene.with_spares
             if _content(workdir, path) != _content(end, path):
                 found.append(Difference(path, "differs"))
-        elif not re.search(r"\.damaged(/|$)", path):
+        elif not re.search(r"\.damaged(/|$)", path) and not (scene.end / path).is_dir():
             found.append(Difference(path, "left over"))
     # A node that is not kept is whole or gone.
     for path in sorted(_files(scene.with_spares) - wanted - there):

@@ -129,7 +129,12 @@ def _write(stage: Stage, scene: str, dice: random.Random) -> Fault | None:
 
 def _damage(stage: Stage, scene: str, dice: random.Random) -> Fault | None:
     played = stage.scene(scene)
-    starts = ["end", *played.cuts, *(["base"] if played.starts["base"] else [])]
+    # A run on text knows where its text lay, and another lane is another place.
+    starts = [
+        *played.cuts,
+        *([] if scene == "text" else ["end"]),
+        *(["base"] if played.starts["base"] else []),
+    ]
     workdir = stage.start(scene, start := dice.choice(sorted(starts)))
     kinds = damage.places(workdir)
     if scene == "text":

@@ -176,6 +176,8 @@ class _Trial:
         names = {str(self.workdir / name) for name in hurt}
         names |= {m[0] for n in names if (m := re.match(r".*/(checkpoints|snapshots)(/\d+)?", n))}
         names |= {m[0] for n in names if (m := re.match(r".*/branches/[^/]+", n))}
+        if "branches" in hurt:
+            names.add(str(self.workdir))  # without them it is no workdir
         for path in map(Path, list(names)):
             if f" {path.name}" in said and str(path.parent) in said:
                 names.add(path.name)
@@ -210,6 +212,7 @@ def _print_nodes(workdir: Path) -> None:
     from wsdjax.branches import BranchStore
     from wsdjax.validation import UserError
 
+    sys.unraisablehook = lambda _: None  # as `experiments.cli` has it
     try:
         store = BranchStore(workdir)
         for name in store.names():
