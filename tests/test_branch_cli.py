@@ -217,7 +217,7 @@ MISTAKES = {
     "far too long": (("fork", "trunk", "--name=x", f"--steps={'-' * 100_000}"), "too many"),
     "no number": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('power(1.2.3)')"),
-        "the shape 'power(1.2.3)' has no finite number in its brackets",
+        "unknown cooldown shape 'power(1.2.3)': '1.2.3' is no number",
     ),
     "more than the machine holds": (
         ("fork", "trunk", "--name=x", "--steps=3", "--data=Photos(eval_size=2000000000)"),

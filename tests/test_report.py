@@ -22,7 +22,7 @@ from experiments.reading import Run, experiment_of, running_mean
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm, Text
-from wsdjax.files import DamagedFile
+from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.serial import to_json
 
 
@@ -122,12 +122,12 @@ def test_names_from_outside_harm_no_report(compared, tmp_path):
     or hidden."""
     workdir = shutil.copytree(compared.workdir, tmp_path / "<b>$^{$")
     file = workdir / "branches" / "wsd_2" / "branch.json"
-    record = json.loads(file.read_text())
+    record = read_json(file, "")
     record["branch"]["data"] = to_json(Text(r"$\frac{$<script>"))
-    file.write_text(json.dumps(record))
-    config = json.loads((workdir / "config.json").read_text())
+    write_json(file, record)
+    config = read_json(workdir / "config.json", "")
     config["compare"] = {r"_$\frac{$<i>": ["wsd_1"]}
-    (workdir / "config.json").write_text(json.dumps(config))
+    write_json(workdir / "config.json", config)
     report.write(workdir)
     page = (workdir / "report.html").read_text()
     assert not re.search("<script|<i>|<b>", page)
