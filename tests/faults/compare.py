@@ -49,18 +49,22 @@ def differences(workdir: Path, scene: Scene) -> list[Difference]:
 
 
 def without_spares(found: list[Difference], workdir: Path, scene: Scene) -> list[Difference]:
-    """The differences but for checkpoints that were taken away whole and which nothing needs any
-    more: neither a branch's end nor a fork."""
+    """The differences but for what may be taken away whole: a checkpoint that is neither a
+    branch's end nor a fork, and all snapshots of a branch, of which the store says that it is no
+    accident."""
     records = [json.loads(path.read_text()) for path in scene.end.glob("branches/*/branch.json")]
     branches = [record["branch"] for record in records]
     needed = {(b["parent"], b["start"]) for b in branches}
     needed |= {(b["name"], b["end"]) for b in branches}
 
     def spare(each: Difference) -> bool:
-        node = re.match(r"branches/([^/]+)/checkpoints/(\d+)(?=/|$)", each.path)
+        node = re.match(r"branches/([^/]+)/(\w+)/(\d+)(?=/|$)", each.path)
         if each.what != "missing" or not node or (workdir / node[0]).exists():
             return False
-        return (node[1], int(node[2])) not in needed
+        if node[2] == "snapshots":
+            snapshots = workdir / "branches" / node[1] / "snapshots"
+            return not snapshots.exists() or (snapshots.is_dir() and not any(snapshots.iterdir()))
+        return node[2] == "checkpoints" and (node[1], int(node[3])) not in needed
 
     return [each for each in found if not spare(each)]
 
