@@ -385,7 +385,7 @@ def test_a_snapshot_that_is_not_written_is_made_again(with_snapshots, tmp_path, 
     assert_same_nodes(with_snapshots(tmp_path / "w"), whole)
 
 
-def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path):
+def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path, caplog):
     """One of a branch that is done, and one that went while it was stopped. Nothing that was
     trained is touched, and there is a way out: all of them may go."""
     whole = with_snapshots(tmp_path / "whole")
@@ -396,7 +396,9 @@ def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path):
         with_snapshots(tmp_path / "w")
     assert BranchStore(tmp_path / "w").steps("trunk") == whole.steps("trunk")
     shutil.rmtree(tmp_path / "w/branches/trunk/snapshots")
-    with_snapshots(tmp_path / "w")
+    with caplog.at_level("WARNING", logger="wsdjax"):
+        with_snapshots(tmp_path / "w")
+    assert "trunk has no snapshots any more, of 3, 6, 9, 12" in caplog.text
     with pytest.raises(Stop):
         with_snapshots(tmp_path / "stopped", until=10)
     shutil.rmtree(tmp_path / "stopped/branches/trunk/snapshots/3")

@@ -231,10 +231,12 @@ class BranchStore:
         self._checkpoints(name).wait()
 
     def lost_snapshots(self, name: str) -> list[int]:
-        """Those that were kept up to the branch's newest checkpoint and are not there now; none
-        where all were deleted, which is no accident."""
-        there = {*self._checkpoints(name, "snapshots").steps()}
-        return sorted(self._snapshots(name) - there) if there else []
+        """Those that were kept up to the branch's newest checkpoint and are not there now."""
+        return sorted(self._snapshots(name) - {*self.snapshots(name)})
+
+    def snapshots(self, name: str) -> list[int]:
+        """The steps of a branch's own, ascending."""
+        return self._checkpoints(name, "snapshots").steps()
 
     def _snapshots(self, name: str) -> set[int]:
         """The steps of those that were kept, as the newest checkpoint's record tells, and of those

@@ -33,7 +33,8 @@ def held(workdir: Path, busy: str = _BUSY) -> Iterator[None]:
         lock = os.fdopen(os.open(workdir / ".lock", flags, 0o666), "r+")
     except OSError as error:
         raise ConfigError(
-            f"{workdir} cannot be written ({error.strerror}): choose another directory"
+            f"{error.filename or workdir} cannot be written ({error.strerror}): mend it, or choose "
+            "another directory"
         ) from None
     with lock:
         try:

@@ -254,6 +254,11 @@ class Trainer:
         if not self.snapshot_every:
             return
         lost = {name: gone for name in names if (gone := self.store.lost_snapshots(name))}
+        for name in [name for name in lost if not self.store.snapshots(name)]:
+            # All of them: no accident, but nothing to be silent about.
+            log.warning(
+                "%s has no snapshots any more, of %s", name, listed(map(str, lost.pop(name)))
+            )
         each = "; ".join(f"{name} those of {listed(map(str, gone))}" for name, gone in lost.items())
         if lost:
             raise MissingNode(

@@ -46,6 +46,8 @@ def ways(path: Path) -> list[str]:
 
 def inflict(way: str, path: Path, workdir: Path, dice: random.Random) -> bool:
     """Whether it could be done, and anything is another now."""
+    if not path.exists():
+        return False
     if way == "swapped":
         return _swap(path, workdir, dice)
     if way == "deleted":

@@ -128,6 +128,17 @@ class _Trial:
             self.problems.append(_ending("", ended))
             return True
         left = self._left()
+        declared = re.compile("branches/(trunk|decay|sqrt)(/(?!probes/)|$)")
+        others = self.scene.name in ("fork", "probe", "report")
+        if others and any(e.what == "missing" and declared.match(e.path) for e in left):
+            # What the run was to keep the run makes again, and what is drawn of it is drawn again.
+            for scene in (self.stage.scene("run"), self.scene):
+                if self._refused(ended := self.command(scene=scene), hurt):
+                    return True
+                if ended.code:
+                    self.problems.append(_ending("what is missing made again", ended))
+                    return True
+            left = self._left()
         if left and all(_within(each.path, hurt) for each in left):
             # The command had no need of it: who reads it must refuse it, or make it anew.
             if self._refused(ended := self._reader(left), hurt):
@@ -149,18 +160,13 @@ class _Trial:
             return self.command(scene=self.stage.scene(reader))
         if "status.json" in paths:
             return self.command(scene=self.stage.scene("run"))
-        if any(each.what == "missing" for each in left):
-            # What a run was to keep it makes again.
-            ended = self.command(scene=self.stage.scene("run"))
-            if ended.code or not (left := self._left()):
-                return ended
-            paths = [each.path for each in left]
         if not any(re.search("/(checkpoints|snapshots)(/|$)", path) for path in paths):
             return self.command(scene=self.stage.scene("report"))
         was = processes.call(lambda: _print_nodes(self.scene.end), self.workdir.parent)
         ended = processes.call(lambda: _print_nodes(self.workdir), self.workdir.parent)
         if ended.code == 0 == was.code and ended.out == was.out:
-            self._harmless = set(paths)  # the numbers are right, and they were compared
+            # The numbers are right, and they were compared; what is gone is gone even so.
+            self._harmless = {each.path for each in left if each.what != "missing"}
             self.notes.append("all nodes read as they were")
         return ended
 
