@@ -709,8 +709,8 @@ def test_absurd_settings_are_refused_in_a_line(flag, said, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.6, 1.2, 2.0])
-def test_two_interrupts_end_it_within_a_second(delay, corpus, tmp_path):
+@pytest.mark.parametrize("when", [0.2, 0.6, "a shard is begun", "shards are done"])
+def test_two_interrupts_end_it_within_a_second(when, corpus, tmp_path):
     """As a terminal sends them: to the workers as well, while they start and while they work."""
     for i in range(12):
         write_jsonl(Path(corpus.replace("*", f"{i:02d}")), texts(3_000, seed=i, words=90))
@@ -723,7 +723,12 @@ def test_two_interrupts_end_it_within_a_second(delay, corpus, tmp_path):
         text=True,
         start_new_session=True,
     )
-    time.sleep(delay)
+    if isinstance(when, float):
+        time.sleep(when)
+    else:
+        sign = {"a shard is begun": ".*.tokens.*.tmp", "shards are done": "*.tokens"}[when]
+        while not any((tmp_path / "out").glob(sign)) and process.poll() is None:
+            time.sleep(0.001)
     started = time.monotonic()
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
