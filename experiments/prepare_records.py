@@ -22,7 +22,7 @@ from experiments.prepare_jobs import Job, Made, PrepareError, split_into_jobs
 from experiments.sources import Source
 from wsdjax.data import tokens
 from wsdjax.data.tokenizer import Tokenizer
-from wsdjax.files import naming, read_json_lines, write_atomically
+from wsdjax.files import naming, read_json_lines, write_if_changed
 
 JOBS = "jobs.jsonl"
 
@@ -59,8 +59,7 @@ def add(out: Path, made: Made) -> None:
 
 def rewrite(out: Path, made: dict[int, Made]) -> None:
     content = "".join(map(_line, made.values()))
-    if not (out / JOBS).exists() or (out / JOBS).read_text() != content:
-        write_atomically(out / JOBS, content)
+    write_if_changed(out / JOBS, content)
 
 
 def _line(made: Made) -> str:

@@ -77,12 +77,12 @@ def prepare_text(
             left_by_a_kill.unlink(missing_ok=True)
         made = _agreed(out, jobs, chosen, plan)
         missing = [job for job in jobs if job.number not in made]
+        for_workers = "bytes"
+        if isinstance(chosen, tokenizers.Learned):
+            for_workers = str(out / "tokenizer.json")  # it need not be fetched again
+            chosen.save(for_workers)
         if missing:
             (out / tokens.JSON).unlink(missing_ok=True)
-            for_workers = "bytes"
-            if isinstance(chosen, tokenizers.Learned):
-                for_workers = str(out / "tokenizer.json")  # it need not be fetched again
-                chosen.save(for_workers)
 
             def finished(done: Made) -> None:
                 made[done.job] = done

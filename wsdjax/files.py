@@ -35,6 +35,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_if_changed(path: Path, content: str) -> None:
+    """As `write_atomically`, unless the file is this already."""
+    if path.is_symlink() or not path.is_file() or path.read_bytes() != content.encode():
+        write_atomically(path, content)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` at the end; left by an exception it is

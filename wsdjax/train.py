@@ -98,6 +98,7 @@ class Trainer:
                 if not self._set_aside_if_damaged(name, edge.end):
                     self.store.metrics(name)
         self._check_snapshots([name for name in names if name in there])
+        self._tell_of_lost_forks([name for name in names if name in there])
         return [name for name in names if not self.store.is_done(name)]
 
     def train(self, names: Sequence[str]) -> list[str]:
@@ -266,6 +267,17 @@ class Trainer:
                 "the others of the branch too to do without, or move its checkpoints away to train "
                 "it again"
             )
+
+    def _tell_of_lost_forks(self, names: Sequence[str]) -> None:
+        """Nodes from which branches went their own way: what is trained stands without them."""
+        for name, edge in self.store.edges().items():
+            if edge.parent not in names or not self.store.is_done(edge.parent):
+                continue
+            if edge.start not in self.store.steps(edge.parent) and self.store.steps(name):
+                log.warning(
+                    "%s@%d is gone, from which %s was forked: nothing more can be forked there",
+                    *(edge.parent, edge.start, name),
+                )
 
     def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
         sums = rows.flush()  # before the checkpoint that comes after them

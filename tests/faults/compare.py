@@ -82,8 +82,6 @@ def _content(workdir: Path, path: str) -> bytes | list | dict | None:
     file = workdir / path
     if not file.is_file() or file.is_symlink():
         return None
-    if re.match(r"run/(figures/|report\.html)", path):
-        return b""  # of the scene `text`: drawn with the directory of its data
     content = file.read_bytes().replace(str(workdir).encode(), b"WORKDIR")
     clean = next((clean for name, clean in _CLEANED.items() if file.match(name)), None)
     try:

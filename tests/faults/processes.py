@@ -93,6 +93,7 @@ def run(
         if compiling:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         sys.argv = list(arguments)
+        os.chdir(directory)
         warnings.filterwarnings("ignore", "'experiments.*' found in sys.modules")
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults import processes
 from tests.faults.shim import Aim, Control, Operation
 
-CONFIG = "tests/configs/faults.py"
+CONFIG = str(Path(__file__).parents[1] / "configs/faults.py")
 COMMANDS = ("run", "fork", "probe", "report", "prepare", "text")
 
 
@@ -121,7 +121,8 @@ class Stage:
 
     def _text(self) -> Scene:
         def command(workdir: Path) -> list[str]:
-            config = f"--config={CONFIG}:{workdir / 'data'}"
+            # Named from the directory that the command is given in: a run quotes it.
+            config = f"--config={CONFIG}:{workdir.name}/data"
             return ["experiments.run", config, f"--workdir={workdir / 'run'}"]
 
         return self._scene("text", self.scene("prepare").end, command, {})

@@ -96,7 +96,7 @@ class _Trial:
             self.problems.append(_ending("the fault", ended))
         else:
             said = self._one_line(ended)
-            if said and str(self.workdir) not in said:
+            if said and f"{self.workdir.name}/" not in said:
                 self.problems.append(f"names no file: {said}")
         status = self.workdir / "status.json"
         # A disk that stays full takes no news.
@@ -132,13 +132,14 @@ class _Trial:
         others = self.scene.name in ("fork", "probe", "report")
         if others and any(e.what == "missing" and declared.match(e.path) for e in left):
             # What the run was to keep the run makes again, and what is drawn of it is drawn again.
+            self.err = ""
             for scene in (self.stage.scene("run"), self.scene):
                 if self._refused(ended := self.command(scene=scene), hurt):
                     return True
                 if ended.code:
                     self.problems.append(_ending("what is missing made again", ended))
                     return True
-            left = self._left()
+            left = [each for each in self._left() if not _is_told_gone(each, self.err)]
         if left and all(_within(each.path, hurt) for each in left):
             # The command had no need of it: who reads it must refuse it, or make it anew.
             if self._refused(ended := self._reader(left), hurt):
@@ -179,11 +180,11 @@ class _Trial:
         if ended.code != 2:
             return False
         said = self._one_line(ended)
-        names = {str(self.workdir / name) for name in hurt}
+        names = {f"{self.workdir.name}/{name}" for name in hurt}
         names |= {m[0] for n in names if (m := re.match(r".*/(checkpoints|snapshots)(/\d+)?", n))}
         names |= {m[0] for n in names if (m := re.match(r".*/branches/[^/]+", n))}
         if "branches" in hurt:
-            names.add(str(self.workdir))  # without them it is no workdir
+            names.add(f"/{self.workdir.name}:")  # without them it is no workdir
         for path in map(Path, list(names)):
             if f" {path.name}" in said and str(path.parent) in said:
                 names.add(path.name)
@@ -241,6 +242,17 @@ def _listing(workdir: Path) -> dict[str, int | str]:
         else hashlib.sha256(p.read_bytes()).hexdigest()
         for p in workdir.rglob("*")
     }
+
+
+def _is_told_gone(each: Difference, said: str) -> bool:
+    """Whether a warning tells that the node is gone which this is of."""
+    node = re.match(r"branches/([^/]+)/(checkpoints|snapshots)/(\d+)/", each.path)
+    if not node or each.what != "missing":
+        return False
+    name, kind, step = node.groups()
+    if kind == "checkpoints":
+        return f"{name}@{step} is gone" in said
+    return bool(re.search(rf"{name} has no snapshots any more, of .*\b{step}\b", said))
 
 
 def _within(path: str, hurt: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wsdjax.data.shards import MOST_TOKENS
-from wsdjax.files import write_atomically
+from wsdjax.files import write_if_changed
 from wsdjax.validation import UserError
 
 INSTALL = 'pip install -c constraints.txt -e ".[text]"'
@@ -123,7 +123,7 @@ class Learned:
             ) from None
 
     def save(self, path: str) -> None:
-        write_atomically(Path(path), self._tokenizer.to_str(pretty=True))
+        write_if_changed(Path(path), self._tokenizer.to_str(pretty=True))
 
 
 def _unknown(model: dict[str, Any], tokens: dict[str, int]) -> int | None:
