@@ -406,6 +406,18 @@ def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path, caplog):
         with_snapshots(tmp_path / "stopped")
 
 
+def test_a_fork_that_is_gone_is_told_of(finished, tmp_path, trainer, caplog):
+    """What was forked there stands without it, and nothing else can be forked there."""
+    store = BranchStore(shutil.copytree(finished, tmp_path / "w"))
+    step = store.steps("trunk")[0]
+    assert step < store.edges()["trunk"].end
+    train.fork(store, "new", Branch(parent=f"trunk@{step}", steps=2, schedule=Cooldown()))
+    shutil.rmtree(store.directory("trunk") / f"checkpoints/{step}")
+    with caplog.at_level("WARNING", logger="wsdjax"):
+        assert not trainer(BranchStore(store.workdir)).train(["trunk", "new"])
+    assert f"trunk@{step} is gone, from which new was forked" in caplog.text
+
+
 def test_a_snapshot_stays_in_the_record_of_later_checkpoints(with_snapshots, tmp_path):
     """Gone while a process trains, which has counted what was there when it began."""
     workdir = tmp_path / "w"

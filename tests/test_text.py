@@ -201,6 +201,17 @@ def test_a_directory_begun_otherwise_is_refused(corpus, tmp_path, capsys):
     assert "were not made here" in refused(capsys, out, corpus)
 
 
+def test_a_spoilt_tokenizer_is_written_again(corpus, tmp_path, capsys):
+    out, made = tmp_path / "out", tmp_path / "tokenizer.json"
+    tokenizer.train_bpe("x", texts(9), 300).save(str(made))
+    run(out, corpus, tokenizer=str(made))
+    before = contents(out)
+    (out / "tokenizer.json").write_text("[]")
+    run(out, corpus, tokenizer=str(made))
+    assert "is already prepared: train " in capsys.readouterr().out
+    assert contents(out) == before
+
+
 def test_what_came_to_nothing_is_begun_anew(tmp_path, capsys):
     """In the same directory: after the advice of an error is taken, and after a corpus without
     any text has some."""
