@@ -23,9 +23,10 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from wsdjax import config, serial
+from wsdjax import config
 from wsdjax.config import Branch, Overrides
-from wsdjax.validation import ConfigError
+from wsdjax.config import json as serial
+from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
     if not (workdir / "branches").is_dir():
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
 
-    from experiments.reading import experiment_of
+    from experiments.report.reading import experiment_of
     from wsdjax.branches import BranchStore
 
     experiment = experiment_of(workdir)
@@ -88,13 +89,13 @@ def _refuse_unused(command: str) -> None:
 
 
 def _list(store) -> None:
-    from experiments.drawing import drawing
+    from experiments.report.drawing import drawing
 
     print("\n".join(drawing(store)))
 
 
 def _show(store, name: str) -> None:
-    from experiments.drawing import state_of, summary
+    from experiments.report.drawing import state_of, summary
 
     record, edges = store.record(name), store.edges()
     edge = edges[name]
@@ -120,7 +121,7 @@ def _show(store, name: str) -> None:
 
 
 def _diff(store, one: str, two: str) -> None:
-    from experiments.drawing import state_of
+    from experiments.report.drawing import state_of
 
     edges = store.edges()
     for name in (one, two):
@@ -160,7 +161,7 @@ def _extend(store, name: str) -> None:
 def _add(store, name: str, node: str, schedule: Any) -> None:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from experiments.reading import experiment_of
+    from experiments.report.reading import experiment_of
     from wsdjax import tree
 
     if _STEPS.value is None:

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 
 import jax
 
-from wsdjax import cost, tree
+from wsdjax import tree
 from wsdjax.data.tokens import NotPrepared
-from wsdjax.edge import Edge
+from wsdjax.training import cost
+from wsdjax.tree.branch import Edge
 
 
 def estimate(edges: Mapping[str, Edge]) -> list[str]:
     """Lines of text about the branches that are to be trained.
 
     The memory is that of the group of siblings that takes most, on each of the devices that are
-    here, without what the backward pass makes (`wsdjax.cost`); FLOPs are those of matrix products.
+    here, without what the backward pass makes (`wsdjax.training.cost`); FLOPs are those of
+    matrix products.
     """
     if not edges:
         return []

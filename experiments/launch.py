@@ -9,18 +9,19 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments import report
+from experiments.cli.progress import progress
 from experiments.estimate import estimate
-from experiments.progress import progress
-from experiments.reading import read_config
-from wsdjax import lineage, tree
+from experiments.report.reading import read_config
+from experiments.report.write import write_report
+from wsdjax import tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Experiment
-from wsdjax.edge import Edge
+from wsdjax.config.json import to_json
+from wsdjax.errors import ConfigError
 from wsdjax.files import write_atomically, write_json
-from wsdjax.serial import to_json
-from wsdjax.train import Diverged, Stopped, Trainer
-from wsdjax.validation import ConfigError
+from wsdjax.trainer.loop import Diverged, Stopped, Trainer
+from wsdjax.tree import rates as lineage
+from wsdjax.tree.branch import Edge
 
 
 def launch(
@@ -78,14 +79,14 @@ def launch(
             with _signals() as asked:
                 trainer.asked_to_stop = lambda: bool(asked)
                 trainer.train(list(edges))
-            print(report.write(store.workdir))
+            print(write_report(store.workdir))
             status = _status(store)
         except Stopped as error:
             status, code = f"stopped: {error}", 130
             print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
         except Diverged as error:
             status, code = f"diverged: {error}", 1
-            print(report.write(store.workdir))
+            print(write_report(store.workdir))
             print(f"error: {error}", file=sys.stderr)
         finally:
             _write_status(store, status)

@@ -69,7 +69,7 @@ def same(a, b) -> bool:
 
 def rows_of(store, name: str) -> list[dict]:
     """A branch's rows without their timings."""
-    from wsdjax.metrics import read_rows
+    from wsdjax.branches.metrics import read_rows
 
     rows = read_rows(store.directory(name) / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

@@ -11,7 +11,7 @@ import runpy
 import signal
 import sys
 
-from wsdjax.train import Trainer
+from wsdjax.trainer.loop import Trainer
 
 what, branch, step, module = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4]
 

@@ -13,8 +13,8 @@ from experiments.bench import race, training
 from experiments.bench.peers import CONTESTANTS, Contestant, Outcome
 from experiments.bench.referee import check, check_torch, reference
 from experiments.bench.subject import trained
-from wsdjax import cost
 from wsdjax.probes import ProbeError
+from wsdjax.training import cost
 
 
 @pytest.fixture(scope="module")

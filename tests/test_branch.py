@@ -15,18 +15,14 @@ from conftest import load_config, rows_of, same
 from test_resume import Silent
 
 from experiments.launch import launch
-from wsdjax import data, models, optim, schedules, tree
-from wsdjax import state as states
-from wsdjax.branches import (
-    BranchStore,
-    DamagedCheckpoint,
-    MissingNode,
-    WorkdirBusy,
-)
+from wsdjax import data, models, schedules, tree
+from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
-from wsdjax.step import make_evaluate, make_step
-from wsdjax.train import Diverged, Trainer
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
+from wsdjax.trainer.loop import Diverged, Trainer
+from wsdjax.training import optim
+from wsdjax.training import state as states
+from wsdjax.training.step import make_evaluate, make_step
 
 
 def grow(workdir, config, names=None):

@@ -67,8 +67,8 @@ def test_forks_are_what_was_asked_for(grown):
 
 def test_both_decays_are_in_the_figure_and_the_table(grown):
     """They go on from the trunk's curve: their first point is its last."""
-    from experiments import figures
-    from experiments.reading import Run
+    from experiments.report import figures
+    from experiments.report.reading import Run
 
     workdir, said = grown
     assert re.search(r"trunk > sqrt +30 ", said[0][0])

@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 from conftest import load_config
 
-from wsdjax import capacity, cost, memory, tree
+from wsdjax import memory, tree
 from wsdjax.config import RNN, Averages, Bigram, Photos, Transformer
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
+from wsdjax.trainer import capacity
+from wsdjax.training import cost
 
 
 def refused(monkeypatch, memory_bytes=2**35, **changes):

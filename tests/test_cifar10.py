@@ -70,7 +70,7 @@ class Finder(importlib.machinery.PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name == "tensorflow" else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
-from experiments.prepare import main
+from experiments.prepare.__main__ import main
 main(sys.argv[1:])
 """
 

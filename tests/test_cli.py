@@ -17,7 +17,7 @@ from test_branch import files
 from test_resume import flip_a_byte
 
 from wsdjax.branches import BranchStore
-from wsdjax.metrics import JsonLines, read_rows
+from wsdjax.branches.metrics import JsonLines, read_rows
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wsdjax import cost, models
+from wsdjax import models
 from wsdjax.config import CNN, Averages, Photos, Stdlib, Transformer
 from wsdjax.families import pythia
+from wsdjax.training import cost
 
 
 def test_the_flops_of_a_cnn_are_those_of_its_products():

@@ -15,15 +15,17 @@ from conftest import ROOT, load_config, rows_of, same
 from test_branch import files, grow, with_tree
 from test_resume import Silent, Stop
 
-from experiments import figures, report, tables
-from experiments.reading import Run
-from wsdjax import averages, data, models, optim, plans, tree
-from wsdjax import state as states
+from experiments.report import figures, tables
+from experiments.report.reading import Run
+from experiments.report.write import write_report
+from wsdjax import data, models, plans, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
 from wsdjax.files import DamagedFile
-from wsdjax.step import make_evaluate, make_step
-from wsdjax.train import Trainer, fork
+from wsdjax.trainer.loop import Trainer, fork
+from wsdjax.training import averages, optim
+from wsdjax.training import state as states
+from wsdjax.training.step import make_evaluate, make_step
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +293,7 @@ def test_a_lineage_that_changes_its_averages_is_one_table(averaged):
     assert np.isfinite(ema[:9]).all()
     assert np.isnan(ema[9:]).all()
     assert np.isfinite(window).all()
-    report.write(store.workdir)
+    write_report(store.workdir)
     rows = [end.schedule for end in tables.final_values(Run(store.workdir))]
     assert rows == [
         "WSD, linear cooldown",

@@ -21,9 +21,9 @@ from wsdjax import data, families, interop, models, plans, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Bigram, Transformer
 from wsdjax.data.device import DeviceSplit
-from wsdjax.huggingface import check_weights, config_of
-from wsdjax.train import Stopped, Trainer
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
+from wsdjax.interop.foreign_config import check_weights, config_of
+from wsdjax.trainer.loop import Stopped, Trainer
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = {
@@ -625,7 +625,7 @@ def test_replicates_are_not_written_as_one_model(llama, tmp_path):
 
 
 def test_reading_a_config_imports_no_jax(llama):
-    code = f"from wsdjax.huggingface import config_of; config_of({str(llama)!r})"
+    code = f"from wsdjax.interop.foreign_config import config_of; config_of({str(llama)!r})"
     code += "; import sys; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -11,14 +11,15 @@ from conftest import ROOT, finish, load_config, rows_of, same, start
 from test_tokens import documents, write
 
 from experiments.estimate import estimate
-from wsdjax import cost, data, models, probes, tree
+from wsdjax import data, models, probes, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import Branch, Constant, Cooldown, Text
 from wsdjax.data import tokenizer
 from wsdjax.data.ngrams import ngram_loss
-from wsdjax.train import Trainer
-from wsdjax.trainable import warn_of_another_tokenizer
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
+from wsdjax.trainer.loop import Trainer
+from wsdjax.trainer.preflight import warn_of_another_tokenizer
+from wsdjax.training import cost
 
 TINY = ROOT / "tests" / "configs" / "tiny_lm.py"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsdjax.length import combined, share, terms, updates
+from wsdjax.config.lengths import combined, share, terms, updates
 
 ONE = {"epochs": 390.0, "tokens": 1 / 4096, "%": 19.53}
 

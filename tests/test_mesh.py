@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import TINY, finish, start
 
-from wsdjax import mesh
 from wsdjax.branches import BranchStore
+from wsdjax.placement import mesh
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="the devices are the CPU's, simulated"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from wsdjax import metrics
+from wsdjax.branches import metrics
+from wsdjax.branches.metrics import JsonLines
 from wsdjax.files import DamagedFile
-from wsdjax.metrics import JsonLines
 
 
 def written(directory, start=0, step=6, name="trunk", closed=True):

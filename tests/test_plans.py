@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from wsdjax import lineage, plans, schedules, tree
+from wsdjax import plans, schedules, tree
 from wsdjax.config import (
     Branch,
     Constant,
@@ -18,7 +18,8 @@ from wsdjax.config import (
     Photos,
     Rewarm,
 )
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
+from wsdjax.tree import rates as lineage
 
 PEAK = 3e-3
 BUDGETS = (40, 80, 160)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from conftest import NO_CACHE, TINY, finish, rows_of, same, start
 
-from experiments import measured, report
-from experiments.nodes import parse_node
+from experiments.probe import measured
+from experiments.probe.nodes import parse_node
+from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
+from wsdjax.errors import UserError
 from wsdjax.files import DamagedFile, write_json
-from wsdjax.optim import second_moment
-from wsdjax.state import replicate
-from wsdjax.validation import UserError
+from wsdjax.training.optim import second_moment
+from wsdjax.training.state import replicate
 
 COUNT = 6
 """The nodes of decay from 18 to 36: 18, 20, 24, 30, 35, 36."""
@@ -363,7 +364,7 @@ def probed(snapped, tmp_path_factory):
 
 
 def _page(workdir):
-    said = report.write(workdir)
+    said = write_report(workdir)
     return said, (workdir / "report.html").read_text()
 
 

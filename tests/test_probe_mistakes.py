@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wsdjax import probes
+from wsdjax.errors import UserError
 from wsdjax.probes import ProbeError
-from wsdjax.validation import UserError
 
 
 @jax.custom_vjp

@@ -15,15 +15,16 @@ from conftest import finish, load_config, start
 from matplotlib.figure import Figure
 from test_branch import grow, with_tree
 
-from experiments import report, style, tables
-from experiments.bound import overlays
-from experiments.naming import schedule_name
-from experiments.reading import Run, experiment_of, running_mean
+from experiments.report import style, tables
+from experiments.report.bound import overlays
+from experiments.report.naming import schedule_name
+from experiments.report.reading import Run, experiment_of, running_mean
+from experiments.report.write import write_report
 from wsdjax import plans, theory, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import RNN, Bigram, Branch, Constant, Cooldown, Overrides, Rewarm, Text
+from wsdjax.config.json import to_json
 from wsdjax.files import DamagedFile, read_json, write_json
-from wsdjax.serial import to_json
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_names_from_outside_harm_no_report(compared, tmp_path):
     config = read_json(workdir / "config.json", "")
     config["compare"] = {r"_$\frac{$<i>": ["wsd_1"]}
     write_json(workdir / "config.json", config)
-    report.write(workdir)
+    write_report(workdir)
     page = (workdir / "report.html").read_text()
     assert not re.search("<script|<i>|<b>", page)
     assert html.escape(r"_$\frac{$<i>") in page

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
 
-from wsdjax import train, tree
+from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.checkpoints import Checkpoints
+from wsdjax.branches.checkpoints import Checkpoints
+from wsdjax.branches.metrics import read
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
+from wsdjax.errors import UserError
 from wsdjax.files import read_json, write_json
-from wsdjax.metrics import read
-from wsdjax.train import Stopped, Trainer
-from wsdjax.validation import UserError
+from wsdjax.trainer import loop as train
+from wsdjax.trainer.loop import Stopped, Trainer
 
 BRANCHES = ("trunk", "decay", "cosine")
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sampling
+from experiments.probe import sampling
 
 
 @pytest.mark.parametrize("together", [1, 2, 16])

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from wsdjax import models, optim
-from wsdjax import state as states
+from wsdjax import models
 from wsdjax.config import CNN, AdamW
-from wsdjax.step import make_evaluate, make_step
+from wsdjax.training import optim
+from wsdjax.training import state as states
+from wsdjax.training.step import make_evaluate, make_step
 
 pytestmark = pytest.mark.usefixtures("full_precision")
 MODEL = models.build(CNN(widths=(4, 4)))

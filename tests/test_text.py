@@ -20,15 +20,17 @@ import zstandard
 from conftest import ROOT, command, finish, start
 from pyarrow import parquet
 
-from experiments import documents as reading
-from experiments import hub, prepare, prepare_records
-from experiments.documents import documents
-from experiments.prepare_jobs import Made, split_into_jobs
-from experiments.sources import Source, find
+from experiments.prepare import __main__ as prepare
+from experiments.prepare import documents as reading
+from experiments.prepare import hub
+from experiments.prepare import records as prepare_records
+from experiments.prepare.documents import documents
+from experiments.prepare.jobs import Made, split_into_jobs
+from experiments.prepare.sources import Source, find
 from wsdjax import data
 from wsdjax.config import Text
 from wsdjax.data import tokenizer, tokens
-from wsdjax.validation import UserError
+from wsdjax.errors import UserError
 
 
 def texts(count, seed=0, words=30):

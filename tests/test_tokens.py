@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.baselines import bits_a_byte
-from experiments.prepare_text import verify
+from experiments.prepare.text import verify
+from experiments.report.baselines import bits_a_byte
 from wsdjax import data, tree
 from wsdjax.config import Text
 from wsdjax.data import tokens
 from wsdjax.data.host import HostSplit, _order
-from wsdjax.validation import UserError
+from wsdjax.errors import UserError
 
 VOCABULARY, SEPARATOR, LENGTH = 97, 96, 8
 FINGERPRINT, OTHER = "ab" * 32, "cd" * 32

@@ -13,13 +13,14 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import jaxprs_in_params
 
-from wsdjax import families, models, optim, state
+from wsdjax import families, models
 from wsdjax.config import Transformer
+from wsdjax.errors import ConfigError
 from wsdjax.models import attention
 from wsdjax.models.transformer import rotate
-from wsdjax.optim import Hyper
-from wsdjax.step import make_step
-from wsdjax.validation import ConfigError
+from wsdjax.training import optim, state
+from wsdjax.training.optim import Hyper
+from wsdjax.training.step import make_step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NEOX = Transformer(29, 32, 2, 2, hidden=48, loss_chunk=5)

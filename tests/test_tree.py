@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from wsdjax import lineage, plans, schedules, tree
+from wsdjax import plans, schedules, tree
 from wsdjax.config import (
     CNN,
     RNN,
@@ -23,9 +23,10 @@ from wsdjax.config import (
     WarmupCosine,
     validate,
 )
-from wsdjax.edge import Edge
-from wsdjax.serial import differences, from_json, to_json
-from wsdjax.validation import ConfigError
+from wsdjax.config.json import differences, from_json, to_json
+from wsdjax.errors import ConfigError
+from wsdjax.tree import rates as lineage
+from wsdjax.tree.branch import Edge
 
 
 def resolved(branches):

@@ -6,10 +6,11 @@ import pytest
 from conftest import same
 from losses import mlp, mlp_loss
 
-from wsdjax import averages, data, models, optim, probes, state, step
+from wsdjax import data, models, probes
 from wsdjax.config import CNN, RNN, AdamW, Averages, Bigram, Photos, Transformer
 from wsdjax.data import synthetic
 from wsdjax.probes import vectors
+from wsdjax.training import averages, optim, state, step
 
 MODELS = {
     "cnn": CNN(widths=(4, 8)),

@@ -12,8 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from wsdjax.model_config import Transformer
-from wsdjax.validation import ConfigError
+from wsdjax.config.models import Transformer
+from wsdjax.errors import ConfigError
 
 PYTHIA = {
     "70M": (6, 512, 8, 50_304),

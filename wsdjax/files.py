@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from wsdjax.validation import UserError
+from wsdjax.errors import UserError
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 

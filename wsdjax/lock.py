@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsdjax.validation import ConfigError, UserError
+from wsdjax.errors import ConfigError, UserError
 
 
 class WorkdirBusy(UserError):

@@ -19,8 +19,8 @@ from wsdjax.config import (
     Rewarm,
     WarmupCosine,
 )
-from wsdjax.length import Length, combined, share
-from wsdjax.validation import ConfigError
+from wsdjax.config.lengths import Length, combined, share
+from wsdjax.errors import ConfigError
 
 Tree = dict[str, Branch]
 

@@ -23,9 +23,9 @@ from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
 from experiments.bench.race import Comparison, comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
 from experiments.bench.subject import Subject, of_run, trained
-from experiments.style import save
+from experiments.report.style import save
 from wsdjax.config import CNN
-from wsdjax.validation import ConfigError
+from wsdjax.errors import ConfigError
 
 _BATCH = flags.DEFINE_integer("batch", 256, "Examples in the loss.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each setting.", lower_bound=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from wsdjax import provenance
+from wsdjax.branches import provenance
 from wsdjax.files import write_atomically
 
 _OUT = flags.DEFINE_string("out", "", "A JSON file for the result.")

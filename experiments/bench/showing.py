@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.bench.race import Comparison, Point
-from experiments.style import COLOURS, STYLE
+from experiments.report.style import COLOURS, STYLE
 
 _HEADER: tuple[str, ...] = (
     "k",

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from wsdjax import data, models, optim
+from wsdjax import data, models
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, AdamW, Photos
 from wsdjax.models import Model
 from wsdjax.probes.vectors import ProbeError, random_like
+from wsdjax.training import optim
 
 _MOVED, _TRIALS, _AT_ONCE = 1e-6, 4, 64
 

@@ -20,12 +20,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.bench import output
-from wsdjax import cost, mesh, provenance, state, tree
+from wsdjax import tree
+from wsdjax.branches import provenance
 from wsdjax.config import validate
-from wsdjax.edge import Edge
-from wsdjax.lineage import hyper_table
-from wsdjax.optim import Hyper
-from wsdjax.programs import Programs
+from wsdjax.placement import mesh
+from wsdjax.training import cost, state
+from wsdjax.training.compiled import Programs
+from wsdjax.training.optim import Hyper
+from wsdjax.tree.branch import Edge
+from wsdjax.tree.rates import hyper_table
 
 PEAK = {
     "A100": 312e12,

@@ -13,16 +13,7 @@ Hardware: two CPU cores, two minutes and one and a half. Expect a held-out loss 
 """
 
 from wsdjax import plans
-from wsdjax.config import (
-    CNN,
-    AdamW,
-    Branch,
-    Constant,
-    Cooldown,
-    Experiment,
-    Photos,
-    Rewarm,
-)
+from wsdjax.config import CNN, AdamW, Branch, Constant, Cooldown, Experiment, Photos, Rewarm
 
 
 def get_config(month: str = "first") -> Experiment:

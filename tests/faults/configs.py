@@ -273,7 +273,7 @@ def _judged(
 ) -> Fault:
     from experiments.cli import told
     from wsdjax.data.tokens import NotPrepared
-    from wsdjax.validation import UserError
+    from wsdjax.errors import UserError
 
     message = heard.strip() or told(said)
     if _files(workdir):
@@ -521,7 +521,7 @@ def faults(count: int, seed: int, commands: str, here: Path) -> list[Fault]:
 
 def _load_once() -> None:
     """Cases that have one data set load it once."""
-    from wsdjax.programs import Programs
+    from wsdjax.training.compiled import Programs
 
     load: Any = Programs._data
     if not hasattr(load, "loaded"):
@@ -542,7 +542,7 @@ def _registered(workdir: Path) -> Path:
 
     from wsdjax import tree
     from wsdjax.branches import BranchStore
-    from wsdjax.serial import to_json
+    from wsdjax.config.json import to_json
 
     experiment = good()[0]()
     BranchStore(workdir).register(tree.resolve(experiment))

@@ -28,15 +28,15 @@ ENTRY_POINTS = ("experiments.run", "experiments.branch", "experiments.probe")
 """They define flags, which can be done once in a process."""
 _MODULES = (
     "experiments.launch",
-    "experiments.measures",
-    "experiments.drawing",
-    "experiments.prepare_text",
+    "experiments.probe.measures",
+    "experiments.report.drawing",
+    "experiments.prepare.text",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "orbax.checkpoint",
     "tokenizers",
     "wsdjax.models",
-    "wsdjax.programs",
+    "wsdjax.training.compiled",
 )
 
 

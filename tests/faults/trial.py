@@ -217,7 +217,7 @@ def _print_nodes(workdir: Path) -> None:
     import numpy as np
 
     from wsdjax.branches import BranchStore
-    from wsdjax.validation import UserError
+    from wsdjax.errors import UserError
 
     sys.unraisablehook = lambda _: None  # as `experiments.cli` has it
     try:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wsdjax.errors import UserError
 from wsdjax.files import replacing
-from wsdjax.validation import UserError
 
 FORMAT = 2
 MOST_TOKENS = 2**31

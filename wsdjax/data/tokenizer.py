@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from wsdjax.data.shards import MOST_TOKENS
+from wsdjax.errors import UserError
 from wsdjax.files import write_if_changed
-from wsdjax.validation import UserError
 
 INSTALL = 'pip install -c constraints.txt -e ".[text]"'
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")

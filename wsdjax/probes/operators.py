@@ -12,13 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.objective import Batches, check_function, total, weights
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    like_parameters,
-    precision,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, like_parameters, precision
 from wsdjax.wording import listed
 
 Chosen = Callable[[str], bool]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.validation import UserError
+from wsdjax.errors import UserError
 from wsdjax.wording import listed, shortened
 
 Tree = Any

@@ -1,0 +1,242 @@
+"""The documents of one file of a corpus, or of a part of a data set of the Hugging Face hub.
+
+A .txt file is one document. Of a .jsonl or .parquet file each line or row is one, its text under a
+field, and so of a .json file, which may also be one array of them. All but .parquet may be packed
+as .gz or .zst. A byte-order mark is no text.
+
+A packed file of a few kilobytes can hold gigabytes, and a line of JSON can become many times its
+size: what is held at once is bounded, and what exceeds it is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from experiments.prepare import hub
+from experiments.prepare.unpacking import UnreadableText, chunks
+from wsdjax.data.tokenizer import INSTALL
+from wsdjax.wording import listed, shortened
+
+_KINDS = (".txt", ".jsonl", ".json")
+SUFFIXES = (*_KINDS, *(k + packed for k in _KINDS for packed in (".gz", ".zst")), ".parquet")
+MOST_OF_A_ROW = 2**28
+"""Bytes of one row's text, or of the line that it stands in."""
+MOST_OF_A_FILE = 2**30
+"""Bytes of a file that is read whole, unpacked."""
+_BOM = b"\xef\xbb\xbf"
+_PLACES = 20
+
+
+class _Bad(Exception):
+    """Why a row cannot be read."""
+
+
+@dataclass
+class LeftOut:
+    """The rows that could not be read."""
+
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+    """File, line and reason of the first ones."""
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if len(self.places) < _PLACES:
+            self.places.append(place)
+
+
+def suffix_of(name: str) -> str:
+    """Which of `SUFFIXES` a file's name has, in letters of any case; "" for none."""
+    return next((s for s in SUFFIXES if name.lower().endswith(s)), "")
+
+
+def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> Iterator[str]:
+    """The texts of a source that are not empty, each of which can be written as UTF-8.
+
+    Args:
+      left_out: takes the rows that cannot be read; without it such a row is an error.
+
+    Raises:
+      UnreadableText: naming the file, and the line where there is one.
+    """
+    kind, rows, read = _rows(name, text_field)
+    for number, raw in rows:
+        try:
+            text = _text(read(raw), text_field) if kind != "text" else _decoded(raw)
+        except UnicodeDecodeError as error:
+            line = number + (raw.count(b"\n", 0, error.start) if isinstance(raw, bytes) else 0)
+            at = f"{'line' if kind == 'text' else kind} {line}"
+            told = f"{name}, {at}: not UTF-8 ({error.reason})"
+        except _Bad as error:
+            told = f"{name}, {kind} {number}: {error}"
+        else:
+            if text:
+                yield text
+            continue
+        if left_out is None:
+            raise UnreadableText(told)
+        left_out.add(told)
+
+
+def _rows(
+    name: str, text_field: str
+) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], Any]]:
+    """What a row is called, the rows with their numbers, and what reads one."""
+    if name.startswith("hf:"):
+        return "row", hub.rows(name), lambda row: row
+    suffix = suffix_of(name)
+    if suffix == ".parquet":
+        return "row", _parquet(name, text_field), lambda value: {text_field: value.as_py()}
+    content = _without_mark(chunks(name))
+    if suffix.startswith(".txt"):
+        return "text", iter([(1, _whole(content, name))]), _decoded
+    if suffix.startswith(".jsonl"):
+        return "line", _lines(content), _json
+    first = next(content, b"")
+    content = chain([first], content)
+    if first.lstrip().startswith(b"["):
+        return "item", enumerate(_array(_whole(content, name), name), 1), lambda item: item
+    return "line", _lines(content), _json
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode()
+
+
+def _without_mark(content: Iterator[bytes]) -> Iterator[bytes]:
+    first = next(content, b"")
+    yield first.removeprefix(_BOM)
+    yield from content
+
+
+def _whole(content: Iterable[bytes], name: str) -> bytes:
+    parts, size = [], 0
+    for chunk in content:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MOST_OF_A_FILE:
+            raise UnreadableText(
+                f"{name} has more than {MOST_OF_A_FILE >> 20:,} MiB to be read at once: split it, "
+                "or write a document a line as .jsonl"
+            )
+    return b"".join(parts)
+
+
+def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The lines that are not blank, with their numbers; None for one that is too long, told
+    before the rest of it is read."""
+    number, size = 1, 0
+    parts: list[bytes] = []
+    for chunk in content:
+        pieces = chunk.split(b"\n")
+        for i, piece in enumerate(pieces):
+            if size <= MOST_OF_A_ROW < size + len(piece):
+                parts = []
+                yield number, None
+            size += len(piece)
+            if size <= MOST_OF_A_ROW:
+                parts.append(piece)
+            if i < len(pieces) - 1:
+                if line := b"".join(parts).strip():
+                    yield number, line
+                number, size, parts = number + 1, 0, []
+    if line := b"".join(parts).strip():
+        yield number, line
+
+
+def _json(line: bytes | None) -> Any:
+    if line is None:
+        raise _Bad(
+            f"longer than {MOST_OF_A_ROW >> 20} MiB: make several documents of it, or leave it out "
+            "by --bad_rows=skip"
+        )
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise
+    except json.JSONDecodeError as error:
+        raise _Bad(f"no JSON ({error.msg} at column {error.colno})") from None
+    except (RecursionError, ValueError, MemoryError):  # a number of thousands of digits, say
+        raise _Bad("no JSON that can be held: nested too deep, or too large") from None
+
+
+def _array(content: bytes, name: str) -> list[Any]:
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise UnreadableText(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        raise UnreadableText(
+            f"{name}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"
+        ) from None
+    except (RecursionError, ValueError, MemoryError):
+        raise UnreadableText(
+            f"{name}: no JSON that can be held: nested too deep, or too large"
+        ) from None
+
+
+def _text(row: Any, text_field: str) -> str:
+    called = repr(shortened(text_field))
+    if not isinstance(row, dict):
+        raise _Bad(f"no text under {called}, but {_kind(row)} in place of an object")
+    if text_field not in row:
+        has = shortened(listed(row))
+        raise _Bad(f"no text under {called}; it has {has}. Name it with --text_field")
+    text = row[text_field]
+    if not isinstance(text, str):
+        raise _Bad(f"{called} is {_kind(text)}, and no text: mend it, or --bad_rows=skip")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can write
+        raise _Bad(f"no UTF-8 ({error.reason})") from None
+    if size > MOST_OF_A_ROW:
+        raise _Bad(f"a text of more than {MOST_OF_A_ROW >> 20} MiB: make several of it")
+    return text
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return f"the value {shortened(json.dumps(value))}"
+    named: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
+    return named.get(type(value), type(value).__name__)
+
+
+def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UnreadableText(f"{name} needs the library pyarrow: {INSTALL}") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(name) as file:
+            columns = file.schema_arrow.names
+            if columns.count(text_field) != 1:
+                has = shortened(listed(columns), 90)
+                many = "two columns" if text_field in columns else "no column"
+                raise UnreadableText(
+                    f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
+                    "Name it with --text_field"
+                )
+            kind = file.schema_arrow.field(text_field).type
+            of = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+            if str(of) not in ("string", "large_string", "string_view", "null"):
+                raise UnreadableText(
+                    f"{name}: the column {shortened(text_field)!r} is of {shortened(str(kind))}, "
+                    "and no text. Name another with --text_field"
+                )
+            for batch in file.iter_batches(columns=[text_field], batch_size=100):
+                # A name with a dot is taken for a path too: more columns may have come.
+                for value in batch.column(batch.schema.names.index(text_field)):
+                    number += 1
+                    yield number, value
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            raise
+        said = shortened(str(error), 90)
+        raise UnreadableText(f"{name} is no parquet file, or is damaged ({said})") from None

@@ -1,0 +1,188 @@
+"""Documents to token shards, in processes: each job makes one shard for training and one for
+testing.
+
+A worker has a pipe to the parent, and nothing else in common with the others, so that any of
+them, and the parent too, may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.prepare.documents import LeftOut, documents
+from experiments.prepare.jobs import Job, Made, Plan, PrepareError, Tolerance
+from experiments.prepare.progress import Progress
+from experiments.prepare.records import digest
+from experiments.prepare.sources import Source
+from wsdjax.data import tokenizer as tokenizers
+from wsdjax.data import tokens
+from wsdjax.errors import UserError
+
+_CHARACTERS_TOGETHER = 2**20
+
+
+class Settings(NamedTuple):
+    """What every worker is to know."""
+
+    out: Path
+    tokenizer: str
+    plan: Plan
+    allowed: Tolerance
+
+
+def work(
+    jobs: Sequence[Job],
+    of: int,
+    workers: int,
+    settings: Settings,
+    finished: Callable[[Made], None],
+) -> None:
+    """Does the jobs in processes; the first error stops them all.
+
+    Args:
+      of: how many jobs there are, with those that are done.
+      finished: is told of each job that is done.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    progress = Progress(of - len(jobs), of)
+    waiting, left, written = iter(jobs), len(jobs), 0
+    pipes: dict[Any, Any] = {}
+    try:
+        # Ctrl-C is the parent's to hear: what it starts now inherits that it is held back. The
+        # tracker, which starting a process starts too, would end that.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(min(workers, len(jobs))):
+                here, there = spawn.Pipe()
+                worker = spawn.Process(target=_serve, args=(there, settings), daemon=True)
+                worker.start()
+                there.close()
+                pipes[here] = worker
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for pipe in pipes:
+            pipe.send(next(waiting))
+        while left:
+            for pipe in multiprocessing.connection.wait(list(pipes), timeout=1):
+                assert isinstance(pipe, multiprocessing.connection.Connection)
+                told = pipe.recv()
+                if isinstance(told, BaseException):
+                    raise told
+                if isinstance(told, int):
+                    written += told
+                    continue
+                finished(told)
+                left -= 1
+                if job := next(waiting, None):
+                    pipe.send(job)
+            progress.show(of - left, written)
+    except (EOFError, ConnectionError):
+        raise PrepareError("a worker was killed, for memory perhaps: try fewer --workers") from None
+    finally:
+        for worker in pipes.values():
+            worker.kill()
+        for worker in pipes.values():
+            worker.join()
+        progress.stop()
+
+
+def _serve(pipe: multiprocessing.connection.Connection, settings: Settings) -> None:
+    """Does one job after the other."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
+    chosen: tokenizers.Tokenizer | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        while True:
+            job = pipe.recv()
+            try:
+                chosen = chosen or tokenizers.load(settings.tokenizer, settings.plan.separator)
+                told: Any = _write(job, chosen, settings, pipe.send)
+            except MemoryError:
+                told = PrepareError("a worker has no memory left: try fewer --workers")
+            except (UserError, OSError) as error:
+                told = error
+            except Exception:
+                told = RuntimeError(traceback.format_exc())
+            pipe.send(told)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _write(
+    job: Job, chosen: tokenizers.Tokenizer, settings: Settings, tell: Callable[[int], None]
+) -> Made:
+    plan, bad = settings.plan, LeftOut()
+    inputs = [[*source, digest(source.name)] for source in job.sources]
+    left_out = bad if settings.allowed.bad_rows == "skip" else None
+    with contextlib.ExitStack() as stack:
+        train, test = (
+            stack.enter_context(tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary))
+            for path in job.paths(settings.out)
+        )
+        text_bytes = lost_bytes = 0
+        for names, texts in _some(job, plan.text_field, left_out):
+            count = 0
+            for name, text, (encoded, lost) in zip(
+                names, texts, chosen.encode_and_count(texts), strict=True
+            ):
+                content = text.encode()
+                writer = test if _is_held_out(content, plan.held_out) else train
+                try:
+                    writer.write_document(encoded, chosen.separator, len(content) - lost)
+                except tokens.TokensError as error:
+                    raise PrepareError(f"{name}: {error}") from None
+                text_bytes, lost_bytes = text_bytes + len(content), lost_bytes + lost
+                count += len(encoded) + 1
+            tell(count)
+        for source in job.sources:
+            _see_unchanged(source)
+        made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
+        made.check(settings.allowed)
+    return made._replace(shards=[train.digest, test.digest])
+
+
+def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[tuple[list[str], list[str]]]:
+    """The documents, so many together that a call of the tokenizer is worth it, and the names of
+    the sources that they are from."""
+    names: list[str] = []
+    texts: list[str] = []
+    size = 0
+    for source in job.sources:
+        for text in documents(source.name, field, left_out):
+            names.append(source.name)
+            texts.append(text)
+            size += len(text)
+            if size >= _CHARACTERS_TOGETHER:
+                yield names, texts
+                names, texts, size = [], [], 0
+    yield names, texts
+
+
+def _see_unchanged(source: Source) -> None:
+    if source.name.startswith("hf:"):
+        return
+    status = os.stat(source.name)
+    if (status.st_size, status.st_mtime_ns) != source[1:]:
+        raise PrepareError(f"{source.name} was changed meanwhile: give the same command again")
+
+
+def _is_held_out(content: bytes, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < share * 2**64

@@ -1,0 +1,1 @@
+"""A workdir in tables, figures and a page."""

@@ -1,0 +1,85 @@
+"""The tree in text: what `experiments.branch list` prints and a report shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from experiments.report.reading import experiment_of
+from wsdjax.branches import BranchStore
+from wsdjax.config import AdamW
+from wsdjax.tree.branch import Edge
+
+
+def drawing(store: BranchStore, by_rows: bool = False) -> list[str]:
+    """A line for each branch, indented along the tree: steps, schedule and what else it changes,
+    status, final loss. `by_rows` goes by the rows, whether or not checkpoints are there."""
+    edges = store.edges()
+    experiment = experiment_of(store.workdir)
+    base = experiment.optimizer if experiment else None
+
+    def lines(parent: str, indent: str) -> Iterator[tuple[str, ...]]:
+        children = [edge for edge in edges.values() if edge.parent == parent]
+        for edge in children:
+            last = edge is children[-1]
+            fork, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
+            mark = fork if parent else ""
+            steps = f"{edge.start:,} → {edge.end:,}"
+            what = ", ".join(
+                filter(None, (summary(edge.schedule), changes(edge, edges.get(parent), base)))
+            )
+            yield (indent + mark + edge.name, steps, what, *state_of(store, edge, by_rows))
+            yield from lines(edge.name, indent + below if parent else "")
+
+    rows = [
+        ("branch", "updates", "schedule and changes", "status", "held-out loss"),
+        *lines("", ""),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def summary(value: Any) -> str:
+    """A dataclass as it is written in a config: its first field, and those that are not as by
+    default."""
+    fields = dataclasses.fields(value)
+    named = [f for f in fields if f is fields[0] or getattr(value, f.name) != f.default]
+    shown = [f"{f.name}={getattr(value, f.name)!r}" for f in named]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def state_of(store: BranchStore, edge: Edge, by_rows: bool = False) -> tuple[str, str]:
+    """(status, final held-out loss)."""
+    metrics = store.metrics(edge.name)
+    own = [step for step in metrics.updates.get("step", ()) if step > edge.start]
+    saved = own if by_rows else store.steps(edge.name)
+    status = f"at {saved[-1]:,}" if saved else "not begun"
+    if edge.end in saved:
+        status = "done"
+    evaluations = metrics.evaluations
+    if not evaluations or evaluations["step"][-1] <= edge.start:
+        return status, ""
+    return status, f"{evaluations['eval_loss'][-1].mean():.4f}"
+
+
+def changes(edge: Edge, parent: Edge | None, base: AdamW | None) -> str:
+    """What a branch changes of its parent, or a root of the experiment's optimizer `base`,
+    beside the schedule, as it would be written."""
+    before = parent.optimizer if parent else base
+    found = [
+        f"{f.name}={getattr(edge.optimizer, f.name)!r}"
+        for f in dataclasses.fields(edge.optimizer)
+        if before and getattr(edge.optimizer, f.name) != getattr(before, f.name)
+    ]
+    if parent is None:
+        return ", ".join(found)
+    if edge.data != parent.data:
+        found.append(f"data={summary(edge.data)}")
+    if edge.data_seed != parent.data_seed:
+        found.append(f"data_seed={edge.data_seed}")
+    if edge.reset_optimizer:
+        found.append("reset_optimizer")
+    return ", ".join(found)

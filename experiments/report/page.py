@@ -1,0 +1,107 @@
+"""The report as one page of HTML, which needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+
+from experiments.report.drawing import drawing
+from experiments.report.probes import BANDS, Drawn
+from experiments.report.reading import Run
+from experiments.report.tables import Rows
+from wsdjax.wording import printable
+
+_CAPTIONS = {
+    "loss": "Loss against updates, over the learning rate; the training loss as the running mean "
+    "over a fiftieth of the updates. The dashed lines are at T<sub>c</sub>, "
+    "where cooldowns fork. The fall in the first tenth of the updates is cut off above.",
+    "parameter_norm": "Euclidean norm of all parameters against updates.",
+    "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
+    "rates and gradient norms alone (Schaipp et al.): for the distance D of which the run's own "
+    "base rate would be the best, then moved and scaled to each loss by least squares, so that "
+    "shapes can be compared and levels cannot.",
+}
+_WITHOUT_BANDS = ("convex_bound",)
+_CSS = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; }
+img { width: 100%; height: auto; } figure { margin: 1.5rem 0; }
+#parameter_norm, [id^=probe] { width: 65%; }
+summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
+figcaption, .note { color: #555; font-size: 0.9rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
+th, td { padding: 0.3rem 0.6rem; text-align: right; }
+td { white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+.table:first-of-type td:nth-child(2), .table:first-of-type th:nth-child(2) { text-align: left; }
+tr { border-bottom: 1px solid #ddd; }
+.table { overflow-x: auto; } ul.note { padding-left: 1.2rem; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
+"""
+
+
+def page(
+    run: Run,
+    rows: Rows,
+    budgets: Rows,
+    notes: list[str],
+    images: dict[str, bytes],
+    probed: Drawn,
+) -> str:
+    tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
+    captions = {
+        name: text if name in _WITHOUT_BANDS else f"{text} {BANDS}"
+        for name, text in _CAPTIONS.items()
+    } | probed.captions
+    drawings = "".join(
+        f'<figure id="{name}"><img alt="{name}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        f"<figcaption>{captions[name]}</figcaption>"
+        "</figure>"
+        for name, svg in images.items()
+    )
+    first_probe = next((name for name in images if name.startswith("probe_")), None)
+    drawings = drawings.replace(
+        f'<figure id="{first_probe}">', f'<h2>Probes</h2><figure id="{first_probe}">'
+    )
+    config_file = run.workdir / "config.json"
+    config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
+    first = run.record()
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    machine = html.escape(
+        f"{first.get('machine', 'machine not recorded')}; {versions}; {run.date()}"
+    )
+    title = html.escape(printable(run.workdir.name))
+    tree = "\n".join(drawing(run.store, by_rows=True))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
+<body><h1>{title}</h1>
+{tables}
+<ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>
+{drawings}{_left(probed.left)}
+<details><summary>The tree</summary><pre>{html.escape(tree)}</pre></details>
+<details><summary>Config</summary><pre>{html.escape(config)}</pre></details>
+<h2>Machine, versions and date</h2><p>{machine}</p>
+<p class="note">Drawn from the files of the run; again by
+<code>python -m experiments.report --workdir=RUN</code>.</p>
+</body></html>
+"""
+
+
+def _left(left: dict[str, str]) -> str:
+    """The results of probes that are in no figure."""
+    if not left:
+        return ""
+    rows = (f"<li>{html.escape(f'{name}: {why}')}</li>" for name, why in left.items())
+    return f"""<details open id="not_drawn"><summary>Results of probes that are not drawn</summary>
+<ul class="note">{"".join(rows)}</ul>
+<p class="note">To drop one:
+<code>python -m experiments.probe drop --workdir=RUN BRANCH/FILE</code>.</p></details>"""
+
+
+def _html(lines: Rows) -> str:
+    def row(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in lines[1:])
+    head = f"<thead>{row(lines[0], 'th')}</thead>"
+    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'

@@ -1,0 +1,278 @@
+"""The figures of what `experiments.probe` measured, drawn from its files alone.
+
+As everywhere, a line is a mean over seeds and a band reaches from the lowest to the highest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.probe.measured import Content, Group, heading
+from experiments.report.reading import Run
+from experiments.report.style import legend_above, looks, mark_cooldowns, once_each, plain
+
+LINES = ("-", "--", ":", "-.")
+DENSITIES = 4
+"""Nodes in one figure of densities."""
+
+
+def _along_training(value: Callable[[Content], Any], label: str) -> Callable:
+    """A figure of one number a node against updates."""
+
+    def draw(run: Run, group: Group) -> Figure:
+        figure, axis = _axis()
+        for name, contents in group.of.items():
+            parent = group.of.get(run.edges[name].parent, [])
+            # From the fork on, so that the line is not broken there.
+            at_fork = [c for c in parent if c["steps"][-1] == run.edges[name].start]
+            shown = [*at_fork, *contents]
+            steps = [content["steps"][-1] for content in shown]
+            values = np.array([[value(r) for r in c["results"]] for c in shown])
+            _line(axis, run, name, steps, values, looks(run)[name].label, "-")
+        mark_cooldowns(axis, run)
+        axis.set(xlabel="updates", ylabel=label)
+        _finish(figure, axis, group)
+        return figure
+
+    return draw
+
+
+def _along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
+    """A figure of the ranges of each branch: values for their first nodes."""
+
+    def draw(run: Run, group: Group) -> Figure:
+        figure, axis = _axis()
+        for name, contents in group.of.items():
+            styles = itertools.cycle(LINES)
+            for content, (column, said) in itertools.product(contents, columns.items()):
+                values = np.array([result[column] for result in content["results"]], float).T
+                range_ = _range(content) if len(contents) > 1 else ""
+                legend = ", ".join(filter(None, (looks(run)[name].label, range_, said)))
+                steps = content["steps"][: len(values)]
+                _line(axis, run, name, steps, values, legend, next(styles))
+        for level in levels:
+            axis.axhline(level, color="black", lw=0.8, ls=":")
+        mark_cooldowns(axis, run)
+        axis.set(xlabel="updates", ylabel=label)
+        _finish(figure, axis, group)
+        return figure
+
+    return draw
+
+
+def _range(content: Content) -> str:
+    return f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
+
+
+def interpolations(run: Run, group: Group) -> Figure:
+    """The loss along the line from the first node of each range to its last."""
+    figure, axis = _axis()
+    for name, contents in group.of.items():
+        for content, style in zip(contents, itertools.cycle(LINES), strict=False):
+            values = np.array([result["losses"] for result in content["results"]]).T
+            alphas = content["results"][0]["alphas"]
+            _line(axis, run, name, alphas, values, f"{plain(name)}, {_range(content)}", style)
+    axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
+    _finish(figure, axis, group)
+    return figure
+
+
+def densities(run: Run, group: Group) -> Figure:
+    """The density of the Hessian's eigenvalues at the last nodes, on a logarithmic scale."""
+    shown = group.results[-DENSITIES:]
+    figure = Figure(figsize=(7, 1.2 + 1.5 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, (_, name, content) in zip(axes, shown, strict=True):
+        look = looks(run)[name]
+        for i, result in enumerate(content["results"]):
+            label = look.label if i == 0 else ""
+            alpha = 1 if i == 0 else 0.4
+            grid, density = result["grid"], result["density"]
+            axis.semilogy(grid, density, color=look.colour, lw=1.2, label=label, alpha=alpha)
+        greatest = max(max(result["density"]) for result in content["results"])
+        axis.set(ylim=(1e-7 * greatest, 3 * greatest), ylabel="density")
+        axis.annotate(
+            f"after update {content['steps'][-1]:,}",
+            (0.99, 0.85),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=9,
+        )
+    axes[-1].set_xlabel("eigenvalue of the Hessian")
+    axes[0].set_title(heading(group), loc="left", fontsize=9)
+    handles: dict[str, Artist] = {}
+    for axis in axes:
+        handles |= once_each(axis)
+    legend_above(figure, handles)
+    return figure
+
+
+def explained(run: Run, group: Group) -> Figure:
+    """The share of the variance of its nodes that each principal component explains."""
+    figure, axis = _axis()
+    several = len(group.results) > len(group.of)
+    width = 0.8 / len(group.results)
+    for i, (_, name, content) in enumerate(group.results):
+        ratios = np.array([r["explained_variance_ratio"] for r in content["results"]])
+        at = np.arange(1, ratios.shape[1] + 1) + width * i
+        look = looks(run)[name]
+        label = f"{look.label}, {_range(content)}" if several else look.label
+        axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=label)
+        for row in ratios:
+            axis.plot(at, row, "k.", ms=4)
+    axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1))
+    axis.set_xticks(range(1, ratios.shape[1] + 1))
+    _finish(figure, axis, group)
+    return figure
+
+
+def planes(run: Run, group: Group) -> Figure:
+    """The loss over the plane of the first two principal components, first seed."""
+    rows = -(-len(group.results) // 3)
+    columns = min(3, len(group.results))
+    figure = Figure(figsize=(1 + 4.6 * columns, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(group.results) :]:
+        axis.set_axis_off()
+    for axis, (_, name, content) in zip(axes, group.results, strict=False):
+        first, steps = content["results"][0], content["steps"]
+        axis.set_title(f"{name}, {_range(content)} (star)", loc="left", fontsize=9)
+        axis.grid(False)
+        losses = np.array(first["losses"], float)
+        # Logarithmic above the lowest, since a valley is flat beside its walls.
+        finite = losses[np.isfinite(losses)]
+        if not finite.size or np.ptp(finite) == 0:
+            said = "all losses are equal" if finite.size else "no loss is finite"
+            axis.annotate(said, (0.5, 0.5), xycoords="axes fraction", ha="center")
+            continue
+        levels = finite.min() + np.geomspace(1e-2, 1, 18) * np.ptp(finite)
+        drawn = axis.contourf(
+            first["coords_1"], first["coords_2"], losses.T, levels, extend="both", cmap="viridis_r"
+        )
+        figure.colorbar(drawn, ax=axis, label="loss (nats)", format="%.3f")
+        way = np.array(first["trajectory"])
+        axis.plot(*way.T, ".-", color="white", mec="black", mew=0.4, lw=1)
+        axis.plot(*way[-1], "*", color="white", mec="black", ms=12)
+        if (fork := run.edges[name].start) in steps[1:-1]:
+            axis.plot(*way[steps.index(fork)], "D", color="white", mec="black", ms=6)
+            axis.annotate("$T_c$", way[steps.index(fork)], (6, 6), textcoords="offset points")
+        ratios = [f"{ratio:.0%}" for ratio in first["explained_variance_ratio"]]
+        axis.set(xlabel=f"first component ({ratios[0]})", ylabel=f"second ({ratios[1]})")
+    figure.suptitle(heading(group), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def phases(run: Run, group: Group) -> Figure:
+    """||H v|| and v' H v along the dominant direction of each phase, at the fork and the end."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    said = []
+    for axis, column, label in (
+        (axes[0], "norm_of_product", r"$\|Hv\|$"),
+        (axes[1], "quotient", r"curvature $v'Hv$"),
+    ):
+        ticks = []
+        for i, (_, name, content) in enumerate(group.results):
+            results, look = content["results"], looks(run)[name]
+            for j, row in enumerate(results[0]["along"]):
+                values = np.array([result["along"][j][column] for result in results])
+                at, faint = 5 * i + j, 0.5 if row["direction"] == "v_s" else 1
+                label_once = look.label if j == 1 else ""
+                axis.bar(at, values.mean(), color=look.colour, alpha=faint, label=label_once)
+                axis.plot([at] * len(values), values, "k.", ms=4)
+                ticks.append((at, f"${row['direction']}$ at\n{row['step']:,}"))
+            if axis is axes[0]:
+                v_s, v_d = np.mean([result["explained"] for result in results], axis=0)
+                cosine = np.mean([result["cosine"] for result in results])
+                said.append(
+                    f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ "
+                    f"{v_d:.0%}, cosine {cosine:.2f}"
+                )
+        axis.set_xticks(*zip(*ticks, strict=True))
+        axis.set_ylabel(label)
+    axes[0].set_title("\n".join([*said, heading(group)]), loc="left", fontsize=9)
+    legend_above(figure, once_each(axes[0]))
+    return figure
+
+
+def _axis() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _line(
+    axis: Axes, run: Run, name: str, x: Any, values: np.ndarray, label: str, style: str
+) -> None:
+    """The mean over [T, R] and its band."""
+    colour, mean = looks(run)[name].colour, values.mean(1)
+    axis.plot(x, mean, style, color=colour, marker=".", lw=1.5, label=label)
+    if values.shape[1] > 1:
+        axis.fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
+
+
+def _finish(figure: Figure, axis: Axes, group: Group) -> None:
+    axis.set_title(heading(group), loc="left", fontsize=9)
+    legend_above(figure, once_each(axis))
+
+
+FIGURES: dict[str, tuple[Callable[[Run, Group], Figure], str]] = {
+    "sharpness": (
+        _along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
+        "Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
+    ),
+    "preconditioned": (
+        _along_training(lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"),
+        "Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; full-batch Adam "
+        "is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
+    ),
+    "density": (
+        densities,
+        "Density of the Hessian's eigenvalues at the last nodes that were measured; other seeds "
+        "are faint.",
+    ),
+    "moments": (
+        _along_training(lambda r: r["trace"]["value"], r"trace of the Hessian"),
+        "Trace of the Hessian, by Hutchinson's estimator.",
+    ),
+    "noise": (
+        _along_training(lambda r: r["noise_scale"], "gradient noise scale (examples)"),
+        "The batch at which the gradient's signal and noise are equal (McCandlish et al.).",
+    ),
+    "interpolate": (interpolations, "Loss along the line between two nodes."),
+    "plane": (
+        planes,
+        "Loss over the plane of the first two principal components of the nodes, and their way "
+        "through it; first seed, levels logarithmic above the lowest.",
+    ),
+    "components": (
+        explained,
+        "How much of the variance of its nodes each principal component explains; dots are seeds "
+        "(Belloni et al., figure 5).",
+    ),
+    "phases": (
+        phases,
+        "||Hv|| and curvature along v<sub>s</sub>, the first principal component of the stable "
+        "phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
+        "figure 4).",
+    ),
+    "convexity": (
+        _along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
+        "Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
+        "(Belloni et al., figure 7).",
+    ),
+    "alignment": (
+        _along_range({"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)),
+        "Cosine of the negative gradient with the move to the next node.",
+    ),
+    "distances": (
+        _along_range({"moved": "moved", "travelled": "travelled"}, "distance in parameter space"),
+        "Distance moved from the first node, and travelled from node to node.",
+    ),
+}

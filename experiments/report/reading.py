@@ -1,0 +1,117 @@
+"""A workdir as it stands, its files read once: what figures and reports are made from.
+
+No checkpoint is read: curves come from `metrics.jsonl`, the tree from `branch.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsdjax.branches import BranchStore
+from wsdjax.branches.metrics import Table
+from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
+from wsdjax.config import json as serial
+from wsdjax.config.validation import check
+from wsdjax.errors import UserError
+from wsdjax.files import DamagedFile, read_json
+from wsdjax.tree.branch import Edge
+
+
+class Run:
+    def __init__(self, workdir: str | Path):
+        self.store = BranchStore(workdir)
+        self.workdir = self.store.workdir
+        self.edges: dict[str, Edge] = self.store.edges()
+        self.compared: dict[str, tuple[str, ...]] = {
+            method: tuple(name for name in names if name in self.edges)
+            for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
+        }
+        self.experiment = experiment_of(self.workdir)
+        """None for a workdir without a config."""
+        self.table = functools.cache(self._table)
+        self.lineage = functools.cache(self.store.lineage)
+
+    def _table(self, name: str) -> Table:
+        """The rows of a lineage, root to leaf."""
+        return self.store.metrics(name)
+
+    def ends(self) -> list[Edge]:
+        """The branches that have a result: those without children, and those that decay, from
+        which others may have been forked."""
+        parents = {edge.parent for edge in self.edges.values()}
+        return [
+            edge
+            for name, edge in self.edges.items()
+            if name not in parents or isinstance(edge.schedule, Cooldown | WarmupCosine | Rewarm)
+        ]
+
+    def smoothing_window(self, name: str) -> int:
+        """Updates in a running mean of the training loss: two in a hundred of the longest
+        lineage from this root that has been trained, so that curves go on over a fork."""
+        root = self.lineage(name)[0].branch
+        kin = [each for each in self.edges if self.lineage(each)[0].branch == root]
+        last = [int(self.table(each).updates.get("step", [0])[-1]) for each in kin]
+        return max(1, round(0.02 * max(last)))
+
+    def record(self) -> dict[str, Any]:
+        """What `branch.json` holds of the first branch: machine and versions too."""
+        return self.store.record(next(iter(self.edges)))
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What `branch.json` keeps of a branch's data."""
+        return self.store.record(name).get("data_facts", {})
+
+    def date(self) -> str:
+        """When the last row was written."""
+        files = self.workdir.glob("branches/*/metrics.jsonl")
+        trained = max((path.stat().st_mtime for path in files), default=time.time())
+        return time.strftime("%Y-%m-%d", time.gmtime(trained))
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """[T, R]: the mean of the last `window` rows, or of as many as there are by then."""
+    sums = np.cumsum(np.concatenate([np.zeros((1, values.shape[1])), values]), axis=0)
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    return (sums[last] - sums[first]) / (last - first)[:, None]
+
+
+_REMEDY = "delete it and give the command that trained the run again"
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """`config.json`; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[0]
+
+
+def experiment_of(workdir: Path) -> Experiment | None:
+    """The experiment that a workdir's `config.json` holds; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[1]
+
+
+def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
+    file = workdir / "config.json"
+    if not file.exists():
+        return None
+    content = read_json(file, _REMEDY)
+    try:
+        experiment = serial.from_json(content)
+        check("", experiment, Experiment, {})
+    except (UserError, AttributeError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
+    return content, experiment

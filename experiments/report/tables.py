@@ -1,0 +1,231 @@
+"""The numbers of a run: where each lineage ended, what each budget cost, and notes on both."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.report import baselines, figures
+from experiments.report.bound import overlays
+from experiments.report.drawing import changes, summary
+from experiments.report.naming import schedule_name
+from experiments.report.reading import Run
+from wsdjax.config import Bigram, Photos
+from wsdjax.data.synthetic import entropy_rate
+
+Rows = list[tuple[str, ...]]
+STAND_IN = (
+    "Data: photos, crops of ten photographs that stand in for CIFAR-10 where there is no network; "
+    "its numbers are not those of CIFAR-10."
+)
+HEADER = (
+    "schedule",
+    "lineage",
+    "updates",
+    "last rate",
+    "training loss",
+    "held-out loss",
+    "held-out accuracy",
+    "changes",
+)
+
+
+class Final(NamedTuple):
+    """The end of one lineage, or of an average of its weights: [R] where seeds differ."""
+
+    schedule: str
+    lineage: list[str]
+    """Names, with the step of a fork inside one: ``["trunk@500", "sqrt"]``."""
+    updates: int
+    rate: float
+    training_loss: np.ndarray | None
+    held_out_loss: np.ndarray
+    held_out_accuracy: np.ndarray
+    held_out_loss_at_fork: np.ndarray | None
+    changes: str
+    """What was changed beside the schedule along the lineage."""
+
+
+def final_values(run: Run) -> list[Final]:
+    """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
+    found = []
+    for edge in run.ends():
+        updates, evaluations = run.table(edge.name)
+        if not evaluations or evaluations["step"][-1] <= edge.start:
+            continue  # nothing of its own yet
+        window = min(run.smoothing_window(edge.name), edge.end - edge.start)
+        training = updates["loss"][-window:].mean(0)
+        forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
+        begun = edge.parent or edge.weights
+        if not begun or (edge.parent and edge.data != run.edges[edge.parent].data):
+            forked = []  # of the parent's own held-out set, if at all
+        for average in ("", *figures.AVERAGES):
+            column = f"eval_{average}_" if average else "eval_"
+            if np.isnan(evaluations.get(f"{column}loss", [[np.nan]])[-1]).all():
+                continue
+            name = schedule_name(run, edge.name)
+            found.append(
+                Final(
+                    schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
+                    lineage=_nodes(run, edge.name),
+                    updates=int(updates["step"][-1]),
+                    rate=float(updates["rate"][-1]),
+                    training_loss=None if average else training,
+                    held_out_loss=evaluations[f"{column}loss"][-1],
+                    held_out_accuracy=evaluations[f"{column}accuracy"][-1],
+                    held_out_loss_at_fork=forked[0] if len(forked) else None,
+                    changes=_changes(run, edge.name),
+                )
+            )
+    return found
+
+
+def table(ends: list[Final]) -> Rows:
+    """The final table, its header first."""
+    rows: Rows = [HEADER]
+    for end in ends:
+        training = "" if end.training_loss is None else _mean_and_spread(end.training_loss, 4)
+        rows.append(
+            (
+                end.schedule,
+                " > ".join(_shortened(end.lineage)),
+                str(end.updates),
+                f"{end.rate:.2e}",
+                training,
+                _mean_and_spread(end.held_out_loss, 4),
+                _mean_and_spread(end.held_out_accuracy, 3),
+                end.changes,
+            )
+        )
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return rows
+
+
+def _changes(run: Run, name: str) -> str:
+    along = [run.edges[segment.branch] for segment in run.lineage(name)]
+    base = run.experiment.optimizer if run.experiment else None
+    return ", ".join(filter(None, (changes(e, run.edges.get(e.parent), base) for e in along)))
+
+
+def _nodes(run: Run, name: str) -> list[str]:
+    nodes = []
+    for branch, _, stop in run.lineage(name):
+        nodes.append(branch if stop == run.edges[branch].end else f"{branch}@{stop}")
+    return nodes
+
+
+def budget_table(run: Run) -> list[tuple[str, ...]]:
+    """What the config compares: for each method the held-out loss at its budgets, and the
+    updates spent in all, those that its branches share counted once (Wen et al.)."""
+    edges, compared = run.edges, run.compared
+    if not compared:
+        return []
+    columns = max(len(names) for names in compared.values())
+    budgets = [f"held-out loss at budget {i}" for i in range(1, columns + 1)]
+    rows: list[tuple[str, ...]] = [("method", *budgets, "updates in all")]
+    for method, names in compared.items():
+        cells: list[str] = []
+        spent: dict[str, int] = {}
+        for name in names:
+            evaluations = run.table(name).evaluations if name in edges else {}
+            if not evaluations or evaluations["step"][-1] != edges[name].end:
+                cells.append("not trained")
+                continue
+            loss = _mean_and_spread(evaluations["eval_loss"][-1], 4)
+            cells.append(f"{loss} ({edges[name].end:,})")
+            for branch, start, stop in run.lineage(name):
+                spent[branch] = max(spent.get(branch, 0), stop - start)
+        cells += [""] * (columns - len(cells))
+        rows.append((method, *cells, f"{sum(spent.values()):,}"))
+    return rows
+
+
+def _shortened(lineage: list[str]) -> list[str]:
+    return lineage if len(lineage) <= 3 else [lineage[0], "...", lineage[-1]]
+
+
+def _mean_and_spread(values: np.ndarray, digits: int) -> str:
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def notes(run: Run, ends: list[Final]) -> list[str]:
+    edges = run.edges
+    seeds = next(iter(edges.values())).seeds
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    said = []
+    sets: dict[str, list[str]] = {}
+    for end in ends:
+        sets.setdefault(summary(run.edges[end.lineage[-1]].data), []).append(end.lineage[-1])
+    if len(sets) > 1:
+        each = "; ".join(
+            f"{', '.join(dict.fromkeys(names))}: {data}" for data, names in sets.items()
+        )
+        said.append(f"Held-out losses are of several data sets. {each}.")
+    elif len(ends) > 1:
+        best = min(ends, key=lambda end: end.held_out_loss.mean())
+        said.append(
+            f"Lowest held-out loss: {best.lineage[-1]} ({best.schedule}) after {best.updates} "
+            f"updates, {_mean_and_spread(best.held_out_loss, 4)}."
+        )
+    said.append(
+        f"Losses in nats, {over}; the training loss is a running mean over a fiftieth of the "
+        "updates."
+    )
+    said += _bits(run, ends)
+    said += _entropies(run)
+    if any(isinstance(edge.data, Photos) for edge in edges.values()):
+        said.append(STAND_IN)
+    found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
+    if found:
+        said.append(
+            "Correlation of training loss and convex bound after the first tenth: "
+            f"{', '.join(found)}."
+        )
+    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in edges}
+    unfinished = [
+        f"{name} (at {max(reached[name], edge.start)} of {edge.end})"
+        for name, edge in edges.items()
+        if reached[name] < edge.end
+    ]
+    if unfinished:
+        said.append(f"Not finished: {', '.join(unfinished)}.")
+    return said
+
+
+def _bits(run: Run, ends: list[Final]) -> list[str]:
+    """Of language models and of n-grams beside them."""
+    models = []
+    for end in ends:
+        name = end.lineage[-1]
+        if size := run.facts(name).get("bytes_per_token"):
+            bits = baselines.bits_a_byte(end.held_out_loss.mean(), size)
+            models.append(f"{name} ({end.schedule}) {bits:.3f}")
+    if not models:
+        return []
+    said = [f"Held-out bits a byte: {', '.join(models)}."]
+    for text, counted in baselines.ngrams(run).items():
+        each = ", ".join(f"{name} {bits:.3f}" for name, bits in counted.items())
+        said.append(f"Held-out bits a byte of Kneser-Ney n-grams counted on {text}: {each}.")
+    return said
+
+
+def _entropies(run: Run) -> list[str]:
+    """Of synthetic languages, which no model's expected loss is below."""
+    configs = [edge.data for edge in run.edges.values() if isinstance(edge.data, Bigram)]
+    rates = dict.fromkeys(f"{entropy_rate(config):.4f}" for config in configs)
+    return [f"Entropy of the language, nats a token: {', '.join(rates)}."] if rates else []
+
+
+def as_text(lines: Rows, words: int) -> str:
+    """Aligned columns: the first `words` to the left, numbers to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < words or lines[0][i] == "changes" else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

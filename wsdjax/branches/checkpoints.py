@@ -1,0 +1,307 @@
+"""The checkpoints of one branch, written by orbax: complete or not there, and checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from wsdjax.checksum import checksums
+from wsdjax.errors import ConfigError, UserError
+from wsdjax.training import state as states
+from wsdjax.training.state import State
+
+
+class MissingNode(UserError, LookupError):
+    """No such branch, or no checkpoint of it at that step."""
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose bytes are not those that were saved."""
+
+
+class Checkpoints:
+    """Those of one branch.
+
+    Args:
+      name: the branch's, for messages.
+      directory: any path that orbax writes, a bucket too; made when the first is saved.
+      keep: how many of the newest stay; None for all.
+      protected: tells which others stay.
+    """
+
+    def __init__(
+        self, name: str, directory: epath.Path, keep: int | None, protected: Callable[[], set[int]]
+    ):
+        self._name, self._directory, self._keep, self._protected = name, directory, keep, protected
+        self._writer: ocp.training.Checkpointer | None = None
+        self._pending: Any = None
+        self._failed = False
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in str(self._directory)
+
+    def steps(self) -> list[int]:
+        """The steps of the complete ones, ascending."""
+        # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
+        # for all if those of one were damaged. An incomplete save has another name, or, where
+        # nothing can be renamed (a bucket), lacks its mark of success.
+        found = list(self._directory.iterdir()) if self._directory.exists() else []
+        return sorted(
+            int(path.name)
+            for path in found
+            if path.name.isdecimal() and (self.is_local or (path / "commit_success.txt").exists())
+        )
+
+    def save(self, state: State, facts: Mapping[str, Any] | None = None) -> None:
+        """Begins to save a state; returns once the state may be donated.
+
+        Args:
+          state: what is saved.
+          facts: what else of the branch its record keeps, as JSON.
+
+        Raises:
+          OSError: if the save before this one failed, or this one was skipped.
+        """
+        self.wait()
+        step = int(state.step)
+        try:
+            with _quiet():
+                response = self._open().save_async(
+                    step,
+                    _saved(state),
+                    force=True,
+                    custom_metadata={
+                        **(facts or {}),
+                        "branch": self._name,
+                        "checksums": checksums(state),
+                    },
+                )
+        except OSError as error:
+            self._failed = True
+            raise self._not_saved(step, error) from error
+        if response is None:
+            raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
+        self._pending = (step, response)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What the record of a checkpoint keeps beside the state's own; {} if it is not local,
+        which is not worth a journey, or cannot be read, which whoever loads it is told."""
+        if not self.is_local:
+            return {}
+        try:
+            with _quiet():
+                return dict(ocp.metadata(self._directory / str(step)).custom_metadata or {})
+        except Exception as error:  # whatever orbax makes of broken files
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise  # no damage: no permission, too many open files
+            return {}
+
+    def wait(self) -> None:
+        """Returns when the last save is complete on disk.
+
+        Raises:
+          OSError: if it failed.
+        """
+        if self._pending:
+            (step, response), self._pending = self._pending, None
+            reason: object = "orbax gives no reason"
+            try:
+                with _quiet():
+                    if response.result():
+                        return
+            except Exception as error:  # of orbax, TensorStore or the system, each with its own
+                reason = error
+            self._failed = True
+            raise self._not_saved(step, reason)
+
+    def load(self, step: int | None, sharding: Any = None) -> State:
+        """The state at a step, as `BranchStore.restore` gives it."""
+        steps = self.steps()
+        if step is None or step not in steps:
+            there = ", ".join(map(str, steps)) or "none yet"
+            raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
+        path = self._directory / str(step)
+        try:
+            with _quiet():
+                return _load(path, self._name, sharding)
+        except (ConfigError, MemoryError):
+            raise
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise  # no damage: no permission, no connection, too many open files
+            raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+        except jax.errors.JaxRuntimeError:  # no memory on the device, for one
+            raise
+        except Exception as error:  # whatever orbax makes of broken files
+            cause = error.__cause__ or error
+            said = f"it has no {cause}" if isinstance(cause, KeyError) else str(cause)
+            reason = " ".join(said.split())[:200]
+            raise DamagedCheckpoint(f"{path} is damaged: {reason}") from error
+
+    def set_aside(self, step: int) -> None:
+        """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
+        self.close()
+        path = self._directory / str(step)
+        aside = path.parent / f"{step}.damaged"
+        if aside.exists():
+            aside.rmtree()
+        path.rename(aside)
+
+    def discard_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, which training is about to make again."""
+        later = [s for s in self.steps() if s > step]
+        if later:
+            self.close()
+        for each in later:
+            (self._directory / str(each)).rmtree()
+
+    def close(self) -> None:
+        self._pending = None
+        writer, self._writer = self._writer, None
+        if writer:
+            try:
+                with _quiet():
+                    writer.close()
+            except Exception:
+                if not self._failed:  # which `wait` has told already
+                    raise
+
+    def _not_saved(self, step: int, reason: object) -> OSError:
+        """In one line, with the system's own number where there is one."""
+        what = f"the checkpoint {self._name}@{step} was not saved in {self._directory}"
+        said = " ".join(str(reason).split())
+        number = getattr(reason, "errno", None)
+        # As TensorStore and Python tell it.
+        if number is None and (found := re.search(r"(?:os_error_code='|\[Errno )(\d+)", said)):
+            number = int(found[1])
+        if number is None:
+            return OSError(f"{what}: {said[:200]}")
+        return OSError(number, f"{what}: {os.strerror(number)}")
+
+    def _open(self) -> ocp.training.Checkpointer:
+        if self._writer is None:
+            self._writer = ocp.training.Checkpointer(
+                self._directory,
+                context=_plain_files(),
+                preservation_policy=_Preserve(self._keep, self._protected),
+                cleanup_tmp_directories=True,
+            )
+        return self._writer
+
+
+def _load(path: epath.Path, branch: str, sharding: Any) -> State:
+    saved = ocp.metadata(path)
+    record = saved.custom_metadata or {}
+    if (owner := record.get("branch", branch)) != branch:
+        raise ValueError(f"it is one of {owner!r}")
+    params = jax.tree.map(_abstract, saved.metadata["params"])
+    averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
+    wanted = states.abstract(params, averages)
+    if "opt_state" not in saved.metadata:
+        wanted = states.parameters_alone(wanted)
+    kind = "fingerprint" if "fingerprint" in record else "checksums"
+    if not isinstance(was := record.get(kind), dict):
+        raise ValueError("its record has no checksums")
+    if len(was) != len(jax.tree.leaves(wanted)):
+        raise ConfigError(
+            f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
+            f"version has {len(jax.tree.leaves(wanted))}: it cannot be continued here"
+        )
+    # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
+    expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
+    found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata.get("opt_state", {})))
+    if expected != found:
+        raise ValueError("its optimizer's state is not that of its parameters")
+    everywhere = None
+    if sharding is not None:
+        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
+    template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
+    state = State(**ocp.load(path, _saved(template)))
+    found_sums = checksums(state, first_format=kind == "fingerprint")
+    if found_sums.keys() != was.keys():
+        raise ConfigError(
+            f"{path} names its arrays as {next(iter(was))}, this version as "
+            f"{next(iter(found_sums))}: it was saved by other versions of the packages"
+        )
+    if int(state.step) != int(path.name) or found_sums != was:
+        raise ValueError("its content is not what was saved (the checksums differ)")
+    return state
+
+
+def _plain_files() -> ocp.Context:
+    # A file for each leaf, as against one database for all: no byte of it is dead, so that
+    # whatever is damaged shows in the checksums.
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False
+    return context
+
+
+_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+
+
+def _news(record: logging.LogRecord) -> bool:
+    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
+    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
+    raises."""
+    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
+        record.exc_info = record.exc_text = None
+        return record.filename not in _TOLD_BY_WAIT
+    text = record.getMessage()
+    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
+
+
+logging.getLogger("absl").addFilter(_news)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What orbax says to the root logger meanwhile is filtered too."""
+    root = logging.getLogger()
+    root.addFilter(_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(_news)
+
+
+class _Preserve:
+    """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
+
+    def __init__(self, newest: int | None, protected: Callable[[], set[int]]):
+        self._newest, self._protected = newest, protected
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        if self._newest is None:
+            return [True] * len(checkpoints)
+        newest = sorted(c.step for c in checkpoints)[-self._newest :]
+        protected = self._protected()
+        return [c.step in protected or c.step in newest for c in checkpoints]
+
+
+def _saved(state: State) -> dict[str, Any]:
+    """What a checkpoint holds: no averages where there are none, as in format 1, and in a
+    snapshot no moments."""
+    items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    optional = ("opt_state", "averages")
+    return {name: value for name, value in items.items() if name not in optional or value}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

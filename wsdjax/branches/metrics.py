@@ -1,0 +1,298 @@
+"""`metrics.jsonl`: a row for every update, and one for every evaluation after it.
+
+Each line ends with a checksum of itself and of all lines before it, the first of which goes on
+from the branch's name, so that a row that was changed, lost, doubled, moved or brought from
+another branch shows, and where. That nothing is missing at the end shows by the checkpoint's
+record, which keeps the checksum that the rows had when it was saved. Rows written before there
+were checksums (by format 2 as it began) are held to their order alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from wsdjax.files import DamagedFile, naming, object_of, read_lines, write_atomically
+from wsdjax.tree.branch import Edge
+
+
+class Table(NamedTuple):
+    """Rows as arrays: `step` [T], `rate` [T], and [T, R] for what each replicate has."""
+
+    updates: dict[str, np.ndarray]
+    evaluations: dict[str, np.ndarray]
+
+
+class Writer(Protocol):
+    """Where rows go. A row has `step` and values: numbers, or a list of R of them."""
+
+    def write(self, row: dict[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Kept(NamedTuple):
+    """The rows of a file, as objects and as lines."""
+
+    rows: list[dict[str, Any]]
+    lines: list[str]
+    sums: list[str]
+    """The running checksum after each of them; "" as long as none has one."""
+
+    def until(self, step: int) -> Kept:
+        """Without the rows later than `step`."""
+        count = sum(row["step"] <= step for row in self.rows)
+        return Kept(self.rows[:count], self.lines[:count], self.sums[:count])
+
+
+class JsonLines:
+    """Appends rows to a branch's file, after dropping those later than `step`.
+
+    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
+    them again. The file is replaced at once or not at all.
+
+    Args:
+      path: of the file; its directory has the branch's name.
+      start: completed updates at the branch's fork.
+      step: those from which training goes on.
+      recorded: the checksum that the checkpoint of `step` keeps, if it keeps one.
+
+    Raises:
+      DamagedFile: if a row of the updates `start` + 1, ..., `step` is not as it was written.
+    """
+
+    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
+        # One of step `start` is of the initial weights, and written when the branch begins.
+        kept = read(path, step if step > start else -1)
+        check_end(path, kept, start, step, recorded)
+        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
+        self._path, self._file = path, path.open("a")
+        self.sum = kept.sums[-1] if kept.sums else ""
+
+    def write(self, row: dict[str, Any]) -> None:
+        line = json.dumps({name: _finite(value) for name, value in row.items()})
+        self.sum = _sum(self.sum or self._path.parent.name, line)
+        with naming(self._path):
+            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
+
+    def flush(self) -> None:
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            with naming(self._path), self._file:
+                self.flush()
+
+
+class TensorBoard:
+    """The same rows as TensorBoard scalars, a curve for each replicate."""
+
+    def __init__(self, directory: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                values = value if isinstance(value, list) else [value]
+                tags = [f"{name}/{i}" for i in range(len(values))] if len(values) > 1 else [name]
+                for tag, scalar in zip(tags, values, strict=True):
+                    self._writer.add_scalar(tag, scalar, row["step"])
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Rows:
+    """The rows of siblings that train together: each gets those of its own replicates, in its
+    file and by what other writers it has."""
+
+    def __init__(
+        self,
+        group: Sequence[Edge],
+        files: Sequence[JsonLines],
+        others: Sequence[Sequence[Writer]],
+    ):
+        self._group, self._files = group, files
+        self._writers: list[list[Writer]] = [
+            [file, *more] for file, more in zip(files, others, strict=True)
+        ]
+
+    def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
+        """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
+        host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
+        first = 0
+        for edge, writers in zip(self._group, self._writers, strict=True):
+            mine = slice(first, first + edge.seeds)
+            columns = {name: value[mine].tolist() for name, value in host.items()}
+            rate = {} if rates is None else {"rate": float(rates[first])}
+            for writer in writers:
+                writer.write({**row, **rate, **columns})
+            first += edge.seeds
+
+    def flush(self) -> dict[str, str]:
+        """Puts all rows on disk; returns the checksum that each branch's have by now."""
+        for writer in itertools.chain(*self._writers):
+            writer.flush()
+        return {edge.name: file.sum for edge, file in zip(self._group, self._files, strict=True)}
+
+    def close(self) -> None:
+        for writer in itertools.chain(*self._writers):
+            writer.close()
+
+    def abandon(self) -> None:
+        """Closes what is still open, whatever comes of it: an error is on its way already."""
+        for writer in itertools.chain(*self._writers):
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
+_LOST = "bring the file back, or move the branch's directory away to train it again"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, without a last line that a kill cut short; [] if there is none.
+
+    Raises:
+      DamagedFile: as `read`.
+    """
+    return read(path).rows
+
+
+def read(path: Path, until: int | None = None) -> Kept:
+    """The file as it was written, as far as a kill let it be.
+
+    Args:
+      path: of the file; its directory has the branch's name.
+      until: later rows are left out, whatever they hold; None for all.
+
+    Raises:
+      DamagedFile: for a row that is not as it was written, or not where it was, naming the line.
+    """
+    kept = Kept([], [], [])
+    try:
+        for row, line, total in _checked(path):
+            if until is not None and row["step"] > until:
+                break
+            kept.rows.append(row)
+            kept.lines.append(line)
+            kept.sums.append(total)
+    except DamagedFile:
+        reached = kept.rows[-1]["step"] if kept.rows else -1
+        if until is None or reached < until:
+            raise
+    return kept
+
+
+def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Each row, as an object and as its line, with the running checksum."""
+    last, update, evaluation = "", 0, -1
+    for n, content in enumerate(read_lines(path), 1):
+        at = f"{path}, line {n}"
+        row = object_of(path, content, n, _LOST)
+        line = content.decode()
+        if found := _SUM.search(line):
+            del row["sum"]
+            last = _sum(last or path.parent.name, line[: found.start()] + "}")
+            if last != found[1]:
+                raise DamagedFile(f"{at}: is not what was written after the line before; {_LOST}")
+        elif last:
+            raise DamagedFile(f"{at}: has no checksum; {_LOST}")
+        _check_values(at, row)
+        step = row["step"]
+        if "loss" in row:
+            # What comes first may be any update: a branch begins at its fork.
+            if step != (update + 1 if update else step) or step < 1:
+                raise DamagedFile(f"{at}: update {step} stands after update {update}; {_LOST}")
+            update = step
+        elif step != update or evaluation == step:
+            raise DamagedFile(f"{at}: an evaluation at {step} after update {update}; {_LOST}")
+        else:
+            evaluation = step
+        yield row, line, last
+
+
+def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | None) -> None:
+    """That the rows are those of a branch which has been trained from `start` to `step`.
+
+    Raises:
+      DamagedFile: if some are missing.
+    """
+    updates = [row["step"] for row in kept.rows if "loss" in row]
+    first, last = (updates[0], updates[-1]) if updates else (start + 1, start)
+    if first != start + 1 or last < step:
+        raise DamagedFile(
+            f"{path} should have a row for each update from {start + 1} to {step}, and has "
+            f"{len(updates)}, to line {len(kept.rows)}; {_LOST}"
+        )
+    # Rows that were written before there were checksums say nothing.
+    if recorded and (kept.sums[-1] if kept.sums else "") != recorded:
+        raise DamagedFile(
+            f"{path}, line {len(kept.rows) + 1}: a row is missing, or those before it are not the "
+            f"ones that the checkpoint of update {step} was saved with; {_LOST}"
+        )
+
+
+def _sum(before: str, line: str) -> str:
+    return hashlib.sha256(f"{before}\n{line}".encode()).hexdigest()[:12]
+
+
+_NUMBERS = (float, int, type(None))
+
+
+def _check_values(at: str, row: dict[str, Any]) -> None:
+    step = row.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise DamagedFile(f"{at}: no row, it has no step; {_LOST}")
+    for name, value in row.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(type(each) in _NUMBERS for each in values):
+            raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
+
+
+def table(rows: Iterable[dict[str, Any]]) -> Table:
+    """Rows of one lineage as arrays."""
+    updates: list[dict] = []
+    evaluations: list[dict] = []
+    for row in rows:
+        (updates if "loss" in row else evaluations).append(row)
+
+    def columns(rows):
+        # A branch that averages its weights has columns that its ancestors lack: NaN there.
+        names = dict.fromkeys(itertools.chain(*rows))
+        replicates = max(
+            (len(v) for row in rows for v in row.values() if isinstance(v, list)), default=0
+        )
+        lacking = [math.nan] * replicates or math.nan
+        found = {name: [row.get(name, lacking) for row in rows] for name in names}
+        # null, of a loss that was not finite, reads as NaN
+        return {
+            name: np.array(values, None if name == "step" else float)
+            for name, values in found.items()
+        }
+
+    return Table(columns(updates), columns(evaluations))

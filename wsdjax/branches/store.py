@@ -1,0 +1,388 @@
+"""The tree on disk: a directory for each branch.
+
+    WORKDIR/branches/NAME/branch.json      what the branch is: its `Edge`, and its siblings
+    WORKDIR/branches/NAME/metrics.jsonl    a row for every update
+    WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
+    WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
+
+A node is (branch, step). A child's first node is its parent's: nothing is copied, and
+nothing of a parent is written by its children. Reading takes no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from wsdjax.branches import metrics, records, registration
+from wsdjax.branches.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
+from wsdjax.config import is_name
+from wsdjax.errors import ConfigError
+from wsdjax.files import sweep
+from wsdjax.lock import WorkdirBusy, held
+from wsdjax.training import state as states
+from wsdjax.training.state import State
+from wsdjax.tree.branch import Edge
+from wsdjax.wording import listed, shown
+
+__all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
+
+
+class Segment(NamedTuple):
+    """The part of a lineage that `branch` contributes: its updates start + 1, ..., stop."""
+
+    branch: str
+    start: int
+    stop: int
+
+
+class BranchStore:
+    """The branches of one workdir.
+
+    Args:
+      workdir: a local directory; made when the first branch is.
+      checkpoint_dir: where checkpoints go if not into the workdir: any path orbax can write,
+        a bucket too.
+      keep: how many of a branch's newest checkpoints stay beside its fork points and end.
+    """
+
+    def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
+        self.workdir = Path(workdir).expanduser().absolute()
+        self._checkpoint_dir = checkpoint_dir
+        self._keep = keep
+        self._opened: dict[tuple[str, str], Checkpoints] = {}
+        self._kept: dict[str, set[int]] = {}
+        self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+
+    # What branches there are.
+
+    def names(self) -> list[str]:
+        """The branches, in the order in which they were made."""
+        return list(self.edges())
+
+    def edges(self) -> dict[str, Edge]:
+        """What each branch is, in the order in which they were made: parents come first."""
+        return records.edges(self.workdir, self._records())
+
+    def directory(self, name: str) -> Path:
+        return self.workdir / "branches" / name
+
+    def siblings(self, name: str) -> list[str]:
+        """The branches that train together with this one, itself among them, in order."""
+        return self.record(name)["trained_with"]
+
+    def create(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a new branch. It has no checkpoint until one is saved.
+
+        Raises:
+          ConfigError: if the branch exists.
+        """
+        self.check_new(edge.name)
+        self.directory(edge.name).mkdir(parents=True, exist_ok=True)
+        elsewhere = str(self._place_for(edge.name)) if self._checkpoint_dir else None
+        records.write(
+            self.directory(edge.name) / "branch.json",
+            edge,
+            {**self.edges(), edge.name: edge},
+            order=len(self._records()),
+            trained_with=list(trained_with) or [edge.name],
+            checkpoints=elsewhere,
+        )
+
+    def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a branch that starts from the node (edge.parent, edge.start).
+
+        Raises:
+          MissingNode: if the parent does not exist or does not reach that step.
+          ConfigError: if the branch exists, or could not go on from that node: naming what
+            differs in the model or the number of replicates.
+        """
+        registration.check_fork(self, edge, self.edges())
+        self.create(edge, trained_with)
+
+    def check(self, edges: Mapping[str, Edge]) -> None:
+        """Finds what would keep `register` from making the workdir hold these branches.
+
+        Raises:
+          ConfigError: if a branch exists and now means something else, listing every field.
+          MissingNode: for a fork from a node that is not there and will not be.
+        """
+        registration.groups(self, edges)
+
+    def register(self, edges: Mapping[str, Edge]) -> None:
+        """Makes the workdir hold these branches, writing the records of the new ones.
+
+        Which branches train together is decided here, once, and is part of their records.
+
+        Raises:
+          ConfigError, MissingNode: as `check`; nothing is written then.
+        """
+        trained_with = registration.groups(self, edges)
+        existing = self.edges()
+        for name, edge in edges.items():
+            if name not in existing:
+                (self.fork if edge.parent else self.create)(edge, trained_with[name])
+
+    def check_new(self, name: str) -> None:
+        """That a branch may have this name.
+
+        Raises:
+          ConfigError: if it is taken, here or where checkpoints go.
+        """
+        directory = self.directory(name)
+        if (directory / "branch.json").exists():
+            raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
+        if alike := [each for each in self.names() if each.casefold() == name.casefold()]:
+            raise ConfigError(
+                f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
+                "tell small letters from capitals: choose another name"
+            )
+        records.check_empty(directory)
+        if self._checkpoint_dir and (place := self._place_for(name)).exists():
+            raise ConfigError(
+                f"{place} exists, and belongs to another run: choose another place for checkpoints"
+            )
+
+    def lineage(self, name: str) -> list[Segment]:
+        """What leads from the initialisation to the end of a branch, root first.
+
+        Raises:
+          MissingNode: for a branch that does not exist.
+        """
+        edges = self.edges()
+        if name not in edges:
+            raise MissingNode(f"no branch {name!r}; there are {', '.join(edges) or 'none'}")
+        edge = edges[name]
+        segments = [Segment(name, edge.start, edge.end)]
+        while edge.parent:
+            fork, edge = edge.start, edges[edge.parent]
+            segments.insert(0, Segment(edge.name, edge.start, fork))
+        return segments
+
+    def metrics(self, name: str) -> metrics.Table:
+        """The rows of a branch and of its ancestors up to their forks, as one table.
+
+        Raises:
+          DamagedFile: for rows that are not those that were written, naming file and line.
+        """
+        rows = [
+            row
+            for branch, start, stop in self.lineage(name)
+            for row in self._rows(branch)
+            if (start or -1) < row["step"] <= stop
+        ]
+        return metrics.table(rows)
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """A branch's own, which reach to its newest checkpoint at least; read again only if the
+        file has changed, since every lineage through a trunk asks for the trunk's."""
+        path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
+        # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
+        steps = self.steps(name) if self._checkpoints(name).is_local else []
+        status = path.stat() if path.exists() else None
+        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
+        if name not in self._read or self._read[name][0] != stamp:
+            kept = metrics.read(path)
+            if steps:
+                recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
+                metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
+            self._read[name] = stamp, kept.rows
+        return self._read[name][1]
+
+    # Checkpoints.
+
+    def steps(self, name: str) -> list[int]:
+        """The steps of a branch's own complete checkpoints, ascending."""
+        return self._checkpoints(name).steps()
+
+    def is_done(self, name: str) -> bool:
+        """Whether the branch has the checkpoint of its end."""
+        return self.record(name)["branch"]["end"] in self.steps(name)
+
+    def save(self, name: str, state: State, rows: str = "") -> None:
+        """Begins to save a node; returns once the state may be donated.
+
+        The snapshots that were begun before are whole by then: a branch that has a checkpoint has
+        every snapshot up to it that it was to keep.
+
+        Args:
+          name: the branch's.
+          state: what is saved.
+          rows: the checksum of the branch's rows so far (`wsdjax.branches.metrics`).
+
+        Raises:
+          OSError: if a save before this one failed, or this one was skipped.
+        """
+        self._checkpoints(name, "snapshots").wait()
+        kept = sorted(self._snapshots(name))
+        self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
+
+    def wait(self, name: str) -> None:
+        """Returns when the branch's last save is complete on disk.
+
+        Raises:
+          OSError: if it failed.
+        """
+        self._checkpoints(name).wait()
+
+    def lost_snapshots(self, name: str) -> list[int]:
+        """Those that were kept up to the branch's newest checkpoint and are not there now."""
+        return sorted(self._snapshots(name) - {*self.snapshots(name)})
+
+    def snapshots(self, name: str) -> list[int]:
+        """The steps of a branch's own, ascending."""
+        return self._checkpoints(name, "snapshots").steps()
+
+    def _snapshots(self, name: str) -> set[int]:
+        """The steps of those that were kept, as the newest checkpoint's record tells, and of those
+        that were begun since."""
+        if name not in self._kept:
+            steps, there = self.steps(name), self._checkpoints(name, "snapshots").steps()
+            facts = self._checkpoints(name).facts(steps[-1]) if steps else {}
+            self._kept[name] = {*facts.get("snapshots", there)}
+        return self._kept[name]
+
+    def recorded_rows(self, name: str, step: int) -> str:
+        """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
+        return self._checkpoints(name).facts(step).get("rows", "")
+
+    def restore(self, branch: str, step: int | None = None, sharding: Any = None) -> State:
+        """The state at a node: leaves of `params` and `opt_state` are [R, ...].
+
+        Args:
+          branch: its name.
+          step: completed updates; None for the branch's newest checkpoint. The nodes up to
+            its fork are those of its ancestors.
+          sharding: of the leaves with a replicate axis; the default device if None.
+
+        Raises:
+          MissingNode: if there is no such branch or checkpoint.
+          DamagedCheckpoint: if what is on disk is not what was saved.
+        """
+        edge = self.record(branch)["branch"]
+        steps = self.steps(branch)
+        if step is None and steps:
+            step = steps[-1]
+        if edge["parent"] and step not in steps and (step is None or step <= edge["start"]):
+            return self.restore(edge["parent"], edge["start"] if step is None else step, sharding)
+        return self._checkpoints(branch).load(step, sharding)
+
+    def snapshot(self, name: str, state: State) -> None:
+        """Begins to keep the parameters of a node, for probes.
+
+        Raises:
+          OSError: if the one before it was not kept.
+        """
+        self._snapshots(name).add(int(state.step))
+        self._checkpoints(name, "snapshots").save(states.parameters_alone(state))
+
+    def nodes(self, name: str) -> list[int]:
+        """The steps of a branch whose parameters can be read, ascending: of checkpoints, of
+        snapshots, and of the ancestors' up to the fork."""
+        own = {*self.steps(name), *self._checkpoints(name, "snapshots").steps()}
+        edge = self.record(name)["branch"]
+        if edge["parent"]:
+            own |= {step for step in self.nodes(edge["parent"]) if step <= edge["start"]}
+        return sorted(own)
+
+    def params(self, branch: str, step: int) -> Any:
+        """The parameters [R, ...] at a node, from a checkpoint or a snapshot.
+
+        Raises:
+          MissingNode: if neither is there.
+          DamagedCheckpoint: if what is on disk is not what was saved.
+        """
+        edge = self.record(branch)["branch"]
+        snapshots = self._checkpoints(branch, "snapshots")
+        if step in snapshots.steps():
+            try:
+                return snapshots.load(step).params
+            except DamagedCheckpoint as error:
+                raise DamagedCheckpoint(
+                    f"{error}; bring it back, or move the branch's checkpoints away to train it "
+                    "again"
+                ) from error
+        if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
+            return self.params(edge["parent"], step)
+        return self.restore(branch, step).params
+
+    def set_aside(self, name: str, step: int) -> None:
+        """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
+        self._checkpoints(name).set_aside(step)
+
+    def discard_after(self, name: str, step: int) -> None:
+        """Deletes the nodes of later steps, which training is about to make again."""
+        self._checkpoints(name).discard_after(step)
+        self._checkpoints(name, "snapshots").discard_after(step)
+        self._kept.pop(name, None)
+
+    def protected(self, name: str) -> set[int]:
+        """The steps whose checkpoints stay: the branch's end and every fork from it."""
+        edges = self.edges()
+        return {edges[name].end} | {e.start for e in edges.values() if e.parent == name}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the workdir for one writing process; the system frees it when that dies.
+
+        Raises:
+          WorkdirBusy: if another process holds it.
+        """
+        with held(self.workdir):
+            self.sweep()
+            try:
+                yield
+                for each in self._opened.values():
+                    each.wait()
+            except BaseException:
+                for each in self._opened.values():
+                    with contextlib.suppress(Exception):  # what is raised already comes first
+                        each.close()
+                raise
+            for each in self._opened.values():
+                each.close()
+
+    def sweep(self) -> None:
+        """Deletes what processes that were killed have left half written."""
+        places = ("figures", "branches/*", "branches/*/probes")
+        sweep([self.workdir, *(found for place in places for found in self.workdir.glob(place))])
+
+    def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
+        if (name, kind) not in self._opened:
+            # Where the record says, so that a later command need not repeat --checkpoint_dir.
+            elsewhere = self.record(name).get("checkpoints")
+            directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
+            protected = functools.partial(self.protected, name)
+            keep = self._keep if kind == "checkpoints" else None
+            self._opened[name, kind] = Checkpoints(name, directory, keep, protected)
+        return self._opened[name, kind]
+
+    def _place_for(self, name: str) -> epath.Path:
+        place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
+        return place if "://" in str(place) else place.absolute()
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        for directory in self.workdir.glob("branches/*/"):
+            if not (directory / "branch.json").exists():
+                records.check_empty(directory)
+        return {path.parent.name: records.read(path) for path in self._record_files()}
+
+    def _record_files(self) -> list[Path]:
+        return sorted(self.workdir.glob("branches/*/branch.json"))
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What `branch.json` holds.
+
+        Raises:
+          MissingNode: for a branch that does not exist, naming those that do.
+        """
+        path = self.directory(name) / "branch.json"
+        if not (is_name(name) and path.exists()):
+            there = listed(sorted(path.parent.name for path in self._record_files()))
+            raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
+        return records.read(path)

@@ -1,0 +1,247 @@
+"""Weights from and to Hugging Face's directories of safetensors, without PyTorch.
+
+A parameter of ours and its tensor there differ in names, in the transpose of matrices, and in
+that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor,
+[heads, 3, head_dim, width]. Rotary positions are theirs already (`wsdjax.models.transformer`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from wsdjax import models
+from wsdjax.config.models import Transformer
+from wsdjax.files import replacing, write_atomically
+from wsdjax.interop import foreign_config as huggingface
+from wsdjax.interop.foreign_config import InteropError, config_json, config_of, is_neox
+from wsdjax.interop.tensors import Tensors
+
+__all__ = ["InteropError", "check_weights", "config_of", "load_huggingface", "save_huggingface"]
+
+_NEOX = {
+    "embed": "gpt_neox.embed_in",
+    "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
+    "layers.attention.query": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.key": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.value": "gpt_neox.layers.{}.attention.query_key_value",
+    "layers.attention.out": "gpt_neox.layers.{}.attention.dense",
+    "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
+    "layers.mlp.up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
+    "layers.mlp.down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+    "final_norm": "gpt_neox.final_layer_norm",
+    "head": "embed_out",
+}
+_LLAMA = {
+    "embed": "model.embed_tokens",
+    "layers.attention_norm": "model.layers.{}.input_layernorm",
+    "layers.attention.query": "model.layers.{}.self_attn.q_proj",
+    "layers.attention.key": "model.layers.{}.self_attn.k_proj",
+    "layers.attention.value": "model.layers.{}.self_attn.v_proj",
+    "layers.attention.out": "model.layers.{}.self_attn.o_proj",
+    "layers.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "layers.mlp.up": "model.layers.{}.mlp.up_proj",
+    "layers.mlp.down": "model.layers.{}.mlp.down_proj",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+}
+_FUSED = ("query", "key", "value")
+_MASKS = re.compile(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias")
+_FREQUENCIES = re.compile(r"(gpt_neox|model)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq")
+"""What older checkpoints hold too, and follows from config.json."""
+
+
+def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params]:
+    """The model of a GPT-NeoX or LLaMA directory, and its parameters in float32.
+
+    `directory` has `config.json` and `model.safetensors`, whole or in shards with an index.
+    While it is read, one stacked leaf is in memory beside the parameters.
+
+    Raises:
+      FileNotFoundError: for a file that is not there.
+      InteropError: for a model that ours cannot be, or a tensor that is missing, of another
+        shape or of a dtype that is no weight's, not finite, left over, or there twice; for a
+        head of its own where config.json ties it to the embedding. It names the file.
+    """
+    model = models.build(config_of(directory))
+    tensors = _checked(Path(directory), model)
+
+    def read(path, leaf):
+        place = _Place.of(path, model.config)
+        whole = np.empty(leaf.shape, np.float32)
+        for i, part in enumerate(whole if place.stacked else [whole]):
+            part[...] = place.ours(tensors.read(place.name.format(i)))
+        return jnp.asarray(whole)
+
+    return model, jax.tree.map_with_path(read, _shapes(model))
+
+
+def check_weights(directory: str | Path, model: Any) -> None:
+    """Checks that a directory's weights are those of the model of this config, by its files'
+    headers.
+
+    Raises:
+      ConfigError: naming the first field in which the two differ.
+      FileNotFoundError, InteropError: as `load_huggingface` does, but for a tensor's values.
+    """
+    huggingface.check_weights(str(directory), model)
+    _checked(Path(directory), models.build(model))
+
+
+def starting_from(directory: str | Path, model: models.Model) -> models.Model:
+    """The model with an `init` that gives the directory's weights, whatever the key."""
+    params = load_huggingface(directory)[1]
+    return dataclasses.replace(model, init=lambda key: params)
+
+
+def save_huggingface(
+    model: models.Model, params: models.Params, directory: str | Path, context: int = 2_048
+) -> None:
+    """Writes `config.json` and `model.safetensors`, which transformers opens; a tokenizer.json is
+    the caller's to copy beside them.
+
+    Args:
+      model: of a `Transformer` that is a GPT-NeoX or a LLaMA.
+      params: of one replicate, as `model.init` gives them.
+      directory: made if need be.
+      context: what config.json calls max_position_embeddings; rotary positions have no maximum.
+
+    Raises:
+      InteropError: for a model that Hugging Face has not, or parameters that are not its own.
+    """
+    content = config_json(model.config, context)
+    _check_shapes(_shapes(model), params)
+    tensors: dict[str, np.ndarray] = {}
+
+    def write(path, leaf):
+        place = _Place.of(path, model.config)
+        for i, value in enumerate(leaf if place.stacked else [leaf]):
+            place.put(tensors, place.name.format(i), np.asarray(value, np.float32))
+
+    jax.tree.map_with_path(write, params)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    # New weights under an old config would be another model, if we are killed between the two.
+    (directory / "config.json").unlink(missing_ok=True)
+    with replacing(directory / "model.safetensors") as file:
+        save_file(tensors, file.name, {"format": "pt"})
+    write_atomically(directory / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter of ours is in a checkpoint, and in which form."""
+
+    name: str
+    """Of its tensor, with {} for the number of the layer."""
+    stacked: bool
+    matrix: bool
+    """Theirs is out x in, ours in x out."""
+    part: int | None
+    """0, 1 or 2 in a tensor that fuses queries, keys and values."""
+    heads: int
+
+    @classmethod
+    def of(cls, path: Any, config: Transformer) -> _Place:
+        *modules, kind = (key.key for key in path)
+        names = _NEOX if is_neox(config) else _LLAMA
+        fused = names is _NEOX and modules[-1] in _FUSED
+        return cls(
+            f"{names['.'.join(modules)]}.{'bias' if kind == 'bias' else 'weight'}",
+            stacked=modules[0] == "layers",
+            matrix=kind == "kernel",
+            part=_FUSED.index(modules[-1]) if fused else None,
+            heads=config.heads,
+        )
+
+    def shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        """Of the tensor, for the leaf's own."""
+        shape = leaf.shape[1:] if self.stacked else leaf.shape
+        first, *rest = shape[::-1] if self.matrix else shape
+        return (first if self.part is None else 3 * first, *rest)
+
+    def ours(self, tensor: np.ndarray) -> np.ndarray:
+        if self.part is not None:
+            rest = tensor.shape[1:]
+            tensor = tensor.reshape(self.heads, 3, -1, *rest)[:, self.part].reshape(-1, *rest)
+        return tensor.T if self.matrix else tensor
+
+    def put(self, tensors: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
+        """Adds our `value` to `tensors`, in their form."""
+        value = np.ascontiguousarray(value.T if self.matrix else value)
+        if self.part is None:
+            tensors[name] = value
+            return
+        rest = value.shape[1:]
+        whole = tensors.setdefault(name, np.empty((3 * len(value), *rest), np.float32))
+        by_head = whole.reshape(self.heads, 3, -1, *rest)
+        by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
+
+
+def _checked(directory: Path, model: models.Model) -> Tensors:
+    """The tensors that are this model's parameters, and no others."""
+    config = model.config
+    names = _NEOX if is_neox(config) else _LLAMA
+    embed, head = (f"{names[key]}.weight" for key in ("embed", "head"))
+    tensors = Tensors(directory)
+    tensors.align(embed, embed.split(".")[0] + ".")
+    if head not in tensors:
+        tensors.rename({"lm_head.weight": head})  # as transformers 5 has a GPT-NeoX's in memory
+    for path, leaf in jax.tree.leaves_with_path(_shapes(model)):
+        place = _Place.of(path, config)
+        hint = "; a tied model's config.json says tie_word_embeddings" if place.name == head else ""
+        for i in range(len(leaf) if place.stacked else 1):
+            tensors.check(place.name.format(i), place.shape(leaf), hint)
+    if config.tied and head in tensors:  # some checkpoints hold tied weights twice
+        tensors.check(head, (config.vocabulary, config.width))
+        if not np.array_equal(tensors.read(head), tensors.read(embed)):
+            raise InteropError(
+                f"{tensors.listing}: {head!r} is not {embed!r}, to which config.json ties it: with "
+                "tie_word_embeddings = false it is read as a head of its own"
+            )
+    for name in tensors.names():
+        if _FREQUENCIES.fullmatch(name):
+            _check_frequencies(tensors, name, config)
+        elif _MASKS.fullmatch(name):
+            tensors.drop(name)
+    tensors.check_none_left()
+    return tensors
+
+
+def _check_frequencies(tensors: Tensors, name: str, config: Transformer) -> None:
+    rotated = int(config.width // config.heads * config.rotary_fraction)
+    expected = config.rotary_theta ** -(np.arange(0, rotated, 2) / rotated)
+    tensors.check(name, expected.shape)
+    # They may have been saved in half precision.
+    if not np.allclose(tensors.read(name), expected, rtol=1e-2, atol=1e-6):
+        raise InteropError(
+            f"{tensors.listing}: {name!r} are not the frequencies of config.json's theta = "
+            f"{config.rotary_theta:g}: one of the two is another model's"
+        )
+
+
+def _shapes(model: models.Model) -> models.Params:
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _check_shapes(expected: models.Params, params: models.Params) -> None:
+    there, given = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (expected, params)
+    )
+    for path in there | given:
+        if there.get(path) != given.get(path):
+            raise InteropError(
+                f"params{path} has the shape {given.get(path)}, the model's has {there.get(path)}; "
+                "of a state's replicates wsdjax.training.state.replicate takes one"
+            )

@@ -1,0 +1,1 @@
+"""Where arrays live: the mesh, and what is divided among its devices."""

@@ -1,0 +1,15 @@
+"""Schedules: the rate of every update, and the shapes of cooldowns."""
+
+from wsdjax.schedules.cooldowns import COOLDOWNS, lowered_linear, one_minus_power, power
+from wsdjax.schedules.formulas import (
+    constant,
+    cooldown,
+    cyclic_cosine,
+    infinite,
+    inverse_sqrt,
+    rewarm,
+    warmup_cosine,
+    wsd,
+    wsd_s,
+    wsd_s_ends,
+)

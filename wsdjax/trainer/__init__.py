@@ -1,0 +1,1 @@
+"""What trains a tree: the loop, how it begins, and what is checked before."""

@@ -1,0 +1,118 @@
+"""Whether branches can be trained here: their devices, data and weights, and the software."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+
+from wsdjax import data, interop
+from wsdjax.branches import BranchStore, provenance
+from wsdjax.config import Stdlib, Text
+from wsdjax.data import tokenizer
+from wsdjax.errors import ConfigError
+from wsdjax.placement import mesh
+from wsdjax.trainer import capacity
+from wsdjax.training.compiled import Programs
+from wsdjax.tree.branch import Edge
+
+log = logging.getLogger("wsdjax")
+
+
+def check(
+    store: BranchStore, edges: Mapping[str, Edge], programs: Programs, tensorboard: bool
+) -> None:
+    """Finds what would stop these branches from training, before anything is written.
+
+    Raises:
+      ConfigError: for what this machine cannot hold, a batch that the devices or the data set
+        cannot give, data that have changed since, weights of another model, or a TensorBoard
+        that is not installed.
+      FileNotFoundError: for data that are not prepared, or weights that are not there.
+    """
+    _check_flags()
+    capacity.check(edges)
+    there = store.edges()
+    for edge in edges.values():
+        if edge.parent in there and store.is_done(edge.parent):
+            store.metrics(edge.parent)  # whose rows are to be those that were written
+    try:
+        for name, edge in edges.items():
+            begun = edge.parent or (name in there and store.steps(name))
+            if edge.weights and not begun:
+                interop.check_weights(edge.weights, edge.model)
+                warn_of_another_tokenizer(edge)
+            mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
+            data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)
+            if before := there.get(name) or there.get(edge.parent):
+                _check_same_data(store, before, edge)
+    except ValueError as error:
+        raise ConfigError(error) from None
+    if tensorboard and not find_spec("tensorboardX"):
+        raise ConfigError("tensorboard = True: install the package's extra `tensorboard`")
+
+
+_DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}
+
+
+def _check_flags() -> None:
+    """Every number that is drawn is a function of the config's seeds, and of nothing that another
+    shell may have set."""
+    for flag, value in _DRAWS.items():
+        if (set_to := getattr(jax.config, flag)) != value:
+            raise ConfigError(
+                f"{flag.upper()} = {set_to}: initialisations and batches would be others than "
+                f"under {value}, which is the default; unset it"
+            )
+
+
+def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:
+    """That a branch that goes on with the stream of one before it, or with its own, has its
+    data."""
+    if (before.data, before.data_start) != (edge.data, edge.data_start):
+        return
+    known, now = store.record(before.name).get("data_facts", {}), edge.data.facts()
+    for name in known:
+        if known[name] != now.get(name):
+            raise ConfigError(
+                f"data = {edge.data}: these are not the data that {before.name!r} was trained on "
+                f"({name} was {known[name]}, and is {now.get(name)}). Bring those back, or fork a "
+                "branch with data of its own"
+            )
+
+
+def warn_of_another_tokenizer(edge: Edge) -> None:
+    """Where the weights come with a tokenizer, tokens that mean something else are no text to
+    them."""
+    path = Path(edge.weights) / "tokenizer.json"
+    if not (isinstance(edge.data, Text | Stdlib) and path.exists()):
+        return
+    described = edge.data.description()
+    try:
+        theirs = tokenizer.load(str(path)).fingerprint
+    except tokenizer.TokenizerError as error:
+        log.warning("whether %s made the text was not checked: %s", path, error)
+        return
+    if theirs != described.fingerprint:
+        log.warning(
+            "the weights come with another tokenizer, %s, than the one that made the text in %s, "
+            "%s: prepare the text with theirs",
+            *(path, described.directory, described.tokenizer),
+        )
+
+
+def warn_of_other_software(store: BranchStore, name: str) -> None:
+    """Tells what of packages and machine is another than when the branch, or what it goes on
+    from, was trained."""
+    before = name if store.steps(name) else store.edges()[name].parent
+    changed = provenance.changes(store.record(before)) if before else []
+    if changed:
+        log.warning(
+            "%s goes on from what was trained with %s: it may differ from what would have "
+            "been trained there",
+            name,
+            ", ".join(changed),
+        )

@@ -1,0 +1,1 @@
+"""Training as pure functions: state, optimizer, step, averages, and what they cost."""

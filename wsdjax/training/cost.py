@@ -1,0 +1,124 @@
+"""What training a model costs, from its trace: nothing is computed or allocated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
+
+from wsdjax import models
+from wsdjax.config import Averages
+from wsdjax.models import Batch
+from wsdjax.placement import mesh
+from wsdjax.training import averages
+from wsdjax.tree.branch import Edge
+
+
+class Cost(NamedTuple):
+    """Of one replicate."""
+
+    parameters: int
+    flops: int
+    """Of the matrix products of one update: three times those of the loss, one for the forward
+    pass and two for the backward pass. What rematerialisation repeats is not in it, so that
+    utilisation by it is the model's own (Chowdhery et al.)."""
+    state_bytes: int
+    """Parameters, gradients, both moments of Adam, averages of the weights."""
+    activation_bytes: int
+    """What the forward pass leaves for the backward pass of one micro-batch, with attention as it
+    is on the devices that are here. What the backward pass makes itself comes on top: with `remat`
+    a layer's own activations, of plain attention the scores too."""
+
+    def bytes_of_device(self, replicates: int) -> float:
+        """On each device, for so many replicates: states are shared by those along the
+        replicates' axis, activations by all (`wsdjax.placement.mesh`)."""
+        along, left = mesh.shape(replicates)
+        return replicates / along * (self.state_bytes + self.activation_bytes / left)
+
+
+def of_update(
+    config: Any, batch: Batch, accumulate: int = 1, averaged: Averages | None = None
+) -> Cost:
+    """The cost of one update of a model.
+
+    Args:
+      config: the model's.
+      batch: of the whole update; arrays or their shapes.
+      accumulate: micro-batches that it is cut into.
+      averaged: the averages that are kept.
+    """
+    model = models.build(config, training=True)
+    params, state_bytes = of_state(config, averaged)
+    part = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (leaf.shape[0] // accumulate, *leaf.shape[1:]), leaf.dtype
+        ),
+        batch,
+    )
+    # Of the plain model: the products inside a fused kernel cannot be seen.
+    loss = jax.make_jaxpr(models.build(config).loss)(params, part)
+    return Cost(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        flops=3 * accumulate * _flops(loss.jaxpr),
+        state_bytes=state_bytes,
+        activation_bytes=_left_behind(model, params, part),
+    )
+
+
+def of_state(config: Any, averaged: Averages | None = None) -> tuple[Any, int]:
+    """(the shapes of a model's parameters, the `state_bytes` of one replicate)."""
+    model = models.build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    kept = jax.eval_shape(lambda p: averages.init(averaged or Averages(), p), params)
+    return params, 4 * _bytes(params) + _bytes(kept)
+
+
+def of_branch(edge: Edge) -> Cost:
+    """The cost of one update of a branch, from its config alone; traced once for all alike."""
+    key = repr((edge.model, edge.data.shapes, edge.batch_size, edge.accumulate, edge.averages))
+    if key not in _TRACED:
+        batch = batch_shapes(edge.data, edge.batch_size)
+        _TRACED[key] = of_update(edge.model, batch, edge.accumulate, edge.averages)
+    return _TRACED[key]
+
+
+_TRACED: dict[str, Cost] = {}
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
+    def forward(params, batch):
+        _, backward = jax.vjp(lambda p: model.loss(p, batch), params)
+        return jax.tree.leaves(backward)
+
+    jaxpr = jax.make_jaxpr(forward)(params, batch).jaxpr
+    given = {*jaxpr.invars, *jaxpr.constvars}
+    made = {var for var in jaxpr.outvars if not isinstance(var, Literal)} - given
+    return _bytes([var.aval for var in made])
+
+
+def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
+    """What a batch of a data set is like, from its config alone: the data need not be there."""
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in data.shapes.items()
+    }
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    """Of the matrix products of a trace; a loop of unknown length counts once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left: Any = equation.invars[0].aval
+            out: Any = equation.outvars[0].aval
+            total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * sum(map(_flops, jaxprs_in_params(equation.params)))
+    return total

@@ -1,0 +1,114 @@
+"""One update, and one evaluation, of R replicates: pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsdjax.config import Averages
+from wsdjax.models import Batch, Model
+from wsdjax.placement.mesh import Shardings
+from wsdjax.training import averages, optim
+from wsdjax.training.optim import Hyper
+from wsdjax.training.state import State
+
+Metrics = dict[str, jax.Array]
+
+
+def make_step(
+    model: Model,
+    placed: Shardings | None = None,
+    averaged: Averages | None = None,
+    accumulate: int = 1,
+) -> Callable[[State, Batch, Hyper], tuple[State, Metrics]]:
+    """``step(state, batch, hyper) -> (state, metrics)``, jitted; `state` is donated.
+
+    Leaves of `batch` are [R, B, ...], of `hyper` [R]. The metrics are [R]: `loss`,
+    `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
+    update, `update_norm` to the update itself. With `placed` the new state lies where the
+    old one did, so that the next step does not compile again. `averaged` tells which averages
+    of the weights the state holds. The gradient is that of the whole batch, computed in
+    `accumulate` parts.
+    """
+    averaged = averaged or Averages()
+    loss_and_gradients = _accumulated(jax.value_and_grad(model.loss), accumulate)
+
+    def one(params, opt_state, averages_, step, batch, hyper):
+        loss, gradients = loss_and_gradients(params, batch)
+        updates, opt_state = optim.adamw(hyper).update(gradients, opt_state, params)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(gradients),
+            "param_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
+        }
+        params = optax.apply_updates(params, updates)
+        averages_ = averages.update(averaged, averages_, params, step)
+        return params, opt_state, averages_, metrics
+
+    def step(state: State, batch: Batch, hyper: Hyper):
+        n = state.step + 1
+        *new, metrics = jax.vmap(one, in_axes=(0, 0, 0, None, 0, 0))(
+            state.params, state.opt_state, state.averages, n, batch, hyper
+        )
+        return State(n, *new), metrics
+
+    if placed is None:
+        return jax.jit(step, donate_argnums=0)
+    state = State(placed.everywhere, *(placed.replicates,) * 3)
+    return jax.jit(step, donate_argnums=0, out_shardings=(state, placed.replicates))
+
+
+def _accumulated(of_batch: Callable[[Any, Batch], Any], parts: int) -> Callable[[Any, Batch], Any]:
+    """The mean of ``of_batch(params, part)`` over equal parts of a batch, one after the other."""
+    if parts == 1:
+        return of_batch
+
+    def of_parts(params, batch):
+        # Part i has the examples i, i + parts, ...: each device then has a share of every part.
+        batches = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def add(sums, part):
+            return jax.tree.map(jnp.add, sums, of_batch(params, part)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], batches)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_batch, params, first))
+        sums, _ = jax.lax.scan(add, zeros, batches)
+        return jax.tree.map(lambda total: total / parts, sums)
+
+    return of_parts
+
+
+def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:
+    """``evaluate(params, batches) -> metrics``: means over all examples of all batches, [R].
+
+    Every replicate sees the same batches; a batch weighs as many as its examples.
+    """
+
+    @jax.jit
+    def total(params, batch):
+        examples = len(jax.tree.leaves(batch)[0])
+        metrics = jax.vmap(model.metrics, in_axes=(0, None))(params, batch)
+        return {name: value * examples for name, value in metrics.items()}, jnp.float32(examples)
+
+    def evaluate(params, batches):
+        totals = [total(params, batch) for batch in batches]
+        sums, examples = jax.tree.map(lambda *values: sum(values), *totals)
+        return {name: value / examples for name, value in sums.items()}
+
+    return evaluate
+
+
+def make_average(averaged: Averages) -> Callable[[State], dict[str, Any]]:
+    """``average(state) -> {name: params}``, jitted: the averaged weights, leaves [R, ...]."""
+    return jax.jit(
+        lambda state: jax.vmap(lambda a, params: averages.values(averaged, a, params))(
+            state.averages, state.params
+        )
+    )

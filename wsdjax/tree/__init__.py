@@ -1,0 +1,3 @@
+"""A tree of branches: what each inherits and what it comes to."""
+
+from wsdjax.tree.resolution import every, groups, resolve, resolve_branch, run_length, units

@@ -1,0 +1,74 @@
+"""One branch of a resolved tree: all that decides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from wsdjax.config import AdamW, Averages
+from wsdjax.config.json import from_json, to_json
+from wsdjax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One branch with everything it inherits made explicit; `branch.json` holds it."""
+
+    name: str
+    parent: str
+    """Empty for a root."""
+    start: int
+    """Completed updates at the fork: the node it starts from is (parent, start)."""
+    end: int
+    schedule: Any
+    optimizer: AdamW
+    model: Any
+    data: Any
+    batch_size: int
+    accumulate: int
+    """Micro-batches of one update."""
+    seed: int
+    """Of the first replicate's initialisation; the next ones have seed + 1, ..."""
+    seeds: int
+    data_seed: int
+    """Of the first replicate's stream of batches."""
+    data_start: int
+    """Where that stream began: update n sees its batch n - 1 - data_start."""
+    reset_optimizer: bool
+    averages: Averages
+    weights: str
+    """The Hugging Face directory that a root starts from; empty for the initialisation."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Edge:
+        """Of a record of this format, of one without the last two fields, or of format 1, whose
+        branches all went on with their parent's batches and moments and averaged nothing.
+
+        Raises:
+          ConfigError: for a record that is none.
+        """
+        before = {
+            "data_seed": fields.get("seed"),
+            "data_start": 0,
+            "reset_optimizer": False,
+            "averages": to_json(Averages()),
+            "accumulate": 1,
+            "weights": "",
+        }
+        known = {f.name for f in dataclasses.fields(cls)}
+        if known != {*before, *fields}:
+            wrong = ", ".join(sorted(known ^ {*before, *fields}))
+            raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
+        return cls(**{name: from_json(item) for name, item in (before | fields).items()})
+
+    @property
+    def replicate_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def stream_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.data_seed, self.data_seed + self.seeds))

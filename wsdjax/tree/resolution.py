@@ -1,0 +1,256 @@
+"""From a config's tree of branches to resolved edges: what each inherits and what it comes to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from wsdjax.config import CNN, Branch, Continued, Cooldown, Experiment, Hold
+from wsdjax.config.lengths import Length, updates
+from wsdjax.config.validation import SIZE
+from wsdjax.data.tokens import NotPrepared
+from wsdjax.errors import ConfigError
+from wsdjax.tree import rates as lineage
+from wsdjax.tree.branch import Edge
+from wsdjax.wording import listed, near, shown
+
+
+def resolve(experiment: Experiment) -> dict[str, Edge]:
+    """The edges of a config's tree by name, parents before their children.
+
+    Raises:
+      ConfigError: for a parent that does not exist, a cycle, a fork outside its parent, or a
+        schedule that does not fit its branch.
+    """
+    origin = Edge(
+        name="",
+        parent="",
+        start=0,
+        end=0,
+        schedule=None,
+        optimizer=experiment.optimizer,
+        model=experiment.model,
+        data=experiment.data,
+        batch_size=experiment.batch_size,
+        accumulate=experiment.accumulate,
+        seed=experiment.seed,
+        seeds=experiment.seeds,
+        data_seed=experiment.seed,
+        data_start=0,
+        reset_optimizer=False,
+        averages=experiment.averages,
+        weights=experiment.weights,
+    )
+    for name, branch in experiment.tree.items():
+        _check_parent(f"tree.{name}", branch)
+    length = run_length(experiment)
+    if length is not None and not _in_percent(experiment):
+        raise ConfigError(
+            f"length = {shown(experiment.length)}: no length of the tree is in percent of it; set "
+            "those of the branches, tree.NAME.steps"
+        )
+    edges: dict[str, Edge] = {}
+    waiting = dict(experiment.tree)
+    while waiting:
+        known = ("", *edges)
+        ready = next((name for name, b in waiting.items() if _parent_of(b)[0] in known), None)
+        if ready is None:
+            name, branch = next(iter(waiting.items()))
+            parent = _parent_of(branch)[0]
+            why = f"does not exist{near(parent, experiment.tree)}"
+            if parent in experiment.tree:
+                why = "is its own ancestor"
+            raise ConfigError(
+                f"tree.{name}.parent = {shown(branch.parent)}: {shown(parent)} {why}; "
+                f"the branches are {listed(experiment.tree)}"
+            )
+        branch = waiting.pop(ready)
+        above = edges.get(_parent_of(branch)[0], origin)
+        edges[ready] = resolve_branch(ready, branch, above, edges, length)
+    return edges
+
+
+def resolve_branch(
+    name: str,
+    branch: Branch,
+    parent: Edge,
+    edges: Mapping[str, Edge],
+    length: int | None = None,
+) -> Edge:
+    """The edge that `branch` makes, with what it inherits from `parent`.
+
+    Args:
+      name: the new edge's.
+      branch: what it is and what it changes.
+      parent: the edge that it forks from.
+      edges: the tree so far; it holds the parent's ancestors.
+      length: the run's in updates, for lengths in percent.
+
+    Raises:
+      ConfigError: for a fork outside the parent, a length that means nothing here, fewer
+        classes than the data's, or a schedule that does not fit.
+    """
+    where = f"tree.{name}"
+    _check_parent(where, branch)
+    data = branch.data or parent.data
+    if (data.unit == "images") != isinstance(parent.model, CNN):
+        raise ConfigError(
+            f"{f'{where}.data' if branch.data else 'data'} = {shown(data)}: gives {data.unit}, "
+            f"which model = {type(parent.model).__name__} does not read"
+        )
+    with contextlib.suppress(NotPrepared):  # which is for the trainer to tell
+        if parent.model.classes < data.classes:  # more are a vocabulary that was padded
+            field = "vocabulary" if data.unit == "tokens" else "classes"
+            raise ConfigError(
+                f"model.{field} = {parent.model.classes}: the data of {where}, "
+                f"{type(data).__name__}, have {data.classes}; set at least that many"
+            )
+    start = parent.end
+    if at := _parent_of(branch)[1]:
+        along_parent = units(parent.data, parent.batch_size, length)
+        start = _updates(f"{where}.parent = {shown(branch.parent)}: the step", at, along_parent)
+        if not parent.start < start <= parent.end:
+            raise ConfigError(
+                f"{where}.parent = {shown(branch.parent)}: {parent.name} has the steps "
+                f"{parent.start + 1} to {parent.end}"
+            )
+    one = units(data, parent.batch_size, length)
+    steps = _updates(f"{where}.steps", branch.steps, one)
+    if steps < 1:
+        raise ConfigError(
+            f"{where}.steps = {shown(branch.steps)}: comes to {shown(steps)}, must be >= 1"
+        )
+    if start + steps >= SIZE:
+        raise ConfigError(
+            f"{where}.steps = {shown(branch.steps)}: would end at update {start + steps:,}, and "
+            f"they are counted to {SIZE - 1:,}"
+        )
+    takes_parents_rate = isinstance(branch.schedule, Cooldown | Hold | Continued)
+    if takes_parents_rate and parent.name and branch.optimizer.peak_value is not None:
+        raise ConfigError(
+            f"{where}.optimizer.peak_value = {branch.optimizer.peak_value}: a "
+            f"{type(branch.schedule).__name__} starts from its parent's rate and has no peak"
+        )
+    changed = {k: v for k, v in dataclasses.asdict(branch.optimizer).items() if v is not None}
+    new_stream = branch.data is not None or branch.data_seed is not None
+    edge = Edge(
+        name=name,
+        parent=parent.name,
+        start=start,
+        end=start + steps,
+        schedule=_with_updates(f"{where}.schedule", branch.schedule, one),
+        optimizer=dataclasses.replace(parent.optimizer, **changed),
+        model=parent.model,
+        data=data,
+        batch_size=parent.batch_size,
+        accumulate=parent.accumulate,
+        seed=parent.seed,
+        seeds=parent.seeds,
+        data_seed=parent.data_seed if branch.data_seed is None else branch.data_seed,
+        data_start=start if new_stream else parent.data_start,
+        reset_optimizer=branch.reset_optimizer,
+        averages=branch.averages or parent.averages,
+        weights=parent.weights,
+    )
+    try:
+        lineage.schedule_of(edge, edges)
+    except ValueError as error:
+        raise ConfigError(f"{where}.schedule: {error}") from None
+    return edge
+
+
+def _in_percent(experiment: Experiment) -> bool:
+    """Whether any length is: that of a branch, of its schedule, a fork, or how often something
+    is done."""
+    return "%" in repr(dataclasses.replace(experiment, weights=""))
+
+
+def _check_parent(where: str, branch: Branch) -> None:
+    name, at, step = branch.parent.partition("@")
+    if branch.parent and not (name and bool(step) == bool(at) and "@" not in step):
+        raise ConfigError(
+            f'{where}.parent = {shown(branch.parent)}: write "NAME", or "NAME@STEP" for a fork '
+            "before its end"
+        )
+
+
+def _parent_of(branch: Branch) -> tuple[str, str]:
+    name, _, step = branch.parent.partition("@")
+    return name, step
+
+
+def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, float]:
+    """What one epoch and one token of `data`, and one percent of `length`, are in updates."""
+    one: dict[str, float] = {}
+    with contextlib.suppress(NotPrepared):
+        one["epochs"] = data.examples // batch_size
+    if data.unit == "tokens":
+        one["tokens"] = 1 / (batch_size * data.units)
+    if length is not None:
+        one["%"] = length / 100
+    return one
+
+
+def run_length(experiment: Experiment) -> int | None:
+    """The experiment's `length` in updates, measured in its own data set.
+
+    Raises:
+      ConfigError: for a length that means nothing there.
+    """
+    if experiment.length is None:
+        return None
+    return _updates("length", experiment.length, units(experiment.data, experiment.batch_size))
+
+
+def every(experiment: Experiment, field: str) -> int:
+    """The experiment's `eval_every`, `checkpoint_every` or `snapshot_every` in updates.
+
+    Raises:
+      ConfigError: for a length that means nothing here, or comes to nothing.
+    """
+    one = units(experiment.data, experiment.batch_size, run_length(experiment))
+    count = _updates(field, getattr(experiment, field), one, 2**63)  # so many: never
+    if count < 1:
+        raise ConfigError(
+            f"{field} = {shown(getattr(experiment, field))}: comes to {shown(count)} updates"
+        )
+    return count
+
+
+def _updates(path: str, length: Length, one: Mapping[str, float], below: int = SIZE) -> int:
+    try:
+        count = updates(length, one)
+    except ValueError as error:
+        raise ConfigError(f"{path} = {error}") from None
+    if abs(count) >= below:
+        raise ConfigError(
+            f"{path} = {shown(length)}: comes to {shown(count)} updates, and they are counted to "
+            f"{below - 1:,}"
+        )
+    return count
+
+
+def _with_updates(path: str, schedule: Any, one: Mapping[str, float]) -> Any:
+    """The schedule with its lengths in updates."""
+    lengths = [n for n, kind in typing.get_type_hints(type(schedule)).items() if kind is Length]
+    counts = {n: _updates(f"{path}.{n}", getattr(schedule, n), one) for n in lengths}
+    return dataclasses.replace(schedule, **counts)
+
+
+def groups(edges: Mapping[str, Edge]) -> list[list[Edge]]:
+    """The edges that train together, in an order in which parents come first.
+
+    Branches that fork at the same node and are equally long differ in arrays only, so they
+    are replicates of one program.
+    """
+    together: dict[tuple, list[Edge]] = {}
+    for edge in edges.values():
+        program = (
+            *(repr(edge.model), repr(edge.data), repr(edge.averages)),
+            *(edge.batch_size, edge.accumulate, edge.data_start, edge.weights),
+        )
+        together.setdefault((edge.parent, edge.start, edge.end, *program), []).append(edge)
+    return list(together.values())
