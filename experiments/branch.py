@@ -97,19 +97,19 @@ def _list(store) -> None:
 def _show(store, name: str) -> None:
     from experiments.report.drawing import state_of, summary
 
-    record, edges = store.record(name), store.edges()
-    edge = edges[name]
-    status, loss = state_of(store, edge)
+    record, branches = store.record(name), store.branches()
+    branch = branches[name]
+    status, loss = state_of(store, branch)
     lineage = " > ".join(f"{s.branch}@{s.stop:,}" for s in store.lineage(name))
-    print(f"{name}: updates {edge.start + 1:,} to {edge.end:,}, {status}")
+    print(f"{name}: updates {branch.start + 1:,} to {branch.end:,}, {status}")
     print(f"lineage       {lineage}")
-    before = f", after {summary(edges[edge.parent].schedule)}" if edge.parent else ""
-    print(f"schedule      {summary(edge.schedule)}{before}")
-    print(f"optimizer     {summary(edge.optimizer)}")
-    print(f"model         {summary(edge.model)}")
-    print(f"data          {summary(edge.data)}, batch {edge.batch_size}, {edge.seeds} seeds")
-    if edge.weights and not edge.parent:
-        print(f"weights       {edge.weights}")
+    before = f", after {summary(branches[branch.parent].schedule)}" if branch.parent else ""
+    print(f"schedule      {summary(branch.schedule)}{before}")
+    print(f"optimizer     {summary(branch.optimizer)}")
+    print(f"model         {summary(branch.model)}")
+    print(f"data          {summary(branch.data)}, batch {branch.batch_size}, {branch.seeds} seeds")
+    if branch.weights and not branch.parent:
+        print(f"weights       {branch.weights}")
     for what, how in record.get("at_the_fork", {}).items():
         print(f"at the fork   {what}: {how}")
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")
@@ -117,24 +117,26 @@ def _show(store, name: str) -> None:
     for path, both in record["differs_from_parent"].items():
         if path.startswith("schedule."):
             continue  # told above, whole
-        print(f"differs       {path}: {both['parent']} in {edge.parent}, {both['here']} here")
+        print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
 
 
 def _diff(store, one: str, two: str) -> None:
     from experiments.report.drawing import state_of
 
-    edges = store.edges()
+    branches = store.branches()
     for name in (one, two):
         store.record(name)  # or an error that tells which there are
     rows: list[tuple[str, ...]] = [("", one, two)]
-    a, b = (edges[name].to_json() for name in (one, two))
+    a, b = (branches[name].to_json() for name in (one, two))
     rows += [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
-    rows.append(("held-out loss", *(state_of(store, edges[name])[1] or "-" for name in (one, two))))
+    rows.append(
+        ("held-out loss", *(state_of(store, branches[name])[1] or "-" for name in (one, two)))
+    )
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
-    print(f"They share {', '.join(n for n in edges if n in shared) or 'no ancestor'}.")
+    print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")
 
 
 # Adding.
@@ -148,14 +150,14 @@ def _fork(store, node: str) -> None:
 
 def _extend(store, name: str) -> None:
     store.record(name)
-    edge = store.edges()[name]
-    if not isinstance(edge.schedule, config.Constant | config.Hold | config.InverseSqrt):
+    branch = store.branches()[name]
+    if not isinstance(branch.schedule, config.Constant | config.Hold | config.InverseSqrt):
         raise ConfigError(
             f"extend goes on with a trunk's own schedule, and that of {name}, "
-            f"{type(edge.schedule).__name__}, has ended: use fork, with a --schedule"
+            f"{type(branch.schedule).__name__}, has ended: use fork, with a --schedule"
         )
-    new = _NAME.value or f"{name}-from-{edge.end}"
-    _add(store, new, f"{name}@{edge.end}", edge.schedule)
+    new = _NAME.value or f"{name}-from-{branch.end}"
+    _add(store, new, f"{name}@{branch.end}", branch.schedule)
 
 
 def _add(store, name: str, node: str, schedule: Any) -> None:
@@ -178,7 +180,7 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
     )
     config.validate_branch(name, branch)
-    parent, edges = node.partition("@")[0], store.edges()
+    parent, branches = node.partition("@")[0], store.branches()
     store.record(parent)
     experiment = experiment_of(store.workdir)
     if experiment is None:
@@ -186,8 +188,8 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
     if _CHECKPOINT_DIR.value and "://" not in _CHECKPOINT_DIR.value:
         cli.check_writable("--checkpoint_dir", Path(_CHECKPOINT_DIR.value).expanduser())
     length = tree.run_length(experiment)
-    edge = tree.resolve_branch(name, branch, edges[parent], edges, length)
-    launch(experiment, store, {name: edge}, declared=False)
+    resolved = tree.resolve_branch(name, branch, branches[parent], branches, length)
+    launch(experiment, store, {name: resolved}, declared=False)
 
 
 def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:

@@ -21,19 +21,22 @@ from wsdjax.errors import ConfigError
 from wsdjax.files import write_atomically, write_json
 from wsdjax.trainer.loop import Diverged, Stopped, Trainer
 from wsdjax.tree import rates as lineage
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 def launch(
-    experiment: Experiment, store: BranchStore, edges: dict[str, Edge], declared: bool = True
+    experiment: Experiment,
+    store: BranchStore,
+    branches: dict[str, ResolvedBranch],
+    declared: bool = True,
 ) -> None:
-    """Trains what is missing of `edges` in a workdir and draws its report.
+    """Trains what is missing of `branches` in a workdir and draws its report.
 
     Args:
       experiment: how it is watched and kept.
       store: the workdir's.
-      edges: what is to be trained, old and new.
-      declared: whether the experiment declares these edges, and is to be the workdir's config.
+      branches: what is to be trained, old and new.
+      declared: whether the experiment declares these branches, and is to be the workdir's config.
     """
     trainer = Trainer(
         store,
@@ -43,21 +46,25 @@ def launch(
         experiment.tensorboard,
         None if experiment.snapshot_every is None else tree.every(experiment, "snapshot_every"),
     )
-    there = store.edges()
-    store.check(edges)
-    _check_siblings(store, edges)
-    _check_compared(experiment, {**there, **edges})
-    trainer.check({n: edge for n, edge in edges.items() if n not in there or not store.is_done(n)})
+    there = store.branches()
+    store.check(branches)
+    _check_siblings(store, branches)
+    _check_compared(experiment, {**there, **branches})
+    trainer.check(
+        {n: branch for n, branch in branches.items() if n not in there or not store.is_done(n)}
+    )
     with store.lock():
-        store.register(edges)
+        store.register(branches)
         page = store.workdir / "report.html"
-        missing = trainer.missing(list(edges))
+        missing = trainer.missing(list(branches))
         old = read_config(store.workdir) or {}
         config = to_json(experiment)
         # How a finished run would be watched is no news; what its report compares is.
         unchanged = not declared or old.get("compare") == config["compare"]
         if not missing and page.exists() and unchanged:
-            print(f"Nothing is missing in {store.workdir}: all of {', '.join(edges)} are trained.")
+            print(
+                f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained."
+            )
             if declared and config["snapshot_every"] not in (None, old.get("snapshot_every")):
                 print(
                     f"snapshot_every = {config['snapshot_every']}: what is trained keeps no more "
@@ -70,7 +77,7 @@ def launch(
             content = config if missing or not old else {**old, "compare": config["compare"]}
             write_json(store.workdir / "config.json", content)
         page.unlink(missing_ok=True)  # a page that is there is up to date
-        for line in estimate({name: edges[name] for name in missing}):
+        for line in estimate({name: branches[name] for name in missing}):
             print(line, file=sys.stderr)
         _print_jumps(store, missing)
         _write_status(store, "running")
@@ -78,7 +85,7 @@ def launch(
         try:
             with _signals() as asked:
                 trainer.asked_to_stop = lambda: bool(asked)
-                trainer.train(list(edges))
+                trainer.train(list(branches))
             print(write_report(store.workdir))
             status = _status(store)
         except Stopped as error:
@@ -94,24 +101,24 @@ def launch(
             sys.exit(code)
 
 
-def _check_compared(experiment: Experiment, edges: Mapping[str, Edge]) -> None:
+def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranch]) -> None:
     for row, names in experiment.compare.items():
         for name in names:
-            if name not in edges:
+            if name not in branches:
                 raise ConfigError(
                     f"compare.{row}: there is no branch {name!r}; the branches are "
-                    f"{', '.join(edges)}"
+                    f"{', '.join(branches)}"
                 )
 
 
-def _check_siblings(store: BranchStore, edges: Mapping[str, Edge]) -> None:
+def _check_siblings(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:
     """That no branch is trained which is not asked for: those that were begun together stay in
     one program, since alone they would not be the same to the bit."""
     there = store.names()
-    for name in edges:
+    for name in branches:
         if name not in there or store.is_done(name):
             continue
-        if others := [each for each in store.siblings(name) if each not in edges]:
+        if others := [each for each in store.siblings(name) if each not in branches]:
             raise ConfigError(
                 f"{name} was begun in one program with {', '.join(others)}, which would be "
                 "trained with it and is not declared here: declare it too, as it was, or use "
@@ -120,13 +127,13 @@ def _check_siblings(store: BranchStore, edges: Mapping[str, Edge]) -> None:
 
 
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
-    edges = store.edges()
+    branches = store.branches()
     for name in names:
-        if jump := lineage.jump(edges[name], edges):
+        if jump := lineage.jump(branches[name], branches):
             before, after = jump
             print(
                 f"{name}: the rate jumps from {before:.3e} to {after:.3e} at "
-                f"{edges[name].parent}@{edges[name].start}",
+                f"{branches[name].parent}@{branches[name].start}",
                 file=sys.stderr,
             )
 

@@ -49,12 +49,12 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
 
     from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
-    edges = tree.resolve(experiment)
+    branches = tree.resolve(experiment)
 
     from experiments.launch import launch
     from wsdjax.branches import BranchStore
 
-    launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), edges)
+    launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), branches)
 
 
 def _config_file() -> str:

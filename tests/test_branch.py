@@ -28,10 +28,10 @@ from wsdjax.training.step import make_evaluate, make_step
 def grow(workdir, config, names=None):
     store = BranchStore(workdir, keep=config.keep)
     with store.lock():
-        edges = tree.resolve(config)
-        store.register(edges)
+        branches = tree.resolve(config)
+        store.register(branches)
         trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.train(names or list(edges))
+        trainer.train(names or list(branches))
     return store
 
 
@@ -103,11 +103,11 @@ def test_rates_along_a_lineage_are_the_single_formula(finished):
 def test_row_n_is_the_loss_before_update_n_on_batch_n_minus_1(finished):
     """For every seed: from the initialisation, and over a fork, from the parent's node."""
     store = BranchStore(finished)
-    edge = store.edges()["decay"]
-    model, dataset = models.build(edge.model), data.load(edge.data)
+    branch = store.branches()["decay"]
+    model, dataset = models.build(branch.model), data.load(branch.data)
     rows = store.metrics("decay").updates["loss"]
-    stream = data.Stream(dataset.train, edge.batch_size, edge.replicate_seeds)
-    nodes = {0: states.create(model, edge.replicate_seeds), 24: store.restore("trunk")}
+    stream = data.Stream(dataset.train, branch.batch_size, branch.replicate_seeds)
+    nodes = {0: states.create(model, branch.replicate_seeds), 24: store.restore("trunk")}
     for step, state in nodes.items():
         losses = jax.vmap(model.loss)(state.params, stream[step])
         np.testing.assert_allclose(rows[step], losses, rtol=1e-5)
@@ -121,14 +121,14 @@ def test_update_n_uses_the_rate_eta_of_n(finished):
     """The decay again from the trunk's node, by the step itself and the paper's formula; and
     its last update, of rate zero, moves nothing."""
     store = BranchStore(finished)
-    edge = store.edges()["decay"]
-    model = models.build(edge.model)
+    branch = store.branches()["decay"]
+    model = models.build(branch.model)
     step = make_step(model)
-    stream = data.Stream(data.load(edge.data).train, edge.batch_size, edge.replicate_seeds)
+    stream = data.Stream(data.load(branch.data).train, branch.batch_size, branch.replicate_seeds)
     state = store.restore("trunk")
     for t in range(25, 36):
         eta = 3e-3 * (1 - (t - 24) / 12)
-        hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(edge.optimizer, eta))
+        hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(branch.optimizer, eta))
         state, _ = step(state, stream[t - 1], hyper)
     before, after = store.restore("decay", 35).params, store.restore("decay", 36).params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state.params, before)
@@ -176,7 +176,7 @@ def test_restore_needs_no_template_and_takes_no_lock(finished):
         state = store.restore("decay")
     assert (state.step.shape, state.step.dtype, int(state.step)) == ((), jnp.int32, 36)
     assert state.params["conv1"]["kernel"].shape == (2, 3, 3, 3, 4)
-    model = models.build(store.edges()["decay"].model)
+    model = models.build(store.branches()["decay"].model)
     assert jax.tree.structure(state) == jax.tree.structure(states.create(model, [0, 1]))
     one = states.replicate(state, 1)
     assert same(one.params, jax.tree.map(lambda leaf: leaf[1], state.params))
@@ -239,7 +239,7 @@ def test_a_branch_that_means_something_else_is_refused(finished, tmp_path):
 def test_a_fork_that_cannot_go_on_is_refused(finished):
     """Another model, a missing parent, a step that was not kept: each names both sides."""
     store = BranchStore(finished)
-    child = dataclasses.replace(store.edges()["decay"], name="child")
+    child = dataclasses.replace(store.branches()["decay"], name="child")
     with pytest.raises(MissingNode, match="no branch 'stem'; there are trunk, decay, cosine"):
         store.fork(dataclasses.replace(child, parent="stem"))
     with pytest.raises(MissingNode, match="trunk@11 was not kept; there are steps 20, 24"):
@@ -273,12 +273,12 @@ def test_a_registration_cut_short_is_completed_or_refused(tmp_path):
         "a": Branch(steps=4, schedule=Constant()),
         "b": Branch(steps=4, schedule=Constant(2)),
     }
-    edges = tree.resolve(with_tree(siblings))
+    branches = tree.resolve(with_tree(siblings))
     store = BranchStore(tmp_path)
-    store.create(edges["a"], ["a", "b"])
+    store.create(branches["a"], ["a", "b"])
     with pytest.raises(ConfigError, match=r"a, b were begun in .* as branches that train together"):
-        store.register({"a": edges["a"]})
-    store.register(edges)
+        store.register({"a": branches["a"]})
+    store.register(branches)
     assert store.siblings("b") == ["a", "b"]
 
 
@@ -307,16 +307,16 @@ def test_a_branch_that_is_taken_out_of_the_config_is_not_trained(tmp_path):
 def test_checkpoints_elsewhere_are_found_again_and_not_shared(tmp_path):
     """The record says where they are; another run is refused the same place."""
     config = with_tree({"trunk": Branch(steps=2, schedule=Constant())})
-    edges = tree.resolve(config)
+    branches = tree.resolve(config)
     store = BranchStore(tmp_path / "w", str(tmp_path / "bucket"))
-    store.register(edges)
+    store.register(branches)
     model = models.build(config.model)
     with store.lock():
         store.save("trunk", states.create(model, [0, 1]))
     assert not (tmp_path / "w/branches/trunk/checkpoints").exists()
     assert BranchStore(tmp_path / "w").steps("trunk") == [0]
     with pytest.raises(ConfigError, match="belongs to another run"):
-        BranchStore(tmp_path / "other", str(tmp_path / "bucket")).register(edges)
+        BranchStore(tmp_path / "other", str(tmp_path / "bucket")).register(branches)
 
 
 def test_a_state_of_another_structure_is_no_damage(finished, tmp_path, monkeypatch):

@@ -51,8 +51,8 @@ def grown(finished, tmp_path_factory):
 
 def test_forks_are_what_was_asked_for(grown):
     store = BranchStore(grown[0])
-    edges = store.edges()
-    sqrt, other, longer = (edges[name] for name in ("sqrt", "other", "longer"))
+    branches = store.branches()
+    sqrt, other, longer = (branches[name] for name in ("sqrt", "other", "longer"))
     assert (sqrt.start, sqrt.end, sqrt.optimizer.b2) == (24, 30, 0.999)
     rates = store.metrics("sqrt").updates["rate"]
     formula = schedules.wsd(3e-3, 4, 30, 6, "sqrt")(np.arange(1, 31)).astype(np.float32)
@@ -60,9 +60,9 @@ def test_forks_are_what_was_asked_for(grown):
     assert (other.optimizer.b2, other.optimizer.weight_decay) == (0.9, 0.0)
     assert (other.data.noise, other.data_start, other.reset_optimizer) == (0.2, 20, True)
     assert (other.data_seed, other.averages.ema) == (6, 0.9)
-    assert longer.schedule == edges["trunk"].schedule
+    assert longer.schedule == branches["trunk"].schedule
     assert (longer.start, longer.end) == (24, 28)
-    assert all(store.is_done(name) for name in edges)
+    assert all(store.is_done(name) for name in branches)
 
 
 def test_both_decays_are_in_the_figure_and_the_table(grown):

@@ -67,11 +67,11 @@ def test_the_rates_and_rows_of_every_update_count(monkeypatch):
 def test_the_bound_is_that_of_the_state_and_the_step(monkeypatch):
     """Where they are all but everything: just above them a model is let be, just below refused."""
     changes = language(width=4_096, hidden=16_384) | {"seeds": 1}
-    (edge,) = {
+    (branch,) = {
         e.model.width: e
         for e in tree.resolve(dataclasses.replace(load_config(), **changes)).values()
     }.values()
-    found = cost.of_branch(edge)
+    found = cost.of_branch(branch)
     least = found.state_bytes + capacity._KEPT_BY_XLA * found.activation_bytes
     assert "parameters, gradients and moments" in refused(monkeypatch, least * 0.99, **changes)
     assert refused(monkeypatch, least * 1.05, **changes) == ""

@@ -49,12 +49,12 @@ def forked(tmp_path_factory):
 
 def first_losses(store, name):
     """Of a branch's first update: [R]."""
-    start = store.edges()[name].start
+    start = store.branches()[name].start
     return store.metrics(name).updates["loss"][start]
 
 
 def loss_on(store, node, batch):
-    model = models.build(store.edges()["trunk"].model)
+    model = models.build(store.branches()["trunk"].model)
     return jax.vmap(model.loss)(store.restore(*node).params, batch)
 
 
@@ -62,7 +62,7 @@ def test_the_batches_after_a_fork(forked):
     """`continue` takes batch 20 of the parent's stream; `fresh` and another data set batch 0 of
     their own; a child of a fresh stream goes on with it."""
     node = ("trunk", 20)
-    config = forked.edges()["trunk"].data
+    config = forked.branches()["trunk"].data
     train = data.load(config).train
     other = data.load(Photos(noise=0.1, size=999, eval_size=30)).train
     expected = {
@@ -80,8 +80,8 @@ def test_the_batches_after_a_fork(forked):
 
 
 def test_another_data_set_is_evaluated_on_its_own_test_split(forked):
-    model = models.build(forked.edges()["other"].model)
-    test = data.in_order(data.load(forked.edges()["other"].data).test)
+    model = models.build(forked.branches()["other"].model)
+    test = data.in_order(data.load(forked.branches()["other"].data).test)
     expected = make_evaluate(model)(forked.restore("other").params, test)["loss"]
     evaluated = forked.metrics("other").evaluations["eval_loss"][-1]
     np.testing.assert_allclose(evaluated, expected, rtol=1e-5)
@@ -89,11 +89,11 @@ def test_another_data_set_is_evaluated_on_its_own_test_split(forked):
 
 def test_moments_are_kept_or_reset(forked):
     """The first update from the trunk's node, by the step itself, with its moments and without."""
-    edge = forked.edges()["trunk"]
-    model = models.build(edge.model)
+    branch = forked.branches()["trunk"]
+    model = models.build(branch.model)
     step = make_step(model)
-    batch = data.Stream(data.load(edge.data).train, 8, (0, 1))[20]
-    hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(edge.optimizer, 3e-3))
+    batch = data.Stream(data.load(branch.data).train, 8, (0, 1))[20]
+    hyper = jax.tree.map(lambda x: np.full(2, x), optim.hyper(branch.optimizer, 3e-3))
     counts = {}
     for name in ("kept", "reset"):
         node = forked.restore("trunk", 20)
@@ -226,10 +226,10 @@ def test_an_average_of_what_stands_still_is_that(decay):
 def test_moments_and_averages_can_both_begin_anew(averaged):
     store, config = averaged
     node = store.restore("trunk")
-    edge = dataclasses.replace(
-        store.edges()["decay"], reset_optimizer=True, averages=Averages(window=2)
+    branch = dataclasses.replace(
+        store.branches()["decay"], reset_optimizer=True, averages=Averages(window=2)
     )
-    new = states.forked(node, edge, config.averages)
+    new = states.forked(node, branch, config.averages)
     assert set(new.averages) == {"window"}
     assert new.averages["window"]["count"].tolist() == [0, 0]
     assert new.opt_state[1].count.tolist() == [0, 0]
@@ -245,13 +245,13 @@ def test_averages_leave_the_weights_alone(averaged, tmp_path):
 
 def test_averages_are_evaluated_beside_the_weights(averaged):
     store, _ = averaged
-    edge = store.edges()["decay"]
-    model = models.build(edge.model)
+    branch = store.branches()["decay"]
+    model = models.build(branch.model)
     state = store.restore("decay")
     found = jax.vmap(lambda a, p: averages.values(AVERAGED, a, p))(state.averages, state.params)
     evaluations = store.metrics("decay").evaluations
     evaluate = make_evaluate(model)
-    test = data.in_order(data.load(edge.data).test)
+    test = data.in_order(data.load(branch.data).test)
     for name, params in ({"": state.params} | found).items():
         row = evaluations[f"eval_{name}_loss" if name else "eval_loss"][-1]
         np.testing.assert_allclose(row, evaluate(params, test)["loss"], rtol=1e-5)
@@ -333,9 +333,9 @@ def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
 ):
     store = BranchStore(first_format)
     assert store.record("trunk")["format"] == 1
-    edges = store.edges()
-    assert edges["decay"].data_seed == 0
-    assert edges["decay"].averages == Averages()
+    branches = store.branches()
+    assert branches["decay"].data_seed == 0
+    assert branches["decay"].averages == Averages()
     state = store.restore("trunk")
     assert (int(state.step), state.averages) == (4, {})
     before = files(first_format / "branches")
@@ -352,8 +352,8 @@ def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
     assert grown.is_done("sqrt")
     after = files(first_format / "branches")
     assert {path: after[path] for path in before} == before
-    model = models.build(edges["trunk"].model)
-    batch = data.Stream(data.load(edges["trunk"].data).train, 8, (3, 4))[0]
+    model = models.build(branches["trunk"].model)
+    batch = data.Stream(data.load(branches["trunk"].data).train, 8, (3, 4))[0]
     np.testing.assert_allclose(
         first_losses(grown, "sqrt"), jax.vmap(model.loss)(state.params, batch), rtol=1e-5
     )
@@ -391,7 +391,7 @@ def test_a_workdir_of_a_newer_format_is_refused(first_format):
     path = first_format / "branches/trunk/branch.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
     with pytest.raises(ConfigError, match="has format 99: written by a newer wsdjax"):
-        BranchStore(first_format).edges()
+        BranchStore(first_format).branches()
 
 
 def test_a_fork_from_a_python_session(forked, tmp_path):
@@ -400,8 +400,8 @@ def test_a_fork_from_a_python_session(forked, tmp_path):
     store = BranchStore(workdir)
     branch = Branch(parent="trunk@20", steps=5, schedule=Constant(4))
     for _ in range(2):
-        edge = fork(store, "python", branch, eval_every=7, checkpoint_every=5)
-        assert (edge.start, edge.end) == (20, 25)
+        resolved = fork(store, "python", branch, eval_every=7, checkpoint_every=5)
+        assert (resolved.start, resolved.end) == (20, 25)
     # Alone, where `kept` had a sibling: the same but for the last bits.
     losses = [s.metrics(n).updates["loss"] for s, n in ((store, "python"), (forked, "kept"))]
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -456,11 +456,11 @@ def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
     before = files(workdir / "branches")
     config = load_config()
     store = BranchStore(workdir)
-    edges = store.edges()
+    branches = store.branches()
     branch = Branch(parent="on", steps=3, schedule=Cooldown())
-    edge = tree.resolve_branch("leaf", branch, edges["on"], edges)
+    resolved = tree.resolve_branch("leaf", branch, branches["on"], branches)
     with store.lock():
-        store.register({"leaf": edge})
+        store.register({"leaf": resolved})
         Trainer(store, Silent(), config.eval_every, config.checkpoint_every).train(["leaf"])
     after = files(workdir / "branches")
     assert {path: after[path] for path in before} == before

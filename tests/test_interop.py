@@ -665,15 +665,15 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
         weights=str(there),
         tree=plans.cosine(4, 1),
     )
-    edges, store = tree.resolve(config), BranchStore(tmp_path / "run")
+    branches, store = tree.resolve(config), BranchStore(tmp_path / "run")
     trainer = Trainer(store, checkpoint_every=2)
-    trainer.check(edges)
-    store.register(edges)
+    trainer.check(branches)
+    store.register(branches)
     trainer.asked_to_stop = lambda: True
     with pytest.raises(Stopped):
-        trainer.train(list(edges))
+        trainer.train(list(branches))
     model, params = interop.load_huggingface(there)
-    stream = data.Stream(tokens, config.batch_size, edges["cosine"].stream_seeds)
+    stream = data.Stream(tokens, config.batch_size, branches["cosine"].stream_seeds)
     expected = jax.vmap(model.loss, in_axes=(None, 0))(params, stream[0])
     losses = store.metrics("cosine").updates["loss"]
     np.testing.assert_allclose(losses[0], expected, rtol=1e-6)
@@ -681,13 +681,13 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
 
     shutil.rmtree(there)
     trainer = Trainer(store)
-    trainer.check(edges)
-    trainer.train(list(edges))
+    trainer.check(branches)
+    trainer.train(list(branches))
     assert store.is_done("cosine")
     evaluations = store.metrics("cosine").evaluations
     assert evaluations["step"].tolist() == [0, 4], "what is to be improved on stands first"
     assert evaluations["eval_loss"][0, 0] == evaluations["eval_loss"][0, 1]
-    root = dataclasses.replace(edges["cosine"], name="another")
+    root = dataclasses.replace(branches["cosine"], name="another")
     with pytest.raises(FileNotFoundError, match=r"config.json is not there"):
         trainer.check({"another": root})
 
@@ -697,9 +697,9 @@ def test_weights_that_do_not_fit_are_told_before_anything_is_trained(llama, toke
     config = dataclasses.replace(
         load_config(), model=model, data=Bigram(vocabulary=61), weights=str(llama)
     )
-    edges = tree.resolve(config)
+    branches = tree.resolve(config)
     with pytest.raises(ConfigError, match=r"model.layers = 3: .* a model with 2"):
-        Trainer(BranchStore(tmp_path)).check(edges)
+        Trainer(BranchStore(tmp_path)).check(branches)
 
 
 def test_our_pythia_is_the_published_one(tmp_path):

@@ -46,13 +46,13 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     assert [list(each) for each in counted.values()] == 2 * [["bigram", "3-gram", "5-gram"]]
     few, many = (each["5-gram"] for each in counted.values())
     assert 1 < many < few < 8
-    edge = BranchStore(workdir).edges()["decay"]
-    read = np.concatenate([windows_of(stream_of(edge)[t]) for t in range(edge.end)])
-    held_out = windows_of(data.load(edge.data).test.part(0, 40))
+    branch = BranchStore(workdir).branches()["decay"]
+    read = np.concatenate([windows_of(stream_of(branch)[t]) for t in range(branch.end)])
+    held_out = windows_of(data.load(branch.data).test.part(0, 40))
     expected = ngram_loss(read, held_out, 2, 257) / np.log(2)
     assert next(iter(counted.values()))["bigram"] == pytest.approx(expected)
     assert f"counted on the {read.size:,} tokens that were read: bigram {expected:.3f}" in out
-    assert edge.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
+    assert branch.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
 
 
 def test_a_tokenizer_that_did_not_make_the_text_is_told(tmp_path, caplog):
@@ -65,20 +65,20 @@ def test_a_tokenizer_that_did_not_make_the_text_is_told(tmp_path, caplog):
     write(directory, {"train": [documents([90])], "test": [documents([40], 1)]})
     base = dataclasses.replace(load_config(TINY), data=data_, weights=str(weights))
     branches = {"trunk": Branch(steps=2, schedule=Constant())}
-    (edge,) = tree.resolve(dataclasses.replace(base, tree=branches)).values()
-    warn_of_another_tokenizer(edge)
+    (branch,) = tree.resolve(dataclasses.replace(base, tree=branches)).values()
+    warn_of_another_tokenizer(branch)
     assert "the weights come with another tokenizer" in caplog.text
     caplog.clear()
     described = json.loads((directory / "tokens.json").read_text())
     del described["content_sha256"]
     described["fingerprint"] = theirs.fingerprint
     (directory / "tokens.json").write_text(json.dumps(described))
-    warn_of_another_tokenizer(edge)
+    warn_of_another_tokenizer(branch)
     assert not caplog.text
 
 
-def stream_of(edge):
-    return data.Stream(data.load(edge.data).train, edge.batch_size, edge.data_seed)
+def stream_of(branch):
+    return data.Stream(data.load(branch.data).train, branch.batch_size, branch.data_seed)
 
 
 def windows_of(batch):
@@ -96,15 +96,15 @@ def test_text_that_was_prepared_anew_is_refused(tmp_path):
         "decay": Branch(parent="trunk", steps=2, schedule=Cooldown()),
         "fresh": Branch(parent="trunk", steps=2, schedule=Cooldown(), data_seed=7),
     }
-    edges = tree.resolve(dataclasses.replace(base, tree=branches))
+    resolved = tree.resolve(dataclasses.replace(base, tree=branches))
     store = BranchStore(tmp_path / "w")
-    store.register({"trunk": edges["trunk"]})
-    Trainer(store).check(edges)
+    store.register({"trunk": resolved["trunk"]})
+    Trainer(store).check(resolved)
     write(directory, {**spread, "train": [documents([90], 2)]})
     for name in ("trunk", "decay"):
         with pytest.raises(ConfigError, match=r"not the data that 'trunk' .* \(sha256 was"):
-            Trainer(store).check({name: edges[name]})
-    Trainer(store).check({"fresh": edges["fresh"]})
+            Trainer(store).check({name: resolved[name]})
+    Trainer(store).check({"fresh": resolved["fresh"]})
 
 
 def test_stopped_and_resumed_is_the_same_to_the_bit(trained, tmp_path):
@@ -133,13 +133,13 @@ def test_a_node_is_probed_as_any_other(trained):
     code, _, err = finish(start("experiments.probe", f"--workdir={workdir}", *arguments))
     assert code == 0, err
     store = BranchStore(workdir)
-    edge = store.edges()["decay"]
-    (path,) = (store.directory("decay") / "probes").glob(f"sharpness-{edge.end}-*.json")
+    branch = store.branches()["decay"]
+    (path,) = (store.directory("decay") / "probes").glob(f"sharpness-{branch.end}-*.json")
     found = json.loads(path.read_text())["results"][0]
     assert found["computed_in"] == "float32"
-    params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", edge.end))
-    batches = data.sample(data.load(edge.data).test, 30)
-    expected = probes.sharpness(models.build(edge.model).loss, params, batches, tol=1e-3)
+    params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", branch.end))
+    batches = data.sample(data.load(branch.data).test, 30)
+    expected = probes.sharpness(models.build(branch.model).loss, params, batches, tol=1e-3)
     np.testing.assert_allclose(found["eigenvalues"], expected.eigenvalues, rtol=2e-3)
     mass = found["mass_of_first"]
     assert {"embed/embedding", "layers/00/mlp/up/kernel", "layers/01/mlp/up/kernel"} <= set(mass)
@@ -173,9 +173,9 @@ def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group()
         "b": Branch(parent="trunk", steps=2, schedule=Cooldown("sqrt")),
     }
     experiment = dataclasses.replace(load_config(TINY), tree=branches)
-    edges = tree.resolve(experiment)
+    resolved = tree.resolve(experiment)
     one = cost.of_update(experiment.model, cost.batch_shapes(experiment.data, 8), 2)
-    _, lengths, told = estimate(edges)
+    _, lengths, told = estimate(resolved)
     assert "7 updates of 8 x 16 tokens, 1.79e+03 tokens in all, in 2 micro-batches" in lengths
     memory = 4 * (one.state_bytes + one.activation_bytes) / 2**30
     assert f"about {2 * 7 * one.flops:.2g} FLOPs, and at least {memory:.2g} GiB" in told

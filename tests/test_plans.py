@@ -54,36 +54,40 @@ def resolved(branches, **changes):
     return tree.resolve(dataclasses.replace(load_config(), tree=branches, **changes))
 
 
-def rates_to(name, edges):
+def rates_to(name, branches):
     """The rates of a lineage, root to leaf."""
-    edge = edges[name]
-    own = lineage.rates(edge, edges)
-    return np.concatenate([rates_to(edge.parent, edges)[: edge.start], own]) if edge.parent else own
+    branch = branches[name]
+    own = lineage.rates(branch, branches)
+    return (
+        np.concatenate([rates_to(branch.parent, branches)[: branch.start], own])
+        if branch.parent
+        else own
+    )
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_is_its_single_formula(name):
     branches, schedule = PLANS[name]
-    edges = resolved(branches)
-    rates = rates_to(list(branches)[-1], edges)
+    everything = resolved(branches)
+    rates = rates_to(list(branches)[-1], everything)
     np.testing.assert_array_equal(rates, schedule(np.arange(1, len(rates) + 1)).astype(np.float32))
 
 
 def test_each_of_several_budgets_is_wsd_of_that_length():
     """One trunk serves them all."""
-    edges = resolved(plans.cooldown_lengths(BUDGETS, 5, 0.25, "sqrt"))
-    assert edges["wsd_trunk"].end == 120
+    branches = resolved(plans.cooldown_lengths(BUDGETS, 5, 0.25, "sqrt"))
+    assert branches["wsd_trunk"].end == 120
     for i, budget in enumerate(BUDGETS, start=1):
         formula = schedules.wsd(PEAK, 5, budget, budget // 4, "sqrt")(np.arange(1, budget + 1))
-        np.testing.assert_array_equal(rates_to(f"wsd_{i}", edges), formula.astype(np.float32))
+        np.testing.assert_array_equal(rates_to(f"wsd_{i}", branches), formula.astype(np.float32))
 
 
 def test_each_oracle_is_a_cosine_of_its_budget():
-    edges = resolved(plans.oracle_cosines(BUDGETS, 5))
+    branches = resolved(plans.oracle_cosines(BUDGETS, 5))
     for i, budget in enumerate(BUDGETS, start=1):
         formula = schedules.warmup_cosine(PEAK, 5, budget)(np.arange(1, budget + 1))
         np.testing.assert_array_equal(
-            lineage.rates(edges[f"cosine_{i}"], edges), formula.astype(np.float32)
+            lineage.rates(branches[f"cosine_{i}"], branches), formula.astype(np.float32)
         )
     twice = resolved(plans.oracle_cosines(BUDGETS, 5, 0.0, 2 * PEAK, "twice"))
     assert lineage.rates(twice["twice_2"], twice).max() == np.float32(2 * PEAK)
@@ -100,7 +104,7 @@ def test_rewarming_starts_from_the_rate_there_was_and_continued_is_the_parent():
         "rsqrt": Branch(40, InverseSqrt(5, 9.0)),
         "on": Branch(parent="rsqrt@30", steps=25, schedule=InverseSqrt(5, 9.0)),
     }
-    edges = resolved(branches)
+    everything = resolved(branches)
     decay = schedules.wsd(PEAK, 5, 50, 20, "sqrt")
     rewarm = schedules.rewarm(decay(40), PEAK, 40, 8, 70, "linear", 1e-4)
     for name, schedule, first, last in (
@@ -109,8 +113,8 @@ def test_rewarming_starts_from_the_rate_there_was_and_continued_is_the_parent():
         ("on", schedules.inverse_sqrt(PEAK, 5, 99, timescale=9.0), 31, 55),
     ):
         formula = schedule(np.arange(first, last + 1)).astype(np.float32)
-        np.testing.assert_array_equal(lineage.rates(edges[name], edges), formula)
-        assert lineage.jump(edges[name], edges) is None
+        np.testing.assert_array_equal(lineage.rates(everything[name], everything), formula)
+        assert lineage.jump(everything[name], everything) is None
 
 
 def test_jumps_of_small_rates_are_jumps():
@@ -122,10 +126,10 @@ def test_jumps_of_small_rates_are_jumps():
         ),
         "steep": Branch(parent="decay", steps=9, schedule=Cooldown("one_minus_power(0.05)")),
     }
-    edges = resolved(branches)
-    assert lineage.jump(edges["lowered"], edges) == pytest.approx((1e-6, 1e-7))
-    assert lineage.jump(edges["raised"], edges) == pytest.approx((1e-6, 3e-6))
-    assert lineage.jump(edges["steep"], edges) is None
+    everything = resolved(branches)
+    assert lineage.jump(everything["lowered"], everything) == pytest.approx((1e-6, 1e-7))
+    assert lineage.jump(everything["raised"], everything) == pytest.approx((1e-6, 3e-6))
+    assert lineage.jump(everything["steep"], everything) is None
 
 
 def test_lengths_of_every_unit_give_the_tree_of_their_numbers():
@@ -136,19 +140,19 @@ def test_lengths_of_every_unit_give_the_tree_of_their_numbers():
 
 
 def test_a_fork_may_be_told_as_a_length():
-    edges = resolved(
+    branches = resolved(
         plans.wsd(500, 10, 175)
         | {"early": Branch(parent="trunk@0.5 epochs", steps="10%", schedule=Cooldown())},
         length=400,
     )
-    assert (edges["early"].start, edges["early"].end) == (125, 165)
+    assert (branches["early"].start, branches["early"].end) == (125, 165)
 
 
 def test_lengths_are_those_of_the_data_they_are_about():
     """A fork's step is measured in the parent's epochs, its length in its own, and a percentage
     in the run's."""
     small = Photos(size=800, eval_size=50)
-    edges = resolved(
+    branches = resolved(
         plans.wsd("2 epochs", 10, "0.5 epochs")
         | {
             "epochs": Branch(
@@ -158,8 +162,8 @@ def test_lengths_are_those_of_the_data_they_are_about():
         },
         length="4 epochs",
     )
-    assert (edges["epochs"].start, edges["epochs"].end) == (250, 250 + 100)
-    assert edges["percent"].end == 250 + 100
+    assert (branches["epochs"].start, branches["epochs"].end) == (250, 250 + 100)
+    assert branches["percent"].end == 250 + 100
 
 
 def test_what_jumps_and_what_does_not():
@@ -180,10 +184,10 @@ def test_what_jumps_and_what_does_not():
         "rewarmed": Branch(parent="decay", steps=4, schedule=Rewarm(2)),
         "at_once": Branch(parent="decay", steps=4, schedule=Rewarm()),
     }
-    edges = resolved(plans.wsd(50, 5, 20) | decays | others)
-    jumps = {name for name, edge in edges.items() if lineage.jump(edge, edges)}
+    branches = resolved(plans.wsd(50, 5, 20) | decays | others)
+    jumps = {name for name, branch in branches.items() if lineage.jump(branch, branches)}
     assert jumps == {"lowered_linear", "at_once"}
-    assert lineage.jump(edges["lowered_linear"], edges) == pytest.approx((PEAK, PEAK / 2))
+    assert lineage.jump(branches["lowered_linear"], branches) == pytest.approx((PEAK, PEAK / 2))
 
 
 def test_streams_go_on_or_begin_anew():
@@ -193,8 +197,8 @@ def test_streams_go_on_or_begin_anew():
         "other": Branch(parent="trunk", steps=4, schedule=Cooldown(), data=Photos(noise=0.1)),
         "on": Branch(parent="fresh@32", steps=4, schedule=Hold()),
     }
-    edges = resolved(plans.wsd(50, 5, 20) | branches)
-    found = {name: (edge.data_seed, edge.data_start) for name, edge in edges.items()}
+    everything = resolved(plans.wsd(50, 5, 20) | branches)
+    found = {name: (branch.data_seed, branch.data_start) for name, branch in everything.items()}
     assert found == {
         "trunk": (0, 0),
         "decay": (0, 0),
@@ -203,7 +207,9 @@ def test_streams_go_on_or_begin_anew():
         "on": (7, 30),
     }
     said = {
-        name: lineage.at_the_fork(edges[name], edges)["data"] for name in edges if name != "trunk"
+        name: lineage.at_the_fork(everything[name], everything)["data"]
+        for name in everything
+        if name != "trunk"
     }
     assert said["decay"] == said["on"] == "continue: the batches that the parent would have seen"
     assert said["fresh"] == "fresh: a new stream, seed 7"

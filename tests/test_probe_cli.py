@@ -61,9 +61,9 @@ def test_snapshots_are_the_parameters_and_change_nothing_else(snapped, finished)
         assert same(store.restore(name), plain.restore(name))
     assert same(store.params("decay", 36), store.restore("decay").params)
     assert same(store.params("decay", 20), store.restore("trunk", 20).params)
-    edge = store.edges()["trunk"]
-    model, split = models.build(edge.model), data.load(edge.data).train
-    stream = data.Stream(split, edge.batch_size, edge.replicate_seeds)
+    branch = store.branches()["trunk"]
+    model, split = models.build(branch.model), data.load(branch.data).train
+    stream = data.Stream(split, branch.batch_size, branch.replicate_seeds)
     losses = jax.vmap(model.loss)(store.params("decay", 12), stream[12])
     row = store.metrics("decay").updates["loss"][12]
     np.testing.assert_allclose(losses, row, rtol=1e-5)
@@ -87,9 +87,9 @@ def test_sharpness_along_a_trunk(snapped):
     }
     assert found["sample"] == {"examples": 60, "of": 2_000, "split": "train", "seed": 0}
     store = BranchStore(snapped)
-    edge = store.edges()["trunk"]
-    model = models.build(edge.model)
-    batches = data.sample(data.load(edge.data).train, 60)
+    branch = store.branches()["trunk"]
+    model = models.build(branch.model)
+    batches = data.sample(data.load(branch.data).train, 60)
     params = jax.tree.map(lambda leaf: leaf[1], store.params("trunk", 12))
     expected = probes.sharpness(model.loss, params, batches, k=2, tol=1e-3)
     np.testing.assert_allclose(found["results"][1]["eigenvalues"], expected.eigenvalues, rtol=2e-3)
@@ -123,13 +123,13 @@ def test_the_other_probes_of_a_node(snapped):
     fixed = result(snapped, "decay", "moments-36")["settings"]
     assert (fixed["probes"], fixed["seed"]) == (32, 0)
     store = BranchStore(snapped)
-    edge = store.edges()["decay"]
+    branch = store.branches()["decay"]
     state = replicate(store.restore("decay", 36), 1)
     nu, count = second_moment(state.opt_state)
     assert count == 36
-    scale = probes.adam_preconditioner(nu, 36, edge.optimizer.b2, edge.optimizer.eps)
-    batches = data.sample(data.load(edge.data).train, 60)
-    hessian = probes.Hessian(models.build(edge.model).loss, state.params, batches)
+    scale = probes.adam_preconditioner(nu, 36, branch.optimizer.b2, branch.optimizer.eps)
+    batches = data.sample(data.load(branch.data).train, 60)
+    hessian = probes.Hessian(models.build(branch.model).loss, state.params, batches)
     top = probes.eigenpairs(probes.Preconditioned(hessian, scale), state.params, tol=1e-3)
     found = result(snapped, "decay", "preconditioned-36")["results"][1]["eigenvalues"]
     np.testing.assert_allclose(found, top.eigenvalues, rtol=2e-3)
@@ -148,11 +148,11 @@ def test_the_probes_of_a_range(snapped):
     line = result(snapped, "decay", f"interpolate-18-36-{COUNT}nodes")["results"][0]
     losses = [line["losses"][line["alphas"].index(end)] for end in (0, 1)]
     store = BranchStore(snapped)
-    edge = store.edges()["decay"]
-    batches = data.sample(data.load(edge.data).train, 60)
+    branch = store.branches()["decay"]
+    batches = data.sample(data.load(branch.data).train, 60)
     for loss, step in ((losses[0], 18), (losses[1], 36)):
         params = jax.tree.map(lambda leaf: leaf[0], store.params("decay", step))
-        expected = probes.loss(models.build(edge.model).loss, params, batches)
+        expected = probes.loss(models.build(branch.model).loss, params, batches)
         assert loss == pytest.approx(expected, rel=1e-6)
     plane = result(snapped, "decay", f"plane-18-36-{COUNT}nodes")["results"][0]
     assert np.shape(plane["losses"]) == (4, 4)
@@ -174,9 +174,9 @@ def test_the_probes_of_a_range(snapped):
 def test_each_measure_is_the_probe_itself(snapped):
     """Of the second seed, from the results that the tests above have left, by direct calls."""
     store = BranchStore(snapped)
-    edge = store.edges()["decay"]
-    loss_fn = models.build(edge.model).loss
-    batches = data.sample(data.load(edge.data).train, 60)
+    branch = store.branches()["decay"]
+    loss_fn = models.build(branch.model).loss
+    batches = data.sample(data.load(branch.data).train, 60)
     iterates = [
         jax.tree.map(lambda leaf: leaf[1], store.params("decay", step))
         for step in (18, 20, 24, 30, 35, 36)

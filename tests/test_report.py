@@ -77,7 +77,7 @@ def test_schedules_are_called_what_the_field_calls_them(tmp_path):
     store = BranchStore(tmp_path)
     store.register(tree.resolve(dataclasses.replace(load_config(), tree=branches)))
     run = Run(tmp_path)
-    assert {name: schedule_name(run, name) for name in run.edges} == {
+    assert {name: schedule_name(run, name) for name in run.branches} == {
         "trunk": "constant rate",
         "decay": "WSD, sqrt cooldown",
         "cosine": "warmup-cosine",

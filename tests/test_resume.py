@@ -89,10 +89,10 @@ def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds)
         "b": Branch(steps=16, schedule=Constant(), optimizer=Overrides(b2=0.9)),
     }
     config = dataclasses.replace(load_config(), tree=branches, seeds=seeds)
-    edges = tree.resolve(config)
+    resolved = tree.resolve(config)
     stores = [BranchStore(tmp_path / name) for name in ("stopped", "whole")]
     for store in stores:
-        store.register(edges)
+        store.register(resolved)
     stopped, whole = stores
     assert stopped.siblings("b") == ["a", "b"]
     for until in (7, 12, 13):
@@ -174,15 +174,15 @@ def test_a_directory_without_its_record_is_missed(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "w")
     (workdir / "branches/decay/branch.json").unlink()
     with pytest.raises(UserError, match=r"branches/decay has checkpoints, .* no branch.json"):
-        BranchStore(workdir).edges()
+        BranchStore(workdir).branches()
     shutil.move(workdir / "branches/decay", tmp_path / "away")
-    assert list(BranchStore(workdir).edges()) == ["trunk", "cosine"]
+    assert list(BranchStore(workdir).branches()) == ["trunk", "cosine"]
     (workdir / "branches/trunk/branch.json").unlink()
     shutil.rmtree(workdir / "branches/trunk")
     shutil.move(tmp_path / "away", workdir / "branches/decay")
     shutil.copy(finished / "branches/decay/branch.json", workdir / "branches/decay")
     with pytest.raises(UserError, match=r"decay/branch.json: goes on from 'trunk' at 24"):
-        BranchStore(workdir).edges()
+        BranchStore(workdir).branches()
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,12 @@ def test_a_record_of_another_shape_is_named(finished, tmp_path, change):
     ("flag", "value"), [("jax_default_prng_impl", "rbg"), ("jax_threefry_partitionable", False)]
 )
 def test_a_flag_that_would_change_what_is_drawn_is_refused(tmp_path, trainer, flag, value):
-    edges = tree.resolve(load_config())
+    branches = tree.resolve(load_config())
     was = getattr(jax.config, flag)
     jax.config.update(flag, value)
     try:
         with pytest.raises(UserError, match=rf"{flag.upper()} = {value}: .*; unset it"):
-            trainer(BranchStore(tmp_path / "w")).check(edges)
+            trainer(BranchStore(tmp_path / "w")).check(branches)
     finally:
         jax.config.update(flag, was)
     assert not (tmp_path / "w").exists()
@@ -339,13 +339,13 @@ def with_snapshots(tmp_path):
         "trunk": Branch(steps=12, schedule=Constant(2)),
         "decay": Branch(parent="trunk", steps=6, schedule=Cooldown()),
     }
-    edges = tree.resolve(dataclasses.replace(load_config(), tree=branches))
+    resolved = tree.resolve(dataclasses.replace(load_config(), tree=branches))
 
     def grow(workdir, until=None):
         store = BranchStore(workdir)
         with store.lock():
-            store.register(edges)
-            Trainer(store, Silent(until), 7, 6, snapshot_every=3).train(list(edges))
+            store.register(resolved)
+            Trainer(store, Silent(until), 7, 6, snapshot_every=3).train(list(resolved))
         return store
 
     return grow
@@ -411,7 +411,7 @@ def test_a_fork_that_is_gone_is_told_of(finished, tmp_path, trainer, caplog):
     """What was forked there stands without it, and nothing else can be forked there."""
     store = BranchStore(shutil.copytree(finished, tmp_path / "w"))
     step = store.steps("trunk")[0]
-    assert step < store.edges()["trunk"].end
+    assert step < store.branches()["trunk"].end
     train.fork(store, "new", Branch(parent=f"trunk@{step}", steps=2, schedule=Cooldown()))
     shutil.rmtree(store.directory("trunk") / f"checkpoints/{step}")
     with caplog.at_level("WARNING", logger="wsdjax"):

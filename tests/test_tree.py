@@ -26,7 +26,7 @@ from wsdjax.config import (
 from wsdjax.config.json import differences, from_json, to_json
 from wsdjax.errors import ConfigError
 from wsdjax.tree import rates as lineage
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 def resolved(branches):
@@ -35,47 +35,49 @@ def resolved(branches):
 
 @pytest.mark.parametrize("shape", schedules.COOLDOWNS)
 def test_along_wsd_the_rates_are_the_single_formula(shape):
-    edges = resolved(plans.wsd(50, 7, 20, shape, 1e-4))
-    rates = np.concatenate([lineage.rates(edges[name], edges) for name in ("trunk", "decay")])
+    branches = resolved(plans.wsd(50, 7, 20, shape, 1e-4))
+    rates = np.concatenate([lineage.rates(branches[name], branches) for name in ("trunk", "decay")])
     formula = schedules.wsd(3e-3, 7, 50, 20, shape, 1e-4)(np.arange(1, 51))
     np.testing.assert_array_equal(rates, formula.astype(np.float32))
 
 
 def test_a_cosine_is_warmup_cosine():
-    edges = resolved(plans.cosine(50, 7, 1e-4))
+    branches = resolved(plans.cosine(50, 7, 1e-4))
     formula = schedules.warmup_cosine(3e-3, 7, 50, 1e-4)(np.arange(1, 51))
-    np.testing.assert_array_equal(lineage.rates(edges["cosine"], edges), formula.astype(np.float32))
+    np.testing.assert_array_equal(
+        lineage.rates(branches["cosine"], branches), formula.astype(np.float32)
+    )
 
 
 def test_a_cooldown_starts_from_the_rate_its_parent_had():
     """Forked within another cooldown, it goes on from there without a jump."""
-    edges = resolved(
+    branches = resolved(
         plans.wsd(40, 4, 20)
         | {"again": Branch(parent="decay@30", steps=5, schedule=Cooldown("cosine"))}
     )
-    parent, child = (lineage.rates(edges[name], edges) for name in ("decay", "again"))
+    parent, child = (lineage.rates(branches[name], branches) for name in ("decay", "again"))
     assert parent[9] == np.float32(1.5e-3)
     assert 0 <= parent[9] - child[0] < parent[0] - parent[2]
     assert child[-1] == 0
 
 
 def test_a_branch_inherits_along_its_lineage():
-    edges = resolved(
+    branches = resolved(
         {
             "root": Branch(10, Constant(), optimizer=Overrides(b2=0.9)),
             "child": Branch(5, Constant(), "root@4", Overrides(weight_decay=0.0)),
             "leaf": Branch(5, Cooldown(), "child", Overrides(b2=0.5)),
         }
     )
-    leaf = edges["leaf"]
+    leaf = branches["leaf"]
     assert (leaf.start, leaf.end) == (9, 14)
     assert (leaf.optimizer.b2, leaf.optimizer.weight_decay) == (0.5, 0.0)
-    assert edges["child"].optimizer.b2 == 0.9
-    assert edges["root"].optimizer.weight_decay == 0.1
+    assert branches["child"].optimizer.b2 == 0.9
+    assert branches["root"].optimizer.weight_decay == 0.1
 
 
 def test_siblings_of_equal_length_are_one_group():
-    edges = resolved(
+    branches = resolved(
         {
             "a": Branch(5, Cooldown(), "trunk"),
             "trunk": Branch(10, Constant()),
@@ -84,7 +86,7 @@ def test_siblings_of_equal_length_are_one_group():
             "earlier": Branch(5, Cooldown(), "trunk@9"),
         }
     )
-    groups = [[edge.name for edge in group] for group in tree.groups(edges)]
+    groups = [[branch.name for branch in group] for group in tree.groups(branches)]
     assert groups == [["trunk"], ["a", "b"], ["longer"], ["earlier"]]
 
 
@@ -259,11 +261,11 @@ def test_a_whole_number_will_do_for_a_float():
 
 
 def test_a_config_survives_json():
-    """Infinite clipping and tuples included; so does an edge."""
+    """Infinite clipping and tuples included; so does a branch."""
     config = load_config()
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    for edge in tree.resolve(config).values():
-        assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+    for branch in tree.resolve(config).values():
+        assert ResolvedBranch.from_json(json.loads(json.dumps(branch.to_json()))) == branch
 
 
 def test_whatever_is_called_type_survives_json():
@@ -275,8 +277,8 @@ def test_whatever_is_called_type_survives_json():
     read = from_json(json.loads(json.dumps(to_json(config))))
     assert read == config
     assert read.tree["type"].optimizer.clip_norm == float("inf")
-    edge = tree.resolve(config)["type"]
-    assert Edge.from_json(json.loads(json.dumps(edge.to_json()))) == edge
+    branch = tree.resolve(config)["type"]
+    assert ResolvedBranch.from_json(json.loads(json.dumps(branch.to_json()))) == branch
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_a_record_that_is_none_is_refused_by_name(change, said):
     record = tree.resolve(load_config())["trunk"].to_json()
     change(record)
     with pytest.raises(ConfigError, match=said):
-        Edge.from_json(record)
+        ResolvedBranch.from_json(record)
 
 
 def test_a_model_may_have_more_classes_than_the_data_but_not_fewer():
@@ -308,9 +310,9 @@ def test_a_model_may_have_more_classes_than_the_data_but_not_fewer():
 def test_micro_batches_and_first_weights_are_part_of_a_branch():
     """Every branch has the experiment's; a program or a start of another kind is no sibling."""
     config = dataclasses.replace(load_config(), accumulate=2, weights="there")
-    edges = tree.resolve(config)
-    assert {(edge.accumulate, edge.weights) for edge in edges.values()} == {(2, "there")}
-    trunk = edges["trunk"]
+    branches = tree.resolve(config)
+    assert {(branch.accumulate, branch.weights) for branch in branches.values()} == {(2, "there")}
+    trunk = branches["trunk"]
     for change in ({"accumulate": 4}, {"weights": ""}):
         other = dataclasses.replace(trunk, name="other", **change)
         assert len(tree.groups({"trunk": trunk, "other": other})) == 2
@@ -321,16 +323,16 @@ def test_an_edge_of_the_first_format_streams_by_its_own_seed():
     later = ("data_seed", "data_start", "reset_optimizer", "averages", "accumulate", "weights")
     for new in later:
         del fields[new]
-    edge = Edge.from_json(fields)
-    assert (edge.data_seed, edge.data_start, edge.reset_optimizer) == (5, 0, False)
-    assert (edge.accumulate, edge.weights) == (1, "")
+    branch = ResolvedBranch.from_json(fields)
+    assert (branch.data_seed, branch.data_start, branch.reset_optimizer) == (5, 0, False)
+    assert (branch.accumulate, branch.weights) == (1, "")
 
 
 def test_a_branch_may_be_called_inf():
     config = load_config()
     config.tree["inf"] = Branch(3, Cooldown(), "trunk")
-    edge = tree.resolve(config)["inf"]
-    back = Edge.from_json(json.loads(json.dumps(edge.to_json())))
+    branch = tree.resolve(config)["inf"]
+    back = ResolvedBranch.from_json(json.loads(json.dumps(branch.to_json())))
     assert (back.name, back.optimizer.clip_norm) == ("inf", float("inf"))
 
 

@@ -61,15 +61,15 @@ def of_run(workdir: str, node: str, examples: int) -> Subject:
     store = BranchStore(workdir)
     branch, _, at = node.partition("@")
     step = int(at) if at.isdecimal() else store.nodes(branch)[-1]
-    edge = store.edges()[branch]
-    model = models.build(edge.model)
+    resolved = store.branches()[branch]
+    model = models.build(resolved.model)
     params = jax.tree.map(lambda leaf: leaf[0], store.params(branch, step))
-    split = data.load(edge.data).train
+    split = data.load(resolved.data).train
     candidates = data.sample(split, min(_candidates(examples), split.size), batch_size=_AT_ONCE)
     # Every other one first, since about half of them will do: from all over the split.
     candidates = candidates[::2] + candidates[1::2]
     batch = _away_from_kinks(model, params, candidates, examples)
-    return Subject(model, params, batch, f"{edge.model} at {branch}@{step}")
+    return Subject(model, params, batch, f"{resolved.model} at {branch}@{step}")
 
 
 def _candidates(count: int) -> int:

@@ -27,7 +27,7 @@ from wsdjax.placement import mesh
 from wsdjax.training import cost, state
 from wsdjax.training.compiled import Programs
 from wsdjax.training.optim import Hyper
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.tree.rates import hyper_table
 
 PEAK = {
@@ -65,15 +65,15 @@ class Speed(NamedTuple):
 def main() -> None:
     experiment = _CONFIG.value
     validate(experiment)
-    edge = next(iter(tree.resolve(experiment).values()))
-    of_one = cost.of_update(edge.model, _shapes(edge), edge.accumulate, edge.averages)
-    subject = _subject(edge, of_one)
+    branch = next(iter(tree.resolve(experiment).values()))
+    of_one = cost.of_update(branch.model, _shapes(branch), branch.accumulate, branch.averages)
+    subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)
-    dtype = jnp.dtype(getattr(edge.model, "compute", "float32"))
+    dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)
-    speed = measure(edge, _UPDATES.value)
-    count, unit = _units(edge)
-    each = edge.seeds * of_one.flops / speed.median / jax.device_count()
+    speed = measure(branch, _UPDATES.value)
+    count, unit = _units(branch)
+    each = branch.seeds * of_one.flops / speed.median / jax.device_count()
     result = {
         "subject": subject,
         **speed._asdict(),
@@ -82,20 +82,20 @@ def main() -> None:
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
         "share_of_peak": _of_peak(each, dtype),
-        "estimated_bytes": of_one.bytes_of_device(edge.seeds),
+        "estimated_bytes": of_one.bytes_of_device(branch.seeds),
     }
     print("\n".join(told(result)))
     output.write(result)
 
 
-def measure(edge: Edge, updates: int) -> Speed:
+def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
-    placed = mesh.shardings(edge.seeds, edge.batch_size)
-    model, step, _ = Programs().of(edge, placed)
-    now = state.place(state.create(model, edge.replicate_seeds, edge.averages), placed)
-    table = hyper_table([edge], {edge.name: edge})
+    placed = mesh.shardings(branch.seeds, branch.batch_size)
+    model, step, _ = Programs().of(branch, placed)
+    now = state.place(state.create(model, branch.replicate_seeds, branch.averages), placed)
+    table = hyper_table([branch], {branch.name: branch})
     seconds: list[float] = []
-    for n, batch in enumerate(_batches(edge, updates + 1)):
+    for n, batch in enumerate(_batches(branch, updates + 1)):
         begun = time.perf_counter()
         hyper = Hyper(*(column[n % len(table.rate)] for column in table))
         hyper, batch = jax.device_put((hyper, batch), (placed.replicates, placed.batch))
@@ -145,36 +145,36 @@ def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
     return flops_per_second / peak if peak and dtype == jnp.bfloat16 else None
 
 
-def _shapes(edge: Edge) -> dict[str, Any]:
-    return cost.batch_shapes(edge.data, edge.batch_size)
+def _shapes(branch: ResolvedBranch) -> dict[str, Any]:
+    return cost.batch_shapes(branch.data, branch.batch_size)
 
 
-def _batches(edge: Edge, count: int) -> Iterator[Any]:
+def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
     """Of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
     random = np.random.default_rng(0)
 
     def leaf(of):
-        shape = (edge.seeds, *of.shape)
+        shape = (branch.seeds, *of.shape)
         if jnp.issubdtype(of.dtype, jnp.integer):
-            return random.integers(0, edge.model.classes, shape, np.int32)
+            return random.integers(0, branch.model.classes, shape, np.int32)
         return random.normal(size=shape).astype(of.dtype)
 
     for _ in range(count):
-        yield jax.tree.map(leaf, _shapes(edge))
+        yield jax.tree.map(leaf, _shapes(branch))
 
 
-def _units(edge: Edge) -> tuple[int, str]:
+def _units(branch: ResolvedBranch) -> tuple[int, str]:
     """What an update reads: how many, and of what."""
-    return edge.seeds * edge.batch_size * edge.data.units, edge.data.unit
+    return branch.seeds * branch.batch_size * branch.data.units, branch.data.unit
 
 
-def _subject(edge: Edge, of_one: cost.Cost) -> str:
-    compute = getattr(edge.model, "compute", "float32")
+def _subject(branch: ResolvedBranch, of_one: cost.Cost) -> str:
+    compute = getattr(branch.model, "compute", "float32")
     return (
-        f"{type(edge.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
-        + (f"{edge.seeds} seeds, " if edge.seeds > 1 else "")
-        + f"batch {edge.batch_size:,} x {edge.data.units:,} {edge.data.unit}"
-        + (f" in {edge.accumulate} micro-batches" if edge.accumulate > 1 else "")
+        f"{type(branch.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
+        + (f"{branch.seeds} seeds, " if branch.seeds > 1 else "")
+        + f"batch {branch.batch_size:,} x {branch.data.units:,} {branch.data.unit}"
+        + (f" in {branch.accumulate} micro-batches" if branch.accumulate > 1 else "")
     )
 
 

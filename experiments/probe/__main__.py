@@ -111,7 +111,7 @@ def _probe(store: BranchStore) -> None:
     branch, steps = parse_node(_NODE.value, store)
     if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    split = getattr(data.load(store.edges()[branch].data), _SPLIT.value)
+    split = getattr(data.load(store.branches()[branch].data), _SPLIT.value)
     of = _Loss(store, branch, sampling.draw(split, _SPLIT.value, _EXAMPLES.value, _SEED.value))
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
@@ -137,8 +137,8 @@ class _Loss:
 
     def __init__(self, store: BranchStore, branch: str, sample: sampling.Sample):
         self._store, self._branch, self._sample = store, branch, sample
-        self._edge = store.edges()[branch]
-        self._loss_fn = models.by_layer(models.build(self._edge.model)).loss
+        self._resolved = store.branches()[branch]
+        self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
 
     def at_nodes(self, name: str, steps: list[int]) -> None:
         kind = AT_A_NODE[name]
@@ -159,14 +159,14 @@ class _Loss:
                     given,
                     _teller(f"{name} of {owner}@{step}, seed {i}"),
                     each.opt_state or None,
-                    self._store.edges()[owner].optimizer,
+                    self._store.branches()[owner].optimizer,
                 )
                 results.append(kind.measure(node) | self._sampled(kind, each.params))
             self._write(path, kind, name, [step], given, results)
             _report(f"{name} of {owner}@{step}", kind, results, began)
 
     def along(self, name: str, steps: list[int]) -> None:
-        kind, fork = ALONG[name], self._edge.start
+        kind, fork = ALONG[name], self._resolved.start
         given, tag = self._settings(kind)
         if (
             name == "phases"
@@ -180,7 +180,7 @@ class _Loss:
             return
         title = f"{name} of {self._branch}@{steps[0]}:{steps[-1]}, {len(steps)} nodes"
         began, results = time.monotonic(), []
-        for i in range(self._edge.seeds):
+        for i in range(self._resolved.seeds):
             each = measures.Path(
                 self._loss_fn,
                 iterates(self._store, self._branch, steps, i),
@@ -206,7 +206,7 @@ class _Loss:
             loss = {"examples": facts["examples"], "split": facts["split"]}
             given = {**loss, "sample_seed": facts["seed"], **given}
             tags = [f"{facts['split']}{facts['examples']}", *tags]
-            if self._edge.data != self._store.edges()[root].data:
+            if self._resolved.data != self._store.branches()[root].data:
                 given["data"] = self._branch
                 tags.append(self._branch)
             tags.append(f"sample{facts['seed']}")
@@ -247,7 +247,7 @@ class _Loss:
         if with_moments:
             with contextlib.suppress(MissingNode):
                 whole = self._store.restore(self._branch, step)
-        for i in range(self._edge.seeds):
+        for i in range(self._resolved.seeds):
             one = state.replicate(whole, i)
             yield dataclasses.replace(one, params=models.unstacked(one.params))
 

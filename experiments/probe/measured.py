@@ -61,7 +61,7 @@ def measured(run: Run) -> Measured:
     """All results of a workdir."""
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
-    for branch in run.edges:
+    for branch in run.branches:
         found = []
         for path in sorted(_directory(run.store, branch).glob("*.json")):
             name = f"{branch}/{path.name}"
@@ -73,7 +73,7 @@ def measured(run: Run) -> Measured:
             except OSError as error:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
-            if len(content["results"]) != run.edges[branch].seeds:
+            if len(content["results"]) != run.branches[branch].seeds:
                 left[name] = f"has {len(content['results'])} results for as many seeds"
             elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
                 left[name] = _FIRST

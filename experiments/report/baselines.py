@@ -13,7 +13,7 @@ from wsdjax import data
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.files import DamagedFile, read_json, write_json
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 ORDERS = (2, 3, 5)
 MOST = 2**24
@@ -32,10 +32,10 @@ def ngrams(run: Run) -> dict[str, dict[str, float]]:
     They are counted once, on what the longest lineage has read, and on the whole training text if
     that is not too long; kept in `baselines.json`.
     """
-    edges = list(run.edges.values())
-    longest = max(edges, key=lambda edge: edge.end)
+    branches = list(run.branches.values())
+    longest = max(branches, key=lambda branch: branch.end)
     facts = run.facts(longest.name)
-    if "bytes_per_token" not in facts or any(edge.data != longest.data for edge in edges):
+    if "bytes_per_token" not in facts or any(branch.data != longest.data for branch in branches):
         return {}
     counted_on = {"updates": longest.end, "sha256": facts["sha256"]}
     path = run.workdir / "baselines.json"
@@ -55,12 +55,12 @@ def ngrams(run: Run) -> dict[str, dict[str, float]]:
     return counts
 
 
-def _count(edge: Edge, bytes_per_token: float) -> dict[str, dict[str, float]]:
-    config, dataset = edge.data, data.load(edge.data)
+def _count(branch: ResolvedBranch, bytes_per_token: float) -> dict[str, dict[str, float]]:
+    config, dataset = branch.data, data.load(branch.data)
     held_out = _windows(dataset.test.part(0, dataset.test.size))
     most = max(1, MOST // config.length)
-    stream = data.Stream(dataset.train, edge.batch_size, edge.data_seed)
-    batches = range(max(1, min(edge.end, most // edge.batch_size)))
+    stream = data.Stream(dataset.train, branch.batch_size, branch.data_seed)
+    batches = range(max(1, min(branch.end, most // branch.batch_size)))
     read = np.concatenate([_windows(stream[t]) for t in batches])
     # Windows follow one another: their inputs are the text.
     whole = dataset.train.part(0, min(dataset.train.size, most))["inputs"].ravel()

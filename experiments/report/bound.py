@@ -30,9 +30,9 @@ def overlays(run: Run, points: int = 300) -> list[Overlay]:
     the loss. The distance D, which nobody measured, is that for which the run's own base rate
     is the best (`theory.implied_distance`)."""
     found = []
-    for edge in run.ends():
-        window = run.smoothing_window(edge.name)
-        rows = run.table(edge.name).updates
+    for branch in run.ends():
+        window = run.smoothing_window(branch.name)
+        rows = run.table(branch.name).updates
         if not rows or len(rows["step"]) < max(20, 2 * window) or not rows["rate"].any():
             continue
         if not (np.isfinite(rows["grad_norm"]).all() and np.isfinite(rows["loss"]).all()):
@@ -46,5 +46,5 @@ def overlays(run: Run, points: int = 300) -> list[Overlay]:
         bound = theory.convex_bound(rates, norms, theory.implied_distance(rates, norms), steps)
         slope, offset = np.polyfit(bound, loss, 1)
         correlation = float(np.corrcoef(bound, loss)[0, 1])
-        found.append(Overlay(edge.name, steps, loss, offset + slope * bound, correlation))
+        found.append(Overlay(branch.name, steps, loss, offset + slope * bound, correlation))
     return found

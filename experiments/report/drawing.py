@@ -9,28 +9,30 @@ from typing import Any
 from experiments.report.reading import experiment_of
 from wsdjax.branches import BranchStore
 from wsdjax.config import AdamW
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 def drawing(store: BranchStore, by_rows: bool = False) -> list[str]:
     """A line for each branch, indented along the tree: steps, schedule and what else it changes,
     status, final loss. `by_rows` goes by the rows, whether or not checkpoints are there."""
-    edges = store.edges()
+    branches = store.branches()
     experiment = experiment_of(store.workdir)
     base = experiment.optimizer if experiment else None
 
     def lines(parent: str, indent: str) -> Iterator[tuple[str, ...]]:
-        children = [edge for edge in edges.values() if edge.parent == parent]
-        for edge in children:
-            last = edge is children[-1]
+        children = [branch for branch in branches.values() if branch.parent == parent]
+        for branch in children:
+            last = branch is children[-1]
             fork, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
             mark = fork if parent else ""
-            steps = f"{edge.start:,} → {edge.end:,}"
+            steps = f"{branch.start:,} → {branch.end:,}"
             what = ", ".join(
-                filter(None, (summary(edge.schedule), changes(edge, edges.get(parent), base)))
+                filter(
+                    None, (summary(branch.schedule), changes(branch, branches.get(parent), base))
+                )
             )
-            yield (indent + mark + edge.name, steps, what, *state_of(store, edge, by_rows))
-            yield from lines(edge.name, indent + below if parent else "")
+            yield (indent + mark + branch.name, steps, what, *state_of(store, branch, by_rows))
+            yield from lines(branch.name, indent + below if parent else "")
 
     rows = [
         ("branch", "updates", "schedule and changes", "status", "held-out loss"),
@@ -51,35 +53,35 @@ def summary(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(shown)})"
 
 
-def state_of(store: BranchStore, edge: Edge, by_rows: bool = False) -> tuple[str, str]:
+def state_of(store: BranchStore, branch: ResolvedBranch, by_rows: bool = False) -> tuple[str, str]:
     """(status, final held-out loss)."""
-    metrics = store.metrics(edge.name)
-    own = [step for step in metrics.updates.get("step", ()) if step > edge.start]
-    saved = own if by_rows else store.steps(edge.name)
+    metrics = store.metrics(branch.name)
+    own = [step for step in metrics.updates.get("step", ()) if step > branch.start]
+    saved = own if by_rows else store.steps(branch.name)
     status = f"at {saved[-1]:,}" if saved else "not begun"
-    if edge.end in saved:
+    if branch.end in saved:
         status = "done"
     evaluations = metrics.evaluations
-    if not evaluations or evaluations["step"][-1] <= edge.start:
+    if not evaluations or evaluations["step"][-1] <= branch.start:
         return status, ""
     return status, f"{evaluations['eval_loss'][-1].mean():.4f}"
 
 
-def changes(edge: Edge, parent: Edge | None, base: AdamW | None) -> str:
+def changes(branch: ResolvedBranch, parent: ResolvedBranch | None, base: AdamW | None) -> str:
     """What a branch changes of its parent, or a root of the experiment's optimizer `base`,
     beside the schedule, as it would be written."""
     before = parent.optimizer if parent else base
     found = [
-        f"{f.name}={getattr(edge.optimizer, f.name)!r}"
-        for f in dataclasses.fields(edge.optimizer)
-        if before and getattr(edge.optimizer, f.name) != getattr(before, f.name)
+        f"{f.name}={getattr(branch.optimizer, f.name)!r}"
+        for f in dataclasses.fields(branch.optimizer)
+        if before and getattr(branch.optimizer, f.name) != getattr(before, f.name)
     ]
     if parent is None:
         return ", ".join(found)
-    if edge.data != parent.data:
-        found.append(f"data={summary(edge.data)}")
-    if edge.data_seed != parent.data_seed:
-        found.append(f"data_seed={edge.data_seed}")
-    if edge.reset_optimizer:
+    if branch.data != parent.data:
+        found.append(f"data={summary(branch.data)}")
+    if branch.data_seed != parent.data_seed:
+        found.append(f"data_seed={branch.data_seed}")
+    if branch.reset_optimizer:
         found.append("reset_optimizer")
     return ", ".join(found)

@@ -30,7 +30,7 @@ from experiments.report.style import (
     once_each,
     plain,
 )
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
 
@@ -124,7 +124,7 @@ def convex_bound(run: Run) -> Figure:
 
 
 def _data_name(run: Run) -> str:
-    return plain(data_name(run.edges.values()), 80)
+    return plain(data_name(run.branches.values()), 80)
 
 
 FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}
@@ -133,10 +133,10 @@ FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound"
 def curves(run: Run, column: str) -> Iterator[Curve]:
     """Each branch once; means run along the lineage, so that they go on over a fork."""
     looked = looks(run)
-    for name, edge in run.edges.items():
+    for name, branch in run.branches.items():
         table = run.table(name)
         rows = table.evaluations if column.startswith("eval") else table.updates
-        if column not in rows or rows["step"][-1] <= edge.start:
+        if column not in rows or rows["step"][-1] <= branch.start:
             continue  # nothing of its own yet
         steps, values = rows["step"], rows[column]
         values = values[:, None] if values.ndim == 1 else values
@@ -144,14 +144,14 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
             values = running_mean(values, run.smoothing_window(name))
         # From the last point of the parent on, so that the line is not broken at the fork,
         # unless the held-out set is another from there on.
-        first = int(np.searchsorted(steps, edge.start, side="right"))
-        if not (column.startswith("eval") and edge.parent and _other_data(run, edge)):
+        first = int(np.searchsorted(steps, branch.start, side="right"))
+        if not (column.startswith("eval") and branch.parent and _other_data(run, branch)):
             first = max(first - 1, 0)
         yield Curve(*looked[name], steps[first:], values[first:])
 
 
-def _other_data(run: Run, edge: Edge) -> bool:
-    return edge.data != run.edges[edge.parent].data
+def _other_data(run: Run, branch: ResolvedBranch) -> bool:
+    return branch.data != run.branches[branch.parent].data
 
 
 def _draw(axis: Axes, curve: Curve) -> None:

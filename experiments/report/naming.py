@@ -19,13 +19,13 @@ from wsdjax.config import (
     Text,
     WarmupCosine,
 )
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 def schedule_name(run: Run, name: str) -> str:
     """What the field calls the schedule of a lineage, and the shape of its last decay."""
-    edges = run.edges
-    lineage = [edges[segment.branch].schedule for segment in run.lineage(name)]
+    branches = run.branches
+    lineage = [branches[segment.branch].schedule for segment in run.lineage(name)]
     lineage = [each for each in lineage if not isinstance(each, Continued)]
     kinds = [kind for kind, _ in itertools.groupby(_KINDS[type(each)] for each in lineage)]
     joined = " > ".join(kinds)
@@ -55,16 +55,16 @@ _NAMES = {
 }
 
 
-def data_name(edges: Iterable[Edge]) -> str:
+def data_name(branches: Iterable[ResolvedBranch]) -> str:
     names = {
         Photos: "photos (not CIFAR-10)",
         Cifar10: "CIFAR-10",
         Stdlib: "source of Python's standard library",
     }
     called = [
-        edge.data.directory
-        if isinstance(edge.data, Text)
-        else names.get(type(edge.data), type(edge.data).__name__)
-        for edge in edges
+        branch.data.directory
+        if isinstance(branch.data, Text)
+        else names.get(type(branch.data), type(branch.data).__name__)
+        for branch in branches
     ]
     return ", ".join(dict.fromkeys(called))

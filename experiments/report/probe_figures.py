@@ -29,9 +29,9 @@ def _along_training(value: Callable[[Content], Any], label: str) -> Callable:
     def draw(run: Run, group: Group) -> Figure:
         figure, axis = _axis()
         for name, contents in group.of.items():
-            parent = group.of.get(run.edges[name].parent, [])
+            parent = group.of.get(run.branches[name].parent, [])
             # From the fork on, so that the line is not broken there.
-            at_fork = [c for c in parent if c["steps"][-1] == run.edges[name].start]
+            at_fork = [c for c in parent if c["steps"][-1] == run.branches[name].start]
             shown = [*at_fork, *contents]
             steps = [content["steps"][-1] for content in shown]
             values = np.array([[value(r) for r in c["results"]] for c in shown])
@@ -160,7 +160,7 @@ def planes(run: Run, group: Group) -> Figure:
         way = np.array(first["trajectory"])
         axis.plot(*way.T, ".-", color="white", mec="black", mew=0.4, lw=1)
         axis.plot(*way[-1], "*", color="white", mec="black", ms=12)
-        if (fork := run.edges[name].start) in steps[1:-1]:
+        if (fork := run.branches[name].start) in steps[1:-1]:
             axis.plot(*way[steps.index(fork)], "D", color="white", mec="black", ms=6)
             axis.annotate("$T_c$", way[steps.index(fork)], (6, 6), textcoords="offset points")
         ratios = [f"{ratio:.0%}" for ratio in first["explained_variance_ratio"]]

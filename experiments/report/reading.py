@@ -19,16 +19,16 @@ from wsdjax.config import json as serial
 from wsdjax.config.validation import check
 from wsdjax.errors import UserError
 from wsdjax.files import DamagedFile, read_json
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 class Run:
     def __init__(self, workdir: str | Path):
         self.store = BranchStore(workdir)
         self.workdir = self.store.workdir
-        self.edges: dict[str, Edge] = self.store.edges()
+        self.branches: dict[str, ResolvedBranch] = self.store.branches()
         self.compared: dict[str, tuple[str, ...]] = {
-            method: tuple(name for name in names if name in self.edges)
+            method: tuple(name for name in names if name in self.branches)
             for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
         }
         self.experiment = experiment_of(self.workdir)
@@ -40,27 +40,27 @@ class Run:
         """The rows of a lineage, root to leaf."""
         return self.store.metrics(name)
 
-    def ends(self) -> list[Edge]:
+    def ends(self) -> list[ResolvedBranch]:
         """The branches that have a result: those without children, and those that decay, from
         which others may have been forked."""
-        parents = {edge.parent for edge in self.edges.values()}
+        parents = {branch.parent for branch in self.branches.values()}
         return [
-            edge
-            for name, edge in self.edges.items()
-            if name not in parents or isinstance(edge.schedule, Cooldown | WarmupCosine | Rewarm)
+            branch
+            for name, branch in self.branches.items()
+            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
         ]
 
     def smoothing_window(self, name: str) -> int:
         """Updates in a running mean of the training loss: two in a hundred of the longest
         lineage from this root that has been trained, so that curves go on over a fork."""
         root = self.lineage(name)[0].branch
-        kin = [each for each in self.edges if self.lineage(each)[0].branch == root]
+        kin = [each for each in self.branches if self.lineage(each)[0].branch == root]
         last = [int(self.table(each).updates.get("step", [0])[-1]) for each in kin]
         return max(1, round(0.02 * max(last)))
 
     def record(self) -> dict[str, Any]:
         """What `branch.json` holds of the first branch: machine and versions too."""
-        return self.store.record(next(iter(self.edges)))
+        return self.store.record(next(iter(self.branches)))
 
     def facts(self, name: str) -> dict[str, Any]:
         """What `branch.json` keeps of a branch's data."""

@@ -75,8 +75,8 @@ def looks(run: Run) -> dict[str, Look]:
         for name in names:
             label = plain(method)
             found |= {s.branch: Look(colour, line, label) for s in run.lineage(name)}
-    ends = {edge.name for edge in run.ends()}
-    for name in run.edges:
+    ends = {branch.name for branch in run.ends()}
+    for name in run.branches:
         if name not in found:
             colour, line = next(unused) if name in ends else (TRUNK, "-")
             found[name] = Look(colour, line, plain(f"{name} ({schedule_name(run, name)})"))
@@ -99,7 +99,7 @@ def once_each(axis: Axes) -> dict[str, Artist]:
 
 
 def mark_cooldowns(axis: Axes, run: Run) -> None:
-    for start in {e.start for e in run.edges.values() if isinstance(e.schedule, Cooldown)}:
+    for start in {e.start for e in run.branches.values() if isinstance(e.schedule, Cooldown)}:
         axis.axvline(start, color="black", ls="--", lw=1)
         axis.annotate(
             "$T_c$",

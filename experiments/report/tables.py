@@ -50,32 +50,32 @@ class Final(NamedTuple):
 def final_values(run: Run) -> list[Final]:
     """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
     found = []
-    for edge in run.ends():
-        updates, evaluations = run.table(edge.name)
-        if not evaluations or evaluations["step"][-1] <= edge.start:
+    for branch in run.ends():
+        updates, evaluations = run.table(branch.name)
+        if not evaluations or evaluations["step"][-1] <= branch.start:
             continue  # nothing of its own yet
-        window = min(run.smoothing_window(edge.name), edge.end - edge.start)
+        window = min(run.smoothing_window(branch.name), branch.end - branch.start)
         training = updates["loss"][-window:].mean(0)
-        forked = evaluations["eval_loss"][evaluations["step"] == edge.start]
-        begun = edge.parent or edge.weights
-        if not begun or (edge.parent and edge.data != run.edges[edge.parent].data):
+        forked = evaluations["eval_loss"][evaluations["step"] == branch.start]
+        begun = branch.parent or branch.weights
+        if not begun or (branch.parent and branch.data != run.branches[branch.parent].data):
             forked = []  # of the parent's own held-out set, if at all
         for average in ("", *figures.AVERAGES):
             column = f"eval_{average}_" if average else "eval_"
             if np.isnan(evaluations.get(f"{column}loss", [[np.nan]])[-1]).all():
                 continue
-            name = schedule_name(run, edge.name)
+            name = schedule_name(run, branch.name)
             found.append(
                 Final(
                     schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
-                    lineage=_nodes(run, edge.name),
+                    lineage=_nodes(run, branch.name),
                     updates=int(updates["step"][-1]),
                     rate=float(updates["rate"][-1]),
                     training_loss=None if average else training,
                     held_out_loss=evaluations[f"{column}loss"][-1],
                     held_out_accuracy=evaluations[f"{column}accuracy"][-1],
                     held_out_loss_at_fork=forked[0] if len(forked) else None,
-                    changes=_changes(run, edge.name),
+                    changes=_changes(run, branch.name),
                 )
             )
     return found
@@ -104,22 +104,22 @@ def table(ends: list[Final]) -> Rows:
 
 
 def _changes(run: Run, name: str) -> str:
-    along = [run.edges[segment.branch] for segment in run.lineage(name)]
+    along = [run.branches[segment.branch] for segment in run.lineage(name)]
     base = run.experiment.optimizer if run.experiment else None
-    return ", ".join(filter(None, (changes(e, run.edges.get(e.parent), base) for e in along)))
+    return ", ".join(filter(None, (changes(e, run.branches.get(e.parent), base) for e in along)))
 
 
 def _nodes(run: Run, name: str) -> list[str]:
     nodes = []
     for branch, _, stop in run.lineage(name):
-        nodes.append(branch if stop == run.edges[branch].end else f"{branch}@{stop}")
+        nodes.append(branch if stop == run.branches[branch].end else f"{branch}@{stop}")
     return nodes
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:
     """What the config compares: for each method the held-out loss at its budgets, and the
     updates spent in all, those that its branches share counted once (Wen et al.)."""
-    edges, compared = run.edges, run.compared
+    branches, compared = run.branches, run.compared
     if not compared:
         return []
     columns = max(len(names) for names in compared.values())
@@ -129,12 +129,12 @@ def budget_table(run: Run) -> list[tuple[str, ...]]:
         cells: list[str] = []
         spent: dict[str, int] = {}
         for name in names:
-            evaluations = run.table(name).evaluations if name in edges else {}
-            if not evaluations or evaluations["step"][-1] != edges[name].end:
+            evaluations = run.table(name).evaluations if name in branches else {}
+            if not evaluations or evaluations["step"][-1] != branches[name].end:
                 cells.append("not trained")
                 continue
             loss = _mean_and_spread(evaluations["eval_loss"][-1], 4)
-            cells.append(f"{loss} ({edges[name].end:,})")
+            cells.append(f"{loss} ({branches[name].end:,})")
             for branch, start, stop in run.lineage(name):
                 spent[branch] = max(spent.get(branch, 0), stop - start)
         cells += [""] * (columns - len(cells))
@@ -152,13 +152,13 @@ def _mean_and_spread(values: np.ndarray, digits: int) -> str:
 
 
 def notes(run: Run, ends: list[Final]) -> list[str]:
-    edges = run.edges
-    seeds = next(iter(edges.values())).seeds
+    branches = run.branches
+    seeds = next(iter(branches.values())).seeds
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     said = []
     sets: dict[str, list[str]] = {}
     for end in ends:
-        sets.setdefault(summary(run.edges[end.lineage[-1]].data), []).append(end.lineage[-1])
+        sets.setdefault(summary(run.branches[end.lineage[-1]].data), []).append(end.lineage[-1])
     if len(sets) > 1:
         each = "; ".join(
             f"{', '.join(dict.fromkeys(names))}: {data}" for data, names in sets.items()
@@ -176,7 +176,7 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
     )
     said += _bits(run, ends)
     said += _entropies(run)
-    if any(isinstance(edge.data, Photos) for edge in edges.values()):
+    if any(isinstance(branch.data, Photos) for branch in branches.values()):
         said.append(STAND_IN)
     found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
     if found:
@@ -184,11 +184,11 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
-    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in edges}
+    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in branches}
     unfinished = [
-        f"{name} (at {max(reached[name], edge.start)} of {edge.end})"
-        for name, edge in edges.items()
-        if reached[name] < edge.end
+        f"{name} (at {max(reached[name], branch.start)} of {branch.end})"
+        for name, branch in branches.items()
+        if reached[name] < branch.end
     ]
     if unfinished:
         said.append(f"Not finished: {', '.join(unfinished)}.")
@@ -214,7 +214,7 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
 
 def _entropies(run: Run) -> list[str]:
     """Of synthetic languages, which no model's expected loss is below."""
-    configs = [edge.data for edge in run.edges.values() if isinstance(edge.data, Bigram)]
+    configs = [branch.data for branch in run.branches.values() if isinstance(branch.data, Bigram)]
     rates = dict.fromkeys(f"{entropy_rate(config):.4f}" for config in configs)
     return [f"Entropy of the language, nats a token: {', '.join(rates)}."] if rates else []
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from wsdjax.files import DamagedFile, naming, object_of, read_lines, write_atomically
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 class Table(NamedTuple):
@@ -126,7 +126,7 @@ class Rows:
 
     def __init__(
         self,
-        group: Sequence[Edge],
+        group: Sequence[ResolvedBranch],
         files: Sequence[JsonLines],
         others: Sequence[Sequence[Writer]],
     ):
@@ -139,19 +139,21 @@ class Rows:
         """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
         host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
         first = 0
-        for edge, writers in zip(self._group, self._writers, strict=True):
-            mine = slice(first, first + edge.seeds)
+        for branch, writers in zip(self._group, self._writers, strict=True):
+            mine = slice(first, first + branch.seeds)
             columns = {name: value[mine].tolist() for name, value in host.items()}
             rate = {} if rates is None else {"rate": float(rates[first])}
             for writer in writers:
                 writer.write({**row, **rate, **columns})
-            first += edge.seeds
+            first += branch.seeds
 
     def flush(self) -> dict[str, str]:
         """Puts all rows on disk; returns the checksum that each branch's have by now."""
         for writer in itertools.chain(*self._writers):
             writer.flush()
-        return {edge.name: file.sum for edge, file in zip(self._group, self._files, strict=True)}
+        return {
+            branch.name: file.sum for branch, file in zip(self._group, self._files, strict=True)
+        }
 
     def close(self) -> None:
         for writer in itertools.chain(*self._writers):

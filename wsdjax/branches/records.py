@@ -15,7 +15,7 @@ from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.tree import rates as lineage
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 FORMAT = 3
 """Format 2 had rows without checksums; format 1 neither averages, nor streams of their own, nor a
@@ -23,24 +23,26 @@ reset of the moments."""
 _REMEDY = "bring it back, or move the branch's directory away to train it anew"
 
 
-def write(path: Path, edge: Edge, edges: Mapping[str, Edge], **more: Any) -> None:
-    """Writes the record of a branch; `edges` has it and its ancestors, `more` what else is kept:
+def write(
+    path: Path, branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch], **more: Any
+) -> None:
+    """Writes the record of a branch; `branches` has it and its ancestors, `more` what else is kept:
     `order`, `trained_with` and `checkpoints`."""
-    parent = edges[edge.parent].to_json() if edge.parent else {}
+    parent = branches[branch.parent].to_json() if branch.parent else {}
     record = {
         "format": FORMAT,
-        "branch": edge.to_json(),
+        "branch": branch.to_json(),
         **more,
         "differs_from_parent": {
             field: {"parent": old, "here": new}
-            for field, old, new in differences(parent, edge.to_json())
+            for field, old, new in differences(parent, branch.to_json())
             if parent and field not in ("name", "parent", "start", "end")
         },
-        "at_the_fork": lineage.at_the_fork(edge, edges),
+        "at_the_fork": lineage.at_the_fork(branch, branches),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
-        "data_revision": edge.data.revision,
-        "data_facts": edge.data.facts(),
+        "data_revision": branch.data.revision,
+        "data_facts": branch.data.facts(),
     }
     write_json(path, record)
 
@@ -60,21 +62,23 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
-def edges(workdir: Path, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Edge]:
+def branches(workdir: Path, records: Mapping[str, Mapping[str, Any]]) -> dict[str, ResolvedBranch]:
     """What each branch of a workdir is, by its records: parents come first.
 
     Raises:
       DamagedFile: for a branch whose parent has no record, or one that does not reach the fork.
     """
     in_order = sorted(records.values(), key=lambda record: record["order"])
-    found = {each["branch"]["name"]: Edge.from_json(each["branch"]) for each in in_order}
-    for edge in found.values():
-        parent = found.get(edge.parent)
-        if edge.parent and not (parent and parent.start < edge.start <= parent.end):
-            own, lost = (workdir / "branches" / n / "branch.json" for n in (edge.name, edge.parent))
+    found = {each["branch"]["name"]: ResolvedBranch.from_json(each["branch"]) for each in in_order}
+    for branch in found.values():
+        parent = found.get(branch.parent)
+        if branch.parent and not (parent and parent.start < branch.start <= parent.end):
+            own, lost = (
+                workdir / "branches" / n / "branch.json" for n in (branch.name, branch.parent)
+            )
             raise DamagedFile(
-                f"{own}: goes on from {edge.parent!r} at {edge.start}, of which {lost} does not "
-                f"tell; {_REMEDY}"
+                f"{own}: goes on from {branch.parent!r} at {branch.start}, of which {lost} does "
+                f"not tell; {_REMEDY}"
             )
     return found
 
@@ -124,13 +128,13 @@ def _wrong(record: Mapping[str, Any], name: str) -> str | None:
     if not all(isinstance(each, str) for each in record["trained_with"]) or record["format"] < 1:
         return "is no record of a branch (trained_with holds names, and format is 1 at least)"
     try:
-        edge = Edge.from_json(record["branch"])
+        branch = ResolvedBranch.from_json(record["branch"])
         for piece, kind in _PIECES.items():
-            check(f"branch.{piece}", getattr(edge, piece), kind, {})
+            check(f"branch.{piece}", getattr(branch, piece), kind, {})
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"is no record of a branch ({error!r:.80})"
-    for f in dataclasses.fields(Edge):
-        value = getattr(edge, f.name)
+    for f in dataclasses.fields(ResolvedBranch):
+        value = getattr(branch, f.name)
         if f.type in ("int", "str") and type(value).__name__ != f.type:
             return f"is no record of a branch (branch.{f.name} is {value!r:.40})"
-    return None if edge.name == name else f"is the record of {edge.name!r:.40}"
+    return None if branch.name == name else f"is the record of {branch.name!r:.40}"

@@ -1,6 +1,6 @@
 """The tree on disk: a directory for each branch.
 
-    WORKDIR/branches/NAME/branch.json      what the branch is: its `Edge`, and its siblings
+    WORKDIR/branches/NAME/branch.json      what it is: its `ResolvedBranch`, and its siblings
     WORKDIR/branches/NAME/metrics.jsonl    a row for every update
     WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
     WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
@@ -27,7 +27,7 @@ from wsdjax.files import sweep
 from wsdjax.lock import WorkdirBusy, held
 from wsdjax.training import state as states
 from wsdjax.training.state import State
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed, shown
 
 __all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
@@ -63,11 +63,11 @@ class BranchStore:
 
     def names(self) -> list[str]:
         """The branches, in the order in which they were made."""
-        return list(self.edges())
+        return list(self.branches())
 
-    def edges(self) -> dict[str, Edge]:
+    def branches(self) -> dict[str, ResolvedBranch]:
         """What each branch is, in the order in which they were made: parents come first."""
-        return records.edges(self.workdir, self._records())
+        return records.branches(self.workdir, self._records())
 
     def directory(self, name: str) -> Path:
         return self.workdir / "branches" / name
@@ -76,45 +76,45 @@ class BranchStore:
         """The branches that train together with this one, itself among them, in order."""
         return self.record(name)["trained_with"]
 
-    def create(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
+    def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch. It has no checkpoint until one is saved.
 
         Raises:
           ConfigError: if the branch exists.
         """
-        self.check_new(edge.name)
-        self.directory(edge.name).mkdir(parents=True, exist_ok=True)
-        elsewhere = str(self._place_for(edge.name)) if self._checkpoint_dir else None
+        self.check_new(branch.name)
+        self.directory(branch.name).mkdir(parents=True, exist_ok=True)
+        elsewhere = str(self._place_for(branch.name)) if self._checkpoint_dir else None
         records.write(
-            self.directory(edge.name) / "branch.json",
-            edge,
-            {**self.edges(), edge.name: edge},
+            self.directory(branch.name) / "branch.json",
+            branch,
+            {**self.branches(), branch.name: branch},
             order=len(self._records()),
-            trained_with=list(trained_with) or [edge.name],
+            trained_with=list(trained_with) or [branch.name],
             checkpoints=elsewhere,
         )
 
-    def fork(self, edge: Edge, trained_with: Sequence[str] = ()) -> None:
-        """Writes the record of a branch that starts from the node (edge.parent, edge.start).
+    def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
+        """Writes the record of a branch that starts from the node (branch.parent, branch.start).
 
         Raises:
           MissingNode: if the parent does not exist or does not reach that step.
           ConfigError: if the branch exists, or could not go on from that node: naming what
             differs in the model or the number of replicates.
         """
-        registration.check_fork(self, edge, self.edges())
-        self.create(edge, trained_with)
+        registration.check_fork(self, branch, self.branches())
+        self.create(branch, trained_with)
 
-    def check(self, edges: Mapping[str, Edge]) -> None:
+    def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Finds what would keep `register` from making the workdir hold these branches.
 
         Raises:
           ConfigError: if a branch exists and now means something else, listing every field.
           MissingNode: for a fork from a node that is not there and will not be.
         """
-        registration.groups(self, edges)
+        registration.groups(self, branches)
 
-    def register(self, edges: Mapping[str, Edge]) -> None:
+    def register(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
 
         Which branches train together is decided here, once, and is part of their records.
@@ -122,11 +122,11 @@ class BranchStore:
         Raises:
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
-        trained_with = registration.groups(self, edges)
-        existing = self.edges()
-        for name, edge in edges.items():
+        trained_with = registration.groups(self, branches)
+        existing = self.branches()
+        for name, branch in branches.items():
             if name not in existing:
-                (self.fork if edge.parent else self.create)(edge, trained_with[name])
+                (self.fork if branch.parent else self.create)(branch, trained_with[name])
 
     def check_new(self, name: str) -> None:
         """That a branch may have this name.
@@ -154,14 +154,14 @@ class BranchStore:
         Raises:
           MissingNode: for a branch that does not exist.
         """
-        edges = self.edges()
-        if name not in edges:
-            raise MissingNode(f"no branch {name!r}; there are {', '.join(edges) or 'none'}")
-        edge = edges[name]
-        segments = [Segment(name, edge.start, edge.end)]
-        while edge.parent:
-            fork, edge = edge.start, edges[edge.parent]
-            segments.insert(0, Segment(edge.name, edge.start, fork))
+        branches = self.branches()
+        if name not in branches:
+            raise MissingNode(f"no branch {name!r}; there are {', '.join(branches) or 'none'}")
+        branch = branches[name]
+        segments = [Segment(name, branch.start, branch.end)]
+        while branch.parent:
+            fork, branch = branch.start, branches[branch.parent]
+            segments.insert(0, Segment(branch.name, branch.start, fork))
         return segments
 
     def metrics(self, name: str) -> metrics.Table:
@@ -264,12 +264,14 @@ class BranchStore:
           MissingNode: if there is no such branch or checkpoint.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        edge = self.record(branch)["branch"]
+        resolved = self.record(branch)["branch"]
         steps = self.steps(branch)
         if step is None and steps:
             step = steps[-1]
-        if edge["parent"] and step not in steps and (step is None or step <= edge["start"]):
-            return self.restore(edge["parent"], edge["start"] if step is None else step, sharding)
+        if resolved["parent"] and step not in steps and (step is None or step <= resolved["start"]):
+            return self.restore(
+                resolved["parent"], resolved["start"] if step is None else step, sharding
+            )
         return self._checkpoints(branch).load(step, sharding)
 
     def snapshot(self, name: str, state: State) -> None:
@@ -285,9 +287,9 @@ class BranchStore:
         """The steps of a branch whose parameters can be read, ascending: of checkpoints, of
         snapshots, and of the ancestors' up to the fork."""
         own = {*self.steps(name), *self._checkpoints(name, "snapshots").steps()}
-        edge = self.record(name)["branch"]
-        if edge["parent"]:
-            own |= {step for step in self.nodes(edge["parent"]) if step <= edge["start"]}
+        branch = self.record(name)["branch"]
+        if branch["parent"]:
+            own |= {step for step in self.nodes(branch["parent"]) if step <= branch["start"]}
         return sorted(own)
 
     def params(self, branch: str, step: int) -> Any:
@@ -297,7 +299,7 @@ class BranchStore:
           MissingNode: if neither is there.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        edge = self.record(branch)["branch"]
+        resolved = self.record(branch)["branch"]
         snapshots = self._checkpoints(branch, "snapshots")
         if step in snapshots.steps():
             try:
@@ -307,8 +309,8 @@ class BranchStore:
                     f"{error}; bring it back, or move the branch's checkpoints away to train it "
                     "again"
                 ) from error
-        if edge["parent"] and step <= edge["start"] and step not in self.steps(branch):
-            return self.params(edge["parent"], step)
+        if resolved["parent"] and step <= resolved["start"] and step not in self.steps(branch):
+            return self.params(resolved["parent"], step)
         return self.restore(branch, step).params
 
     def set_aside(self, name: str, step: int) -> None:
@@ -323,8 +325,8 @@ class BranchStore:
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
-        edges = self.edges()
-        return {edges[name].end} | {e.start for e in edges.values() if e.parent == name}
+        branches = self.branches()
+        return {branches[name].end} | {e.start for e in branches.values() if e.parent == name}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -120,7 +120,7 @@ class Rewarm:
 
 @dataclass
 class Branch:
-    """An edge of the tree: `steps` updates from a node of the parent."""
+    """A branch of the tree: `steps` updates from a node of the parent."""
 
     steps: Length = field(metadata={"ge": 1})
     """A length: updates (350), "50 epochs", "3e9 tokens", or "35%" of the experiment's."""

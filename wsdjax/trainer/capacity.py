@@ -20,7 +20,7 @@ from wsdjax.data.tokens import NotPrepared
 from wsdjax.errors import ConfigError
 from wsdjax.placement import mesh
 from wsdjax.training import cost
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed
 
 _KEPT_BY_XLA = 0.8
@@ -42,14 +42,14 @@ class Part(NamedTuple):
     """Whether the host holds it, and not each device."""
 
 
-def check(edges: Mapping[str, Edge]) -> None:
+def check(branches: Mapping[str, ResolvedBranch]) -> None:
     """That each group of siblings among these branches fits this machine and its devices.
 
     Raises:
       ConfigError: for one that does not, naming the fields that decide, what they come to and
         what there is.
     """
-    for group in tree.groups(edges):
+    for group in tree.groups(branches):
         found: list[Part] = []
         # In this order: what is cheap to know rules out sizes that no trace could take.
         for parts in (_of_host(group), _of_data(group), _of_state(group), _of_step(group)):
@@ -57,7 +57,7 @@ def check(edges: Mapping[str, Edge]) -> None:
             _compare(group, found)
 
 
-def _compare(group: Sequence[Edge], parts: list[Part]) -> None:
+def _compare(group: Sequence[ResolvedBranch], parts: list[Part]) -> None:
     device = jax.local_devices()[0]
     host = [part for part in parts if part.on_host]
     inside = [part for part in parts if not part.on_host]
@@ -72,7 +72,7 @@ def _compare(group: Sequence[Edge], parts: list[Part]) -> None:
     _refuse(group, inside, limit, f"each {device.device_kind} has")
 
 
-def _refuse(group: Sequence[Edge], parts: list[Part], limit: float, whose: str) -> None:
+def _refuse(group: Sequence[ResolvedBranch], parts: list[Part], limit: float, whose: str) -> None:
     total = sum(part.bytes for part in parts)
     if total <= limit:
         return
@@ -81,7 +81,7 @@ def _refuse(group: Sequence[Edge], parts: list[Part], limit: float, whose: str) 
     fields = ", ".join(f"{path} = {value}" for path, value in largest)
     told = ", ".join(f"{p.what} {_size(p.bytes)}" for p in parts[:3] if p.bytes > total / 100)
     raise ConfigError(
-        f"{fields}: training {listed([edge.name for edge in group], 3)} takes at least "
+        f"{fields}: training {listed([branch.name for branch in group], 3)} takes at least "
         f"{_size(total)} of memory ({told}), and {whose} {_size(limit)}: choose smaller ones"
     )
 
@@ -94,7 +94,7 @@ def _size(count: float) -> str:
 _UNITS = {10: "KiB", 20: "MiB", 30: "GiB", 40: "TiB", 50: "PiB"}
 
 
-def _of_host(group: Sequence[Edge]) -> Iterator[Part]:
+def _of_host(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
     """Tables and rows of every update."""
     first, replicates = group[0], _replicates(group)
     steps, along = first.end - first.start, first.end
@@ -105,7 +105,7 @@ def _of_host(group: Sequence[Edge]) -> Iterator[Part]:
     yield Part("the rows of all updates", fields, float(along * row), True)
 
 
-def _of_data(group: Sequence[Edge]) -> Iterator[Part]:
+def _of_data(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
     """The order of an epoch's examples, where it is an array, and what is evaluated."""
     first, replicates = group[0], _replicates(group)
     example = sum(math.prod(shape) * 4.0 for shape, _ in first.data.shapes.values())
@@ -124,7 +124,7 @@ def _of_data(group: Sequence[Edge]) -> Iterator[Part]:
     yield Part("a batch", batch, example * first.batch_size * replicates / (along * left))
 
 
-def _of_state(group: Sequence[Edge]) -> Iterator[Part]:
+def _of_state(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
     first, replicates = group[0], _replicates(group)
     fields = {**_numbers("model", first.model), **_seeds(first)}
     if first.averages.window:
@@ -134,7 +134,7 @@ def _of_state(group: Sequence[Edge]) -> Iterator[Part]:
     yield Part("parameters, gradients and moments", fields, float(state) * replicates / along)
 
 
-def _of_step(group: Sequence[Edge]) -> Iterator[Part]:
+def _of_step(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
     first, replicates = group[0], _replicates(group)
     fields = {
         "batch_size": first.batch_size,
@@ -147,12 +147,12 @@ def _of_step(group: Sequence[Edge]) -> Iterator[Part]:
     yield Part("activations", fields, _KEPT_BY_XLA * made * replicates / (along * left))
 
 
-def _replicates(group: Sequence[Edge]) -> int:
-    return sum(edge.seeds for edge in group)
+def _replicates(group: Sequence[ResolvedBranch]) -> int:
+    return sum(branch.seeds for branch in group)
 
 
-def _seeds(edge: Edge) -> dict[str, int]:
-    return {"seeds": edge.seeds} if edge.seeds > 1 else {}
+def _seeds(branch: ResolvedBranch) -> dict[str, int]:
+    return {"seeds": branch.seeds} if branch.seeds > 1 else {}
 
 
 def _numbers(path: str, value: Any) -> dict[str, int]:

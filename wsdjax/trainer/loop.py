@@ -21,7 +21,7 @@ from wsdjax.training import state as states
 from wsdjax.training.compiled import Programs
 from wsdjax.training.optim import Hyper
 from wsdjax.training.state import State
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.tree.rates import hyper_table
 from wsdjax.wording import listed
 
@@ -82,9 +82,9 @@ class Trainer:
     """Nodes that were found damaged, and are to be made again."""
     _programs: Programs = field(default_factory=Programs)
 
-    def check(self, edges: Mapping[str, Edge]) -> None:
+    def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Finds what would stop these branches from training (`wsdjax.trainer.preflight.check`)."""
-        trainable.check(self.store, edges, self._programs, self.tensorboard)
+        trainable.check(self.store, branches, self._programs, self.tensorboard)
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of the branches that do not have a good checkpoint of their end.
@@ -93,11 +93,11 @@ class Trainer:
           MissingNode: for a branch that lacks a snapshot which it had.
           DamagedFile: for one whose rows are not those that were written.
         """
-        there = self.store.edges()
-        for name, edge in there.items():
+        there = self.store.branches()
+        for name, branch in there.items():
             if name in names and name not in self._verified and self.store.is_done(name):
                 self._verified.add(name)
-                if not self._set_aside_if_damaged(name, edge.end):
+                if not self._set_aside_if_damaged(name, branch.end):
                     self.store.metrics(name)
         self._check_snapshots([name for name in names if name in there])
         self._tell_of_lost_forks([name for name in names if name in there])
@@ -131,16 +131,16 @@ class Trainer:
 
     def _train_group(self, names: Sequence[str], until: int | None = None) -> None:
         """To the end, or to the fork at `until`, of which the checkpoint is kept."""
-        edges = self.store.edges()
-        group = [edges[name] for name in names]
+        branches = self.store.branches()
+        group = [branches[name] for name in names]
         first = group[0]
-        seeds = [seed for edge in group for seed in edge.stream_seeds]
+        seeds = [seed for branch in group for seed in branch.stream_seeds]
         placed = mesh.shardings(len(seeds), first.batch_size, first.accumulate)
         model, step, evaluate = self._programs.of(first, placed)
         train = self._programs.train_split(first.data)
         stream = data.Stream(train, first.batch_size, seeds, first.data.augment)
         test = self._programs.test_batches(first.data, placed)
-        table = hyper_table(group, edges)
+        table = hyper_table(group, branches)
 
         state = self._begin(group, model, placed)
         begin, end = int(state.step), until or first.end
@@ -183,8 +183,8 @@ class Trainer:
                 if n % self.eval_every == 0 or n == first.end:
                     rows.write({"step": n}, evaluate(state, test))
                 if snap:
-                    for edge, mine in _parts(group, state):
-                        self.store.snapshot(edge.name, mine)
+                    for branch, mine in _parts(group, state):
+                        self.store.snapshot(branch.name, mine)
                 if save:
                     self._save(group, state, rows)
                 if stop:
@@ -198,11 +198,13 @@ class Trainer:
             self.progress.stop()
             rows.abandon()
 
-    def _begin(self, group: list[Edge], model: models.Model, placed: mesh.Shardings) -> State:
+    def _begin(
+        self, group: list[ResolvedBranch], model: models.Model, placed: mesh.Shardings
+    ) -> State:
         """The newest checkpoint that all of the group have, else the node they fork from."""
         store, first = self.store, group[0]
         while True:
-            common = set.intersection(*(set(store.steps(edge.name)) for edge in group))
+            common = set.intersection(*(set(store.steps(branch.name)) for branch in group))
             step = max(common, default=first.start)
             try:
                 # A part of several may have too few replicates for the group's own sharding.
@@ -211,10 +213,10 @@ class Trainer:
                     parts = [store.restore(e.name, step, sharding) for e in group]
                 elif first.parent:
                     node = store.restore(first.parent, first.start, sharding)
-                    before = store.edges()[first.parent].averages
-                    parts = [states.forked(node, edge, before) for edge in group]
+                    before = store.branches()[first.parent].averages
+                    parts = [states.forked(node, branch, before) for branch in group]
                 else:
-                    seeds = [seed for edge in group for seed in edge.replicate_seeds]
+                    seeds = [seed for branch in group for seed in branch.replicate_seeds]
                     begun = interop.starting_from(first.weights, model) if first.weights else model
                     parts = [states.create(begun, seeds, first.averages)]
                 break
@@ -237,14 +239,14 @@ class Trainer:
                     until = first.start
                     log.info("%s is trained to %d first, for %s", first.parent, until, first.name)
                 self._train_group(store.siblings(first.parent), until)
-        for edge in group:
-            store.discard_after(edge.name, step)
+        for branch in group:
+            store.discard_after(branch.name, step)
         return states.place(states.join(parts) if len(parts) > 1 else parts[0], placed)
 
     def _set_aside_if_damaged(self, name: str, step: int) -> bool:
-        edge = self.store.edges()[name]
+        branch = self.store.branches()[name]
         try:
-            placed = mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
+            placed = mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
             self.store.restore(name, step, placed.replicates)
         except DamagedCheckpoint as error:
             log.warning("%s; using the one before it", error)
@@ -272,29 +274,29 @@ class Trainer:
 
     def _tell_of_lost_forks(self, names: Sequence[str]) -> None:
         """Nodes from which branches went their own way: what is trained stands without them."""
-        for name, edge in self.store.edges().items():
-            if edge.parent not in names or not self.store.is_done(edge.parent):
+        for name, branch in self.store.branches().items():
+            if branch.parent not in names or not self.store.is_done(branch.parent):
                 continue
-            if edge.start not in self.store.steps(edge.parent) and self.store.steps(name):
+            if branch.start not in self.store.steps(branch.parent) and self.store.steps(name):
                 log.warning(
                     "%s@%d is gone, from which %s was forked: nothing more can be forked there",
-                    *(edge.parent, edge.start, name),
+                    *(branch.parent, branch.start, name),
                 )
 
-    def _save(self, group: list[Edge], state: State, rows: Rows) -> None:
+    def _save(self, group: list[ResolvedBranch], state: State, rows: Rows) -> None:
         sums = rows.flush()  # before the checkpoint that comes after them
         # One at a time, so that whenever a kill falls the siblings have a checkpoint in common.
-        for edge in group:
-            self.store.wait(edge.name)
-        for edge, mine in _parts(group, state):
-            self.store.save(edge.name, mine, sums[edge.name])
+        for branch in group:
+            self.store.wait(branch.name)
+        for branch, mine in _parts(group, state):
+            self.store.save(branch.name, mine, sums[branch.name])
 
-    def _rows(self, group: Sequence[Edge], step: int) -> Rows:
+    def _rows(self, group: Sequence[ResolvedBranch], step: int) -> Rows:
         files, boards = [], []
-        for edge in group:
-            directory = self.store.directory(edge.name)
-            recorded = self.store.recorded_rows(edge.name, step) if step > edge.start else ""
-            files.append(JsonLines(directory / "metrics.jsonl", edge.start, step, recorded))
+        for branch in group:
+            directory = self.store.directory(branch.name)
+            recorded = self.store.recorded_rows(branch.name, step) if step > branch.start else ""
+            files.append(JsonLines(directory / "metrics.jsonl", branch.start, step, recorded))
             board = self.tensorboard
             boards.append([TensorBoard(directory / "tensorboard", step)] if board else [])
         return Rows(group, files, boards)
@@ -307,7 +309,7 @@ def fork(
     eval_every: int = 100,
     checkpoint_every: int = 500,
     progress: Progress | None = None,
-) -> Edge:
+) -> ResolvedBranch:
     """Adds a branch to a workdir, or goes on with it, and trains it to its end.
 
     Args:
@@ -322,23 +324,26 @@ def fork(
       Diverged: at a loss or an update that is not finite.
     """
     validate_branch(name, branch)
-    edges = store.edges()
+    branches = store.branches()
     store.record(parent := branch.parent.partition("@")[0])
-    edge = tree.resolve_branch(name, branch, edges[parent], edges)
+    resolved = tree.resolve_branch(name, branch, branches[parent], branches)
     trainer = Trainer(store, progress or Silent(), eval_every, checkpoint_every)
-    store.check({name: edge})
-    trainer.check({name: edge})
+    store.check({name: resolved})
+    trainer.check({name: resolved})
     with store.lock():
-        store.register({name: edge})
+        store.register({name: resolved})
         trainer.train([name])
-    return edge
+    return resolved
 
 
-def _parts(group: Sequence[Edge], state: State) -> Iterator[tuple[Edge, State]]:
+def _parts(group: Sequence[ResolvedBranch], state: State) -> Iterator[tuple[ResolvedBranch, State]]:
     """Each branch of a group with its own replicates."""
-    for i, edge in enumerate(group):
+    for i, branch in enumerate(group):
         whole = len(group) == 1
-        yield edge, state if whole else states.section(state, i * edge.seeds, (i + 1) * edge.seeds)
+        yield (
+            branch,
+            state if whole else states.section(state, i * branch.seeds, (i + 1) * branch.seeds),
+        )
 
 
 class _Clock:
@@ -353,10 +358,12 @@ class _Clock:
         return round(now - last, 4)
 
 
-def _raise_diverged(group: list[Edge], n: int, bad: np.ndarray) -> None:
-    owners = [(edge, seed) for edge in group for seed in edge.replicate_seeds]
-    which = [f"{edge.name} seed {seed}" for (edge, seed), b in zip(owners, bad, strict=True) if b]
-    names = [edge.name for edge in group]
+def _raise_diverged(group: list[ResolvedBranch], n: int, bad: np.ndarray) -> None:
+    owners = [(branch, seed) for branch in group for seed in branch.replicate_seeds]
+    which = [
+        f"{branch.name} seed {seed}" for (branch, seed), b in zip(owners, bad, strict=True) if b
+    ]
+    names = [branch.name for branch in group]
     others = ""
     if len(group) > 1:
         others = (

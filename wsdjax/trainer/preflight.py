@@ -17,13 +17,16 @@ from wsdjax.errors import ConfigError
 from wsdjax.placement import mesh
 from wsdjax.trainer import capacity
 from wsdjax.training.compiled import Programs
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 log = logging.getLogger("wsdjax")
 
 
 def check(
-    store: BranchStore, edges: Mapping[str, Edge], programs: Programs, tensorboard: bool
+    store: BranchStore,
+    branches: Mapping[str, ResolvedBranch],
+    programs: Programs,
+    tensorboard: bool,
 ) -> None:
     """Finds what would stop these branches from training, before anything is written.
 
@@ -34,21 +37,21 @@ def check(
       FileNotFoundError: for data that are not prepared, or weights that are not there.
     """
     _check_flags()
-    capacity.check(edges)
-    there = store.edges()
-    for edge in edges.values():
-        if edge.parent in there and store.is_done(edge.parent):
-            store.metrics(edge.parent)  # whose rows are to be those that were written
+    capacity.check(branches)
+    there = store.branches()
+    for branch in branches.values():
+        if branch.parent in there and store.is_done(branch.parent):
+            store.metrics(branch.parent)  # whose rows are to be those that were written
     try:
-        for name, edge in edges.items():
-            begun = edge.parent or (name in there and store.steps(name))
-            if edge.weights and not begun:
-                interop.check_weights(edge.weights, edge.model)
-                warn_of_another_tokenizer(edge)
-            mesh.shardings(edge.seeds, edge.batch_size, edge.accumulate)
-            data.Stream(programs.train_split(edge.data), edge.batch_size, edge.seed)
-            if before := there.get(name) or there.get(edge.parent):
-                _check_same_data(store, before, edge)
+        for name, branch in branches.items():
+            begun = branch.parent or (name in there and store.steps(name))
+            if branch.weights and not begun:
+                interop.check_weights(branch.weights, branch.model)
+                warn_of_another_tokenizer(branch)
+            mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
+            data.Stream(programs.train_split(branch.data), branch.batch_size, branch.seed)
+            if before := there.get(name) or there.get(branch.parent):
+                _check_same_data(store, before, branch)
     except ValueError as error:
         raise ConfigError(error) from None
     if tensorboard and not find_spec("tensorboardX"):
@@ -69,28 +72,28 @@ def _check_flags() -> None:
             )
 
 
-def _check_same_data(store: BranchStore, before: Edge, edge: Edge) -> None:
+def _check_same_data(store: BranchStore, before: ResolvedBranch, branch: ResolvedBranch) -> None:
     """That a branch that goes on with the stream of one before it, or with its own, has its
     data."""
-    if (before.data, before.data_start) != (edge.data, edge.data_start):
+    if (before.data, before.data_start) != (branch.data, branch.data_start):
         return
-    known, now = store.record(before.name).get("data_facts", {}), edge.data.facts()
+    known, now = store.record(before.name).get("data_facts", {}), branch.data.facts()
     for name in known:
         if known[name] != now.get(name):
             raise ConfigError(
-                f"data = {edge.data}: these are not the data that {before.name!r} was trained on "
+                f"data = {branch.data}: these are not the data that {before.name!r} was trained on "
                 f"({name} was {known[name]}, and is {now.get(name)}). Bring those back, or fork a "
                 "branch with data of its own"
             )
 
 
-def warn_of_another_tokenizer(edge: Edge) -> None:
+def warn_of_another_tokenizer(branch: ResolvedBranch) -> None:
     """Where the weights come with a tokenizer, tokens that mean something else are no text to
     them."""
-    path = Path(edge.weights) / "tokenizer.json"
-    if not (isinstance(edge.data, Text | Stdlib) and path.exists()):
+    path = Path(branch.weights) / "tokenizer.json"
+    if not (isinstance(branch.data, Text | Stdlib) and path.exists()):
         return
-    described = edge.data.description()
+    described = branch.data.description()
     try:
         theirs = tokenizer.load(str(path)).fingerprint
     except tokenizer.TokenizerError as error:
@@ -107,7 +110,7 @@ def warn_of_another_tokenizer(edge: Edge) -> None:
 def warn_of_other_software(store: BranchStore, name: str) -> None:
     """Tells what of packages and machine is another than when the branch, or what it goes on
     from, was trained."""
-    before = name if store.steps(name) else store.edges()[name].parent
+    before = name if store.steps(name) else store.branches()[name].parent
     changed = provenance.changes(store.record(before)) if before else []
     if changed:
         log.warning(

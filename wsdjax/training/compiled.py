@@ -11,7 +11,7 @@ from wsdjax import data, models
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training.state import State
 from wsdjax.training.step import Metrics, make_average, make_evaluate, make_step
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 class Program(NamedTuple):
@@ -25,12 +25,12 @@ class Programs:
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
 
-    def of(self, edge: Edge, placed: Shardings) -> Program:
+    def of(self, branch: ResolvedBranch, placed: Shardings) -> Program:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():
-            model = models.build(edge.model, training=True)
-            evaluate_params, average = make_evaluate(model), make_average(edge.averages)
+            model = models.build(branch.model, training=True)
+            evaluate_params, average = make_evaluate(model), make_average(branch.averages)
 
             def evaluate(state, batches):
                 values = {"eval": evaluate_params(state.params, batches)}
@@ -38,10 +38,12 @@ class Programs:
                     values[f"eval_{name}"] = evaluate_params(params, batches)
                 return {f"{a}_{b}": v for a, found in values.items() for b, v in found.items()}
 
-            step = make_step(model, placed, edge.averages, edge.accumulate)
+            step = make_step(model, placed, branch.averages, branch.accumulate)
             return Program(model, step, evaluate)
 
-        return self._once((repr(edge.model), repr(edge.averages), edge.accumulate, placed), make)
+        return self._once(
+            (repr(branch.model), repr(branch.averages), branch.accumulate, placed), make
+        )
 
     def train_split(self, config: Any) -> data.Split:
         return self._data(config)[0].train

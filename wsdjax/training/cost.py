@@ -13,7 +13,7 @@ from wsdjax.config import Averages
 from wsdjax.models import Batch
 from wsdjax.placement import mesh
 from wsdjax.training import averages
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 class Cost(NamedTuple):
@@ -75,12 +75,14 @@ def of_state(config: Any, averaged: Averages | None = None) -> tuple[Any, int]:
     return params, 4 * _bytes(params) + _bytes(kept)
 
 
-def of_branch(edge: Edge) -> Cost:
+def of_branch(branch: ResolvedBranch) -> Cost:
     """The cost of one update of a branch, from its config alone; traced once for all alike."""
-    key = repr((edge.model, edge.data.shapes, edge.batch_size, edge.accumulate, edge.averages))
+    key = repr(
+        (branch.model, branch.data.shapes, branch.batch_size, branch.accumulate, branch.averages)
+    )
     if key not in _TRACED:
-        batch = batch_shapes(edge.data, edge.batch_size)
-        _TRACED[key] = of_update(edge.model, batch, edge.accumulate, edge.averages)
+        batch = batch_shapes(branch.data, branch.batch_size)
+        _TRACED[key] = of_update(branch.model, batch, branch.accumulate, branch.averages)
     return _TRACED[key]
 
 

@@ -15,7 +15,7 @@ from wsdjax.config import Averages
 from wsdjax.models import Model
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
 @jax.tree_util.register_dataclass
@@ -83,11 +83,11 @@ def each(change: Callable, *states: State) -> State:
     return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)
 
 
-def forked(node: State, edge: Edge, before: Averages) -> State:
+def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
     """The state in which a branch begins, from its parent's node, whose averages are `before`."""
-    if edge.reset_optimizer:
+    if branch.reset_optimizer:
         node = with_new_moments(node)
-    return node if edge.averages == before else with_new_averages(node, edge.averages)
+    return node if branch.averages == before else with_new_averages(node, branch.averages)
 
 
 def place(state: State, placed: Shardings) -> State:

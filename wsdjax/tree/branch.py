@@ -12,7 +12,7 @@ from wsdjax.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Edge:
+class ResolvedBranch:
     """One branch with everything it inherits made explicit; `branch.json` holds it."""
 
     name: str
@@ -44,7 +44,7 @@ class Edge:
         return {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Edge:
+    def from_json(cls, fields: dict[str, Any]) -> ResolvedBranch:
         """Of a record of this format, of one without the last two fields, or of format 1, whose
         branches all went on with their parent's batches and moments and averaged nothing.
 

@@ -12,118 +12,124 @@ from wsdjax.config import Constant, Continued, Cooldown, Hold, InverseSqrt, Rewa
 from wsdjax.schedules.cooldowns import factor_of
 from wsdjax.training import optim
 from wsdjax.training.optim import Hyper
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 
 
-def schedule_of(edge: Edge, edges: Mapping[str, Edge]) -> optax.Schedule:
-    """eta(t), t the absolute number of the update; `edges` holds the ancestors.
+def schedule_of(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> optax.Schedule:
+    """eta(t), t the absolute number of the update; `branches` holds the ancestors.
 
     Raises:
       ValueError: if the schedule does not fit the branch.
     """
-    peak = edge.optimizer.peak_value
-    steps = edge.end - edge.start
-    match edge.schedule:
+    peak = branch.optimizer.peak_value
+    steps = branch.end - branch.start
+    match branch.schedule:
         case Constant(warmup_steps=int(warmup)):
-            if warmup > edge.end:
+            if warmup > branch.end:
                 raise ValueError(
-                    f"warmup_steps={warmup} is longer than the branch, which ends at {edge.end}"
+                    f"warmup_steps={warmup} is longer than the branch, which ends at {branch.end}"
                 )
             return schedules.constant(peak, warmup)
         case InverseSqrt(warmup_steps=int(warmup), timescale=timescale):
-            return schedules.inverse_sqrt(peak, warmup, edge.end, 0, timescale)
+            return schedules.inverse_sqrt(peak, warmup, branch.end, 0, timescale)
         case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
-            return schedules.warmup_cosine(peak, warmup, edge.end, end_value)
+            return schedules.warmup_cosine(peak, warmup, branch.end, end_value)
         case Continued():
-            if not edge.parent:
+            if not branch.parent:
                 raise ValueError(
-                    f"Continued goes on with its parent's, and {edge.name} has no parent"
+                    f"Continued goes on with its parent's, and {branch.name} has no parent"
                 )
-            return schedule_of(edges[edge.parent], edges)
+            return schedule_of(branches[branch.parent], branches)
         case Hold():
-            if not edge.parent:
-                raise ValueError(f"Hold keeps its parent's rate, and {edge.name} has no parent")
-            return schedules.constant(_rate_left(edge, edges))
+            if not branch.parent:
+                raise ValueError(f"Hold keeps its parent's rate, and {branch.name} has no parent")
+            return schedules.constant(_rate_left(branch, branches))
         case Cooldown(shape=shape, end_value=end_value):
-            begin = _rate_left(edge, edges) if edge.parent else peak
-            return schedules.cooldown(begin, edge.start, steps, shape, end_value)
+            begin = _rate_left(branch, branches) if branch.parent else peak
+            return schedules.cooldown(begin, branch.start, steps, shape, end_value)
         case Rewarm(warmup_steps=int(warmup), shape=shape, end_value=end_value):
-            begin = rate_at_fork(edge, edges)
-            return schedules.rewarm(begin, peak, edge.start, warmup, edge.end, shape, end_value)
-    raise TypeError(f"no schedule: {edge.schedule!r}")
+            begin = rate_at_fork(branch, branches)
+            return schedules.rewarm(begin, peak, branch.start, warmup, branch.end, shape, end_value)
+    raise TypeError(f"no schedule: {branch.schedule!r}")
 
 
-def rate_at_fork(edge: Edge, edges: Mapping[str, Edge]) -> float:
-    """The rate of the parent's update number `edge.start`; 0 for a root."""
-    return float(schedule_of(edges[edge.parent], edges)(edge.start)) if edge.parent else 0.0
+def rate_at_fork(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> float:
+    """The rate of the parent's update number `branch.start`; 0 for a root."""
+    return (
+        float(schedule_of(branches[branch.parent], branches)(branch.start))
+        if branch.parent
+        else 0.0
+    )
 
 
-def _rate_left(edge: Edge, edges: Mapping[str, Edge]) -> float:
-    rate = rate_at_fork(edge, edges)
+def _rate_left(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> float:
+    rate = rate_at_fork(branch, branches)
     if rate == 0:
         raise ValueError(
-            f"the rate of {edge.parent!r} is 0 at {edge.start}: none is left to go on from; use "
-            "Constant or Rewarm, or fork from where it is above 0"
+            f"the rate of {branch.parent!r} is 0 at {branch.start}: none is left to go on from; "
+            "use Constant or Rewarm, or fork from where it is above 0"
         )
     return rate
 
 
-def jump(edge: Edge, edges: Mapping[str, Edge]) -> tuple[float, float] | None:
+def jump(
+    branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]
+) -> tuple[float, float] | None:
     """(the parent's rate at the fork, the rate that the branch begins with) where the two are
     not one: by design, as when WSD-S goes back to the peak. None if nothing jumps.
 
     A schedule is a function of a real t; what counts is its limit just after the fork, so that
     a cooldown whose first step is steep is no jump.
     """
-    if not edge.parent:
+    if not branch.parent:
         return None
-    before = rate_at_fork(edge, edges)
-    match edge.schedule:
+    before = rate_at_fork(branch, branches)
+    match branch.schedule:
         case Cooldown(shape=shape, end_value=end_value):
             after = before * float(factor_of(shape, end_value)(1e-300, end_value / before))
         case _:
-            just_after = edge.start + 4 * np.spacing(float(edge.start))
-            after = float(schedule_of(edge, edges)(just_after))
-    least = max(1e-3 * max(after, before), 1e-9 * edge.optimizer.peak_value)
+            just_after = branch.start + 4 * np.spacing(float(branch.start))
+            after = float(schedule_of(branch, branches)(just_after))
+    least = max(1e-3 * max(after, before), 1e-9 * branch.optimizer.peak_value)
     return (before, after) if abs(after - before) > least else None
 
 
-def at_the_fork(edge: Edge, edges: Mapping[str, Edge]) -> dict[str, str]:
+def at_the_fork(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> dict[str, str]:
     """In words: what becomes of the data, of the optimizer's state and of the rate; {} for a
     root."""
-    if not edge.parent:
+    if not branch.parent:
         return {}
-    parent = edges[edge.parent]
-    if edge.data != parent.data:
-        data = f"another data set, seed {edge.data_seed}: {edge.data}"
-    elif (edge.data_seed, edge.data_start) != (parent.data_seed, parent.data_start):
-        data = f"fresh: a new stream, seed {edge.data_seed}"
+    parent = branches[branch.parent]
+    if branch.data != parent.data:
+        data = f"another data set, seed {branch.data_seed}: {branch.data}"
+    elif (branch.data_seed, branch.data_start) != (parent.data_seed, parent.data_start):
+        data = f"fresh: a new stream, seed {branch.data_seed}"
     else:
         data = "continue: the batches that the parent would have seen"
-    rate = rate_at_fork(edge, edges)
-    jumped = jump(edge, edges)
+    rate = rate_at_fork(branch, branches)
+    jumped = jump(branch, branches)
     return {
         "data": data,
-        "optimizer": "reset" if edge.reset_optimizer else "kept",
+        "optimizer": "reset" if branch.reset_optimizer else "kept",
         "rate": f"jumps from {jumped[0]:.3e} to {jumped[1]:.3e}"
         if jumped
         else f"goes on from {rate:.3e}",
     }
 
 
-def rates(edge: Edge, edges: Mapping[str, Edge]) -> np.ndarray:
+def rates(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> np.ndarray:
     """float32 [end - start]: the rates of the updates start + 1, ..., end."""
-    updates = np.arange(edge.start + 1, edge.end + 1)
-    return np.asarray(schedule_of(edge, edges)(updates), np.float32)
+    updates = np.arange(branch.start + 1, branch.end + 1)
+    return np.asarray(schedule_of(branch, branches)(updates), np.float32)
 
 
-def hyper_table(group: Sequence[Edge], edges: Mapping[str, Edge]) -> Hyper:
+def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:
     """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
     columns = []
-    for edge in group:
-        fixed = optim.hyper(edge.optimizer)
-        table = fixed._replace(rate=rates(edge, edges))
-        columns += [table] * edge.seeds
+    for branch in group:
+        fixed = optim.hyper(branch.optimizer)
+        table = fixed._replace(rate=rates(branch, branches))
+        columns += [table] * branch.seeds
     length = len(columns[0].rate)
     return Hyper(
         *[

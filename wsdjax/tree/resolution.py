@@ -1,4 +1,4 @@
-"""From a config's tree of branches to resolved edges: what each inherits and what it comes to."""
+"""From the branches that a config declares to resolved ones: what each inherits and comes to."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from wsdjax.config.validation import SIZE
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.errors import ConfigError
 from wsdjax.tree import rates as lineage
-from wsdjax.tree.branch import Edge
+from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed, near, shown
 
 
-def resolve(experiment: Experiment) -> dict[str, Edge]:
-    """The edges of a config's tree by name, parents before their children.
+def resolve(experiment: Experiment) -> dict[str, ResolvedBranch]:
+    """The branches of a config's tree by name, parents before their children.
 
     Raises:
       ConfigError: for a parent that does not exist, a cycle, a fork outside its parent, or a
         schedule that does not fit its branch.
     """
-    origin = Edge(
+    origin = ResolvedBranch(
         name="",
         parent="",
         start=0,
@@ -52,10 +52,10 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
             f"length = {shown(experiment.length)}: no length of the tree is in percent of it; set "
             "those of the branches, tree.NAME.steps"
         )
-    edges: dict[str, Edge] = {}
+    branches: dict[str, ResolvedBranch] = {}
     waiting = dict(experiment.tree)
     while waiting:
-        known = ("", *edges)
+        known = ("", *branches)
         ready = next((name for name, b in waiting.items() if _parent_of(b)[0] in known), None)
         if ready is None:
             name, branch = next(iter(waiting.items()))
@@ -68,25 +68,25 @@ def resolve(experiment: Experiment) -> dict[str, Edge]:
                 f"the branches are {listed(experiment.tree)}"
             )
         branch = waiting.pop(ready)
-        above = edges.get(_parent_of(branch)[0], origin)
-        edges[ready] = resolve_branch(ready, branch, above, edges, length)
-    return edges
+        above = branches.get(_parent_of(branch)[0], origin)
+        branches[ready] = resolve_branch(ready, branch, above, branches, length)
+    return branches
 
 
 def resolve_branch(
     name: str,
     branch: Branch,
-    parent: Edge,
-    edges: Mapping[str, Edge],
+    parent: ResolvedBranch,
+    branches: Mapping[str, ResolvedBranch],
     length: int | None = None,
-) -> Edge:
-    """The edge that `branch` makes, with what it inherits from `parent`.
+) -> ResolvedBranch:
+    """The resolved that `branch` makes, with what it inherits from `parent`.
 
     Args:
-      name: the new edge's.
+      name: the new resolved's.
       branch: what it is and what it changes.
-      parent: the edge that it forks from.
-      edges: the tree so far; it holds the parent's ancestors.
+      parent: the resolved that it forks from.
+      branches: the tree so far; it holds the parent's ancestors.
       length: the run's in updates, for lengths in percent.
 
     Raises:
@@ -136,7 +136,7 @@ def resolve_branch(
         )
     changed = {k: v for k, v in dataclasses.asdict(branch.optimizer).items() if v is not None}
     new_stream = branch.data is not None or branch.data_seed is not None
-    edge = Edge(
+    resolved = ResolvedBranch(
         name=name,
         parent=parent.name,
         start=start,
@@ -156,10 +156,10 @@ def resolve_branch(
         weights=parent.weights,
     )
     try:
-        lineage.schedule_of(edge, edges)
+        lineage.schedule_of(resolved, branches)
     except ValueError as error:
         raise ConfigError(f"{where}.schedule: {error}") from None
-    return edge
+    return resolved
 
 
 def _in_percent(experiment: Experiment) -> bool:
@@ -240,17 +240,17 @@ def _with_updates(path: str, schedule: Any, one: Mapping[str, float]) -> Any:
     return dataclasses.replace(schedule, **counts)
 
 
-def groups(edges: Mapping[str, Edge]) -> list[list[Edge]]:
-    """The edges that train together, in an order in which parents come first.
+def groups(branches: Mapping[str, ResolvedBranch]) -> list[list[ResolvedBranch]]:
+    """The branches that train together, in an order in which parents come first.
 
     Branches that fork at the same node and are equally long differ in arrays only, so they
     are replicates of one program.
     """
-    together: dict[tuple, list[Edge]] = {}
-    for edge in edges.values():
+    together: dict[tuple, list[ResolvedBranch]] = {}
+    for branch in branches.values():
         program = (
-            *(repr(edge.model), repr(edge.data), repr(edge.averages)),
-            *(edge.batch_size, edge.accumulate, edge.data_start, edge.weights),
+            *(repr(branch.model), repr(branch.data), repr(branch.averages)),
+            *(branch.batch_size, branch.accumulate, branch.data_start, branch.weights),
         )
-        together.setdefault((edge.parent, edge.start, edge.end, *program), []).append(edge)
+        together.setdefault((branch.parent, branch.start, branch.end, *program), []).append(branch)
     return list(together.values())
