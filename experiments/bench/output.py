@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from wsdjax.branches import provenance
 from wsdjax.files import write_atomically
 
-_OUT = flags.DEFINE_string("out", "", "A JSON file for the result.")
 
-
-def write(result: Mapping[str, Any], packages: Mapping[str, str] | None = None) -> None:
-    """Writes it if `--out` was given; `packages` are versions of more than our own."""
-    if _OUT.value:
+def write(
+    path: Path | None, result: Mapping[str, Any], packages: Mapping[str, str] | None = None
+) -> None:
+    """Writes it, if there is a path; `packages` are versions of more than our own."""
+    if path:
         content = dict(result) | {
             "machine": provenance.machine(),
             "versions": provenance.versions() | dict(packages or {}),
             "date": time.strftime("%Y-%m-%d"),
         }
-        write_atomically(Path(_OUT.value), json.dumps(content, indent=1) + "\n")
+        write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -34,16 +34,16 @@ BRANCH/FILE, as in the report, or by its path, and draws the report without them
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from experiments import cli
 from experiments.cli.progress import SECONDS_BETWEEN_LINES
@@ -57,40 +57,36 @@ from wsdjax.files import DamagedFile, write_json
 from wsdjax.training import state
 from wsdjax.wording import shortened
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
-_NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")
-_PROBE = flags.DEFINE_list("probe", [], "Which probes, with commas between them.")
-_EXAMPLES = flags.DEFINE_integer(
-    "examples", None, "Examples in the loss; 1,000 if there are so many.", lower_bound=1
-)
-_SPLIT = flags.DEFINE_enum("split", "train", list(measured.SPLITS), "Of the branch's data set.")
-_SEED = flags.DEFINE_integer("sample_seed", 0, "Of the draw of the examples.", lower_bound=0)
-_K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
-_TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.", lower_bound=0)
-_POINTS = flags.DEFINE_integer(
-    "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2, upper_bound=1_001
-)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__, words=True)
+    flag = parser.add_argument
+    flag("--workdir", help="the run's directory")
+    flag("--node", help="BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
+    flag("--probe", type=cli.names, help="which probes, with commas between them")
+    flag("--examples", type=cli.number(int, 1), help="in the loss; 1,000 if there are so many")
+    flag("--split", default="train", choices=measured.SPLITS, help="of the branch's data set")
+    flag("--sample_seed", default=0, type=cli.number(int, 0), help="of the draw of the examples")
+    flag("--k", default=1, type=cli.number(int, 1), help="eigenvalues, or components")
+    flag("--tol", default=1e-3, type=cli.number(float, 0), help="of a residual, relative")
+    points = cli.number(int, 2, 1_001)
+    flag("--points", default=21, type=points, help="of an interpolation, or a side of a plane")
+    return cli.call(parser, _main, argv, "from what is finished")
 
 
-def main(arguments: list[str]) -> None:
-    if not _WORKDIR.value:
-        raise ConfigError("give --workdir, the run's directory")
-    workdir = Path(_WORKDIR.value)
-    if not (workdir / "branches").is_dir():
-        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
-    if arguments:
-        _drop(workdir, *arguments)
+def _main(given: argparse.Namespace) -> None:
+    workdir = cli.run_directory(given)
+    if given.words:
+        _drop(workdir, given, *given.words)
     else:
-        _probe(BranchStore(workdir))
+        _probe(BranchStore(workdir), given)
 
 
-def _drop(workdir: Path, command: str, *names: str) -> None:
+def _drop(workdir: Path, given: argparse.Namespace, command: str, *names: str) -> None:
     if command != "drop":
         said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")
-    for flag in (_NODE, _PROBE, _EXAMPLES, _SPLIT, _SEED, _K, _TOL, _POINTS):
-        if flag.present:
-            raise ConfigError(f"drop takes no --{flag.name}")
+    cli.refuse_unused(given, "drop", ())
     if not names:
         raise ConfigError("drop: name the results, as BRANCH/FILE")
     for path in measured.drop(workdir, names):
@@ -100,31 +96,28 @@ def _drop(workdir: Path, command: str, *names: str) -> None:
     write_report(workdir)
 
 
-def _probe(store: BranchStore) -> None:
-    for flag in (_NODE, _PROBE):
-        if not flag.value:
-            raise ConfigError(f"give --{flag.name}; --help tells what it is")
-    for name in _PROBE.value:
+def _probe(store: BranchStore, given: argparse.Namespace) -> None:
+    for flag in ("node", "probe"):
+        if not getattr(given, flag):
+            raise ConfigError(f"give --{flag}; --help tells what it is")
+    for name in given.probe:
         if name not in measured.MEASURES:
             known = ", ".join(measured.MEASURES)
             raise ConfigError(f"--probe={shortened(name)}: the probes are {known}")
-    branch, steps = parse_node(_NODE.value, store)
-    if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
+    branch, steps = parse_node(given.node, store)
+    if len(steps) < 2 and (along := [name for name in given.probe if name in ALONG]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    split = getattr(data.load(store.branches()[branch].data), _SPLIT.value)
-    of = _Loss(store, branch, sampling.draw(split, _SPLIT.value, _EXAMPLES.value, _SEED.value))
+    split = getattr(data.load(store.branches()[branch].data), given.split)
+    sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
+    of = _Loss(store, branch, sample, vars(given))
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
-    try:
-        for name in _PROBE.value:
-            try:
-                (of.at_nodes if name in AT_A_NODE else of.along)(name, steps)
-            except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
-                refused.append(f"--probe={name} at --node={_NODE.value}: {error}")
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from what is finished.", file=sys.stderr)
-        cli.end(130)
+    for name in given.probe:
+        try:
+            (of.at_nodes if name in AT_A_NODE else of.along)(name, steps)
+        except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
+            refused.append(f"--probe={name} at --node={given.node}: {error}")
     from experiments.report.write import write_report
 
     write_report(store.workdir)
@@ -135,8 +128,10 @@ def _probe(store: BranchStore) -> None:
 class _Loss:
     """The loss of a branch's model over a sample of its data, and what is measured of it."""
 
-    def __init__(self, store: BranchStore, branch: str, sample: sampling.Sample):
-        self._store, self._branch, self._sample = store, branch, sample
+    def __init__(
+        self, store: BranchStore, branch: str, sample: sampling.Sample, flags: dict[str, Any]
+    ):
+        self._store, self._branch, self._sample, self._flags = store, branch, sample, flags
         self._resolved = store.branches()[branch]
         self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
 
@@ -200,7 +195,7 @@ class _Loss:
         """What a result depends on, and as much of that as flags set as part of a file's name,
         with the branch whose data are other than its root's."""
         facts, root = self._sample.facts, self._store.lineage(self._branch)[0].branch
-        given: Result = {name: flags.FLAGS[name].value for name in kind.uses}
+        given: Result = {name: self._flags[name] for name in kind.uses}
         tags = [f"{name}{given[name]:g}" for name in kind.uses]
         if kind.sees_examples:
             loss = {"examples": facts["examples"], "split": facts["split"]}
@@ -284,4 +279,4 @@ def _teller(title: str) -> measures.Tell:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.end(main())

@@ -5,23 +5,22 @@ python -m experiments.report --workdir=runs/NAME
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from absl import flags
+import argparse
+from collections.abc import Sequence
 
 from experiments import cli
 from experiments.report.write import write_report
-from wsdjax.errors import ConfigError
 
 
-def main() -> None:
-    workdir = Path(flags.FLAGS.workdir)
-    if not any(workdir.glob("branches/*/branch.json")):
-        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branch)")
-    print(write_report(workdir))
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--workdir", help="a run's directory")
+    return cli.call(parser, _report, argv)
+
+
+def _report(given: argparse.Namespace) -> None:
+    print(write_report(cli.run_directory(given)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "A run's directory.")
-    flags.mark_flag_as_required("workdir")
-    cli.run(main)
+    cli.end(main())
