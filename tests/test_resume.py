@@ -293,7 +293,7 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from helpers import *\n"
-        "from wsdjax.config import Branch, Constant, Cooldown\n"
+        "from wsdjax.config import *\n"
         f"branches = {branches!r}\n"
         "config = dataclasses.replace(load_config(), tree=branches)\n"
         f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
