@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments import cli
 from experiments.cli.overrides import length
+from experiments.cli.table import aligned
 from wsdjax import config
 from wsdjax.config import Branch, Overrides
 from wsdjax.config import json as serial
@@ -128,9 +129,7 @@ def _diff(store, given: Given, one: str, two: str) -> None:
         ("held-out loss", *(state_of(store, branches[name])[1] or "-" for name in (one, two)))
     )
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(aligned(rows)))
     print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")
 
 

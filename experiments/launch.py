@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.cli.progress import progress
+from experiments.cli.progress import Training
 from experiments.estimate import estimate
 from experiments.report.reading import read_config
 from experiments.report.write import write_report
@@ -43,7 +43,7 @@ def launch(
     """
     trainer = Trainer(
         store,
-        progress(),
+        Training(),
         tree.every(experiment, "eval_every"),
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from helpers import NO_CACHE, TINY, call, rows_of, same, start
 
-from experiments.probe import measured
 from experiments.probe.nodes import parse_node
+from experiments.report.probes import results as measured
+from experiments.report.probes.measure import with_error
 from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
@@ -317,7 +318,7 @@ def test_a_node_that_is_not_there_is_refused(snapped, node, said):
 
 @pytest.mark.parametrize(("error", "said"), [(0.0, "0"), (None, "unknown"), (0.0123, "0.012")])
 def test_a_loss_is_told_with_its_error(error, said):
-    assert measured.with_error(1.23456, error) == f"1.235 ± {said}"
+    assert with_error(1.23456, error) == f"1.235 ± {said}"
 
 
 def test_more_examples_than_there_are(snapped):

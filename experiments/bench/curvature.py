@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
-from experiments.bench import output, referee
+from experiments.bench import referee
 from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
 from experiments.bench.race import Comparison, comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
 from experiments.bench.subject import Subject, of_run, trained
+from experiments.cli.results import here, write_result
 from experiments.report.style import save
 from wsdjax.config import CNN
 from wsdjax.errors import ConfigError
@@ -82,7 +83,9 @@ def _curvature(given: argparse.Namespace) -> None:
         "threads": os.cpu_count(),
         "load": {"before": load, "after": os.getloadavg()[0]},
     }
-    output.write(given.out, result, _packages())
+    if given.out:
+        made = here()
+        write_result(given.out, result, made | {"versions": made["versions"] | _packages()})
     if given.figure:
         save(error_against_time(points), given.figure)
 

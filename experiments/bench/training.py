@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli
-from experiments.bench import output
+from experiments.cli.results import here, write_result
 from wsdjax import tree
 from wsdjax.branches import provenance
 from wsdjax.config import validate
@@ -89,7 +89,8 @@ def _training(given: argparse.Namespace) -> None:
         "estimated_bytes": of_one.bytes_of_device(branch.seeds),
     }
     print("\n".join(told(result)))
-    output.write(given.out, result)
+    if given.out:
+        write_result(given.out, result, here())
 
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
