@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, finish, load_config, start
+from helpers import ROOT, finish, load_config, start
 
 from experiments.bench import race, training
 from experiments.bench.peers import CONTESTANTS, Contestant, Outcome

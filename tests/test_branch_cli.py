@@ -6,9 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import finish, rows_of, same, start
-from test_branch import files
-from test_resume import kill
+from helpers import files, finish, kill, rows_of, same, start
 
 from wsdjax import schedules
 from wsdjax.branches import BranchStore

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, finish, start
+from helpers import ROOT, finish, start
 
 from wsdjax import config, data
 from wsdjax.data import cifar10

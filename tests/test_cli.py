@@ -12,9 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import NO_CACHE, ROOT, TINY, command, finish, same, start
-from test_branch import files
-from test_resume import flip_a_byte
+from helpers import (
+    NO_CACHE,
+    ROOT,
+    TINY,
+    command,
+    files,
+    finish,
+    flip_a_byte,
+    load_config,
+    same,
+    start,
+)
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import JsonLines, read_rows
@@ -356,8 +365,6 @@ def test_the_readmes_python_lines_run(finished, tmp_path):
 def test_every_config_resolves():
     """Each file in experiments/configs declares a tree that is valid."""
     for config in sorted((ROOT / "experiments" / "configs").glob("*.py")):
-        from conftest import load_config
-
         from wsdjax.config import validate
         from wsdjax.tree import resolve
 

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, load_config, rows_of, same
-from test_branch import files, grow, with_tree
-from test_resume import Silent, Stop
+from helpers import ROOT, Silent, Stop, files, grow, load_config, rows_of, same, with_tree
 
 from experiments.report import figures, tables
 from experiments.report.reading import Run

@@ -7,8 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, finish, load_config, rows_of, same, start
-from test_tokens import documents, write
+from helpers import ROOT, finish, load_config, rows_of, same, start, token_lists, write_shards
 
 from experiments.estimate import estimate
 from wsdjax import data, models, probes, tree
@@ -62,7 +61,7 @@ def test_a_tokenizer_that_did_not_make_the_text_is_told(tmp_path, caplog):
     theirs = tokenizer.train_bpe("x", ["some text"], 300)
     theirs.save(str(weights / "tokenizer.json"))
     data_ = Text(str(directory), 8)
-    write(directory, {"train": [documents([90])], "test": [documents([40], 1)]})
+    write_shards(directory, {"train": [token_lists([90])], "test": [token_lists([40], 1)]})
     base = dataclasses.replace(load_config(TINY), data=data_, weights=str(weights))
     branches = {"trunk": Branch(steps=2, schedule=Constant())}
     (branch,) = tree.resolve(dataclasses.replace(base, tree=branches)).values()
@@ -88,8 +87,8 @@ def windows_of(batch):
 def test_text_that_was_prepared_anew_is_refused(tmp_path):
     """By what goes on with a stream of the old one; a stream of its own is another matter."""
     directory = tmp_path / "text"
-    spread = {"train": [documents([90])], "test": [documents([40], 1)]}
-    write(directory, spread)
+    spread = {"train": [token_lists([90])], "test": [token_lists([40], 1)]}
+    write_shards(directory, spread)
     base = dataclasses.replace(load_config(TINY), data=Text(str(directory), 8), seeds=1)
     branches = {
         "trunk": Branch(steps=2, schedule=Constant()),
@@ -100,7 +99,7 @@ def test_text_that_was_prepared_anew_is_refused(tmp_path):
     store = BranchStore(tmp_path / "w")
     store.register({"trunk": resolved["trunk"]})
     Trainer(store).check(resolved)
-    write(directory, {**spread, "train": [documents([90], 2)]})
+    write_shards(directory, {**spread, "train": [token_lists([90], 2)]})
     for name in ("trunk", "decay"):
         with pytest.raises(ConfigError, match=r"not the data that 'trunk' .* \(sha256 was"):
             Trainer(store).check({name: resolved[name]})

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import NO_CACHE, TINY, finish, rows_of, same, start
+from helpers import NO_CACHE, TINY, finish, rows_of, same, start
 
 from experiments.probe import measured
 from experiments.probe.nodes import parse_node

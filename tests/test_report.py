@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
-from conftest import finish, load_config, start
+from helpers import finish, grow, load_config, start, with_tree
 from matplotlib.figure import Figure
-from test_branch import grow, with_tree
 
 from experiments.report import style, tables
 from experiments.report.bound import overlays

@@ -12,9 +12,21 @@ import sys
 import time
 
 import jax
-import numpy as np
 import pytest
-from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
+from helpers import (
+    NO_CACHE,
+    ROOT,
+    TINY,
+    Silent,
+    Stop,
+    finish,
+    flip_a_byte,
+    kill,
+    load_config,
+    rows_of,
+    same,
+    start,
+)
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
@@ -64,20 +76,6 @@ def test_ten_kills_leave_no_trace(finished, tmp_path):
     code, _, err = finish(start(*arguments))
     assert code == 0, err
     assert_same_run(workdir, finished)
-
-
-def kill(what, branch, step, *arguments) -> int:
-    """Runs an entry point until it dies there; how it ended."""
-    script = [sys.executable, str(ROOT / "tests" / "killed.py"), what, branch, str(step)]
-    process = subprocess.run(
-        [*script, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    return process.returncode
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -294,8 +292,8 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
     shutil.rmtree(tmp_path / "damaged/branches/early")
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from test_resume import *\n"
-        "from wsdjax.config import Cooldown\n"
+        "from helpers import *\n"
+        "from wsdjax.config import *\n"
         f"branches = {branches!r}\n"
         "config = dataclasses.replace(load_config(), tree=branches)\n"
         f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
@@ -322,14 +320,6 @@ def run_again(workdir) -> str:
     code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
     assert code == 0, err
     return err
-
-
-def flip_a_byte(checkpoint):
-    numbers = [path for path in checkpoint.glob("state/*/c/**/*") if path.is_file()]
-    largest = max(numbers, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
 
 
 @pytest.fixture
@@ -431,22 +421,6 @@ def test_a_snapshot_stays_in_the_record_of_later_checkpoints(with_snapshots, tmp
     again = BranchStore(workdir)
     shutil.rmtree(workdir / "branches/trunk/snapshots/3")
     assert again.lost_snapshots("trunk") == [3]
-
-
-class Stop(Exception):
-    pass
-
-
-class Silent(train.Silent):
-    """It can stop the run after an update."""
-
-    def __init__(self, until=None):
-        self.until = until
-
-    def update(self, step, loss, rate):
-        assert np.isfinite(loss)
-        if step == self.until:
-            raise Stop
 
 
 @pytest.fixture
