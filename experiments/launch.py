@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.cli.progress import progress
+from experiments.cli.progress import Training
 from experiments.estimate import estimate
 from experiments.report.reading import read_config
 from experiments.report.write import write_report
@@ -29,7 +29,7 @@ def launch(
     store: BranchStore,
     branches: dict[str, ResolvedBranch],
     declared: bool = True,
-) -> None:
+) -> int:
     """Trains what is missing of `branches` in a workdir and draws its report.
 
     Args:
@@ -37,10 +37,13 @@ def launch(
       store: the workdir's.
       branches: what is to be trained, old and new.
       declared: whether the experiment declares these branches, and is to be the workdir's config.
+
+    Returns:
+      An exit code: 130 after a stop, 1 after a divergence.
     """
     trainer = Trainer(
         store,
-        progress(),
+        Training(),
         tree.every(experiment, "eval_every"),
         tree.every(experiment, "checkpoint_every"),
         experiment.tensorboard,
@@ -72,7 +75,7 @@ def launch(
                     file=sys.stderr,
                 )
             _write_status(store, _status(store))  # which a kill may have kept from being told
-            return
+            return 0
         if declared:
             content = config if missing or not old else {**old, "compare": config["compare"]}
             write_json(store.workdir / "config.json", content)
@@ -97,8 +100,7 @@ def launch(
             print(f"error: {error}", file=sys.stderr)
         finally:
             _write_status(store, status)
-        if code:
-            sys.exit(code)
+        return code
 
 
 def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranch]) -> None:

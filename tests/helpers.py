@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -45,6 +48,16 @@ def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def call(module: str, *arguments: str) -> tuple[int, str, str]:
+    """An entry point in this process: its exit code, and what it wrote to both outputs."""
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    return code, out.getvalue(), err.getvalue()
 
 
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
