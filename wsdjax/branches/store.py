@@ -234,6 +234,10 @@ class BranchStore:
         """Those that were kept up to the branch's newest checkpoint and are not there now."""
         return sorted(self._snapshots(name) - {*self.snapshots(name)})
 
+    def place(self, name: str, kind: str = "checkpoints") -> epath.Path:
+        """The directory of a branch's "checkpoints" or "snapshots", which may be in a bucket."""
+        return self._checkpoints(name, kind).directory
+
     def snapshots(self, name: str) -> list[int]:
         """The steps of a branch's own, ascending."""
         return self._checkpoints(name, "snapshots").steps()

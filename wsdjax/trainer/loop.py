@@ -264,12 +264,14 @@ class Trainer:
             log.warning(
                 "%s has no snapshots any more, of %s", name, listed(map(str, lost.pop(name)))
             )
-        each = "; ".join(f"{name} those of {listed(map(str, gone))}" for name, gone in lost.items())
+        each = "; ".join(
+            f"{listed(map(str, gone))} of {self.store.place(name, 'snapshots')}"
+            for name, gone in lost.items()
+        )
         if lost:
             raise MissingNode(
-                f"snapshots in {self.store.workdir} are gone, of {each}: bring them back, delete "
-                "the others of the branch too to do without, or move its checkpoints away to train "
-                "it again"
+                f"snapshots are gone, {each}: bring them back, delete the others of the branch too "
+                "to do without, or move its checkpoints away to train it again"
             )
 
     def _tell_of_lost_forks(self, names: Sequence[str]) -> None:
