@@ -60,7 +60,7 @@ def launch(
         store.register(branches)
         page = store.workdir / "report.html"
         missing = trainer.missing(list(branches))
-        old = read_config(store.workdir) or {}
+        old, _ = read_config(store.workdir) or ({}, None)
         config = to_json(experiment)
         # How a finished run would be watched is no news; what its report compares is.
         unchanged = not declared or old.get("compare") == config["compare"]
