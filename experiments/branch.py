@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> None:
     if not (workdir / "branches").is_dir():
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
 
-    from experiments.report.reading import experiment_of
     from wsdjax.branches import BranchStore
+    from wsdjax.branches.workdir import experiment_of
 
     experiment = experiment_of(workdir)
     keep = {} if experiment is None else {"keep": experiment.keep}
@@ -163,8 +163,8 @@ def _extend(store, name: str) -> None:
 def _add(store, name: str, node: str, schedule: Any) -> None:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from experiments.report.reading import experiment_of
-    from wsdjax import tree
+    from wsdjax.branches.workdir import experiment_of
+    from wsdjax.trainer import resolved_in
 
     if _STEPS.value is None:
         raise ConfigError("give the new branch's length with --steps")
@@ -180,15 +180,12 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
     )
     config.validate_branch(name, branch)
-    parent, branches = node.partition("@")[0], store.branches()
-    store.record(parent)
     experiment = experiment_of(store.workdir)
     if experiment is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
     if _CHECKPOINT_DIR.value and "://" not in _CHECKPOINT_DIR.value:
         cli.check_writable("--checkpoint_dir", Path(_CHECKPOINT_DIR.value).expanduser())
-    length = tree.run_length(experiment)
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches, length)
+    resolved = resolved_in(store, name, branch, experiment)
     launch(experiment, store, {name: resolved}, declared=False)
 
 

@@ -19,7 +19,7 @@ from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Diverged, Trainer
+from wsdjax.trainer import Diverged, Trainer, Watch
 from wsdjax.training import optim
 from wsdjax.training import state as states
 from wsdjax.training.step import make_evaluate, make_step
@@ -30,8 +30,8 @@ def grow(workdir, config, names=None):
     with store.lock():
         branches = tree.resolve(config)
         store.register(branches)
-        trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.train(names or list(branches))
+        watch = Watch(config.eval_every, config.checkpoint_every, progress=Silent())
+        Trainer(store, watch).train(names or list(branches))
     return store
 
 

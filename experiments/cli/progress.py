@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from wsdjax.trainer.loop import Progress
+from wsdjax.trainer import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
