@@ -66,8 +66,8 @@ def _branch(given: Given) -> int | None:
         raise ConfigError(f"{name} takes {takes}, got {shortened(' '.join(rest), 100) or 'none'}")
     workdir = cli.run_directory(given)
 
-    from experiments.report.reading import experiment_of
     from wsdjax.branches import BranchStore
+    from wsdjax.branches.workdir import experiment_of
 
     experiment = experiment_of(workdir)
     keep = {} if experiment is None else {"keep": experiment.keep}
@@ -158,8 +158,8 @@ def _extend(store, given: Given, name: str) -> int:
 def _add(store, given: Given, name: str, node: str, schedule: Any) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from experiments.report.reading import experiment_of
-    from wsdjax import tree
+    from wsdjax.branches.workdir import experiment_of
+    from wsdjax.trainer import resolved_in
 
     if given.steps is None:
         raise ConfigError("give the new branch's length with --steps")
@@ -174,15 +174,12 @@ def _add(store, given: Given, name: str, node: str, schedule: Any) -> int:
         averages=parse(given.averages, "--averages", ("Averages",)),
     )
     config.validate_branch(name, branch)
-    parent, branches = node.partition("@")[0], store.branches()
-    store.record(parent)
     experiment = experiment_of(store.workdir)
     if experiment is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
     if given.checkpoint_dir:
         cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
-    whole = tree.run_length(experiment)
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches, whole)
+    resolved = resolved_in(store, name, branch, experiment)
     return launch(experiment, store, {name: resolved}, declared=False)
 
 

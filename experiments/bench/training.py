@@ -25,11 +25,11 @@ from wsdjax import tree
 from wsdjax.branches import provenance
 from wsdjax.config import validate
 from wsdjax.placement import mesh
+from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
-from wsdjax.training.compiled import Programs
+from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
-from wsdjax.tree.rates import hyper_table
 
 PEAK = {
     "A100": 312e12,
@@ -96,7 +96,7 @@ def _training(given: argparse.Namespace) -> None:
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
     placed = mesh.shardings(branch.seeds, branch.batch_size)
-    model, step, _ = Programs().of(branch, placed)
+    model, step, _ = Compiled().program(branch, placed)
     now = state.place(state.create(model, branch.replicate_seeds, branch.averages), placed)
     table = hyper_table([branch], {branch.name: branch})
     seconds: list[float] = []
