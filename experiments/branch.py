@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from experiments import cli
 from wsdjax import config
-from wsdjax.config import Branch, Overrides
+from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
 from wsdjax.config import json as serial
+from wsdjax.config.kinds import K
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
 
@@ -145,13 +145,13 @@ def _diff(store, one: str, two: str) -> None:
 def _fork(store, node: str) -> None:
     if not _NAME.value:
         raise ConfigError("fork: give the new branch a name with --name")
-    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule", config.SCHEDULES))
+    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule", Schedule))
 
 
 def _extend(store, name: str) -> None:
     store.record(name)
     branch = store.branches()[name]
-    if not isinstance(branch.schedule, config.Constant | config.Hold | config.InverseSqrt):
+    if not branch.schedule.endless:
         raise ConfigError(
             f"extend goes on with a trunk's own schedule, and that of {name}, "
             f"{type(branch.schedule).__name__}, has ended: use fork, with a --schedule"
@@ -160,7 +160,7 @@ def _extend(store, name: str) -> None:
     _add(store, new, f"{name}@{branch.end}", branch.schedule)
 
 
-def _add(store, name: str, node: str, schedule: Any) -> None:
+def _add(store, name: str, node: str, schedule: Schedule) -> None:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
     from experiments.report.reading import experiment_of
@@ -175,9 +175,9 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         parent=node,
         optimizer=Overrides(**overrides),
         reset_optimizer=_RESET.value,
-        data=parse(_DATA.value, "--data", config.DATA),
+        data=_piece(_DATA, DataConfig),
         data_seed=_DATA_SEED.value,
-        averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
+        averages=_piece(_AVERAGES, Averages),
     )
     config.validate_branch(name, branch)
     parent, branches = node.partition("@")[0], store.branches()
@@ -187,19 +187,23 @@ def _add(store, name: str, node: str, schedule: Any) -> None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
     if _CHECKPOINT_DIR.value and "://" not in _CHECKPOINT_DIR.value:
         cli.check_writable("--checkpoint_dir", Path(_CHECKPOINT_DIR.value).expanduser())
-    length = tree.run_length(experiment)
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches, length)
+    sets = [*experiment.data_sets(), branches[parent].data, branch.data]
+    described = config.describe_all(sets)
+    length = tree.run_length(experiment, described)
+    resolved = tree.resolve_branch(name, branch, branches[parent], branches, length, described)
     launch(experiment, store, {name: resolved}, declared=False)
 
 
-def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
+def _piece(flag: flags.FlagHolder, base: type[K]) -> K | None:
+    return None if flag.value is None else parse(flag.value, f"--{flag.name}", base)
+
+
+def parse(text: str, flag: str, base: type[K]) -> K:
     """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
 
     Raises:
       ConfigError: for anything else.
     """
-    if text is None:
-        return None
     given = f"{flag}={shortened(text, 100)}"
     example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
     if len(text) > 1_000:  # and so no deeper than Python can read
@@ -212,11 +216,12 @@ def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
         name = call.func.id  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ConfigError(f"{given}: {example}") from None
+    kinds = base.kinds()
     if name not in kinds:
         raise ConfigError(
             f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
         )
-    kind = config.TYPES[name]
+    kind = kinds[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     has = f"it has {', '.join(fields) or 'no fields'}"
     if len(positional) > len(fields):

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from experiments.cli.progress import progress
 from experiments.estimate import estimate
@@ -15,7 +16,7 @@ from experiments.report.reading import read_config
 from experiments.report.write import write_report
 from wsdjax import tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Experiment
+from wsdjax.config import Experiment, describe_all
 from wsdjax.config.json import to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_atomically, write_json
@@ -38,14 +39,13 @@ def launch(
       branches: what is to be trained, old and new.
       declared: whether the experiment declares these branches, and is to be the workdir's config.
     """
-    trainer = Trainer(
-        store,
-        progress(),
-        tree.every(experiment, "eval_every"),
-        tree.every(experiment, "checkpoint_every"),
-        experiment.tensorboard,
-        None if experiment.snapshot_every is None else tree.every(experiment, "snapshot_every"),
-    )
+    described = describe_all(experiment.data_sets())
+    watched: Any = {
+        field: tree.every(experiment, field, described)
+        for field in ("eval_every", "checkpoint_every", "snapshot_every")
+        if getattr(experiment, field) is not None
+    }
+    trainer = Trainer(store, progress(), tensorboard=experiment.tensorboard, **watched)
     there = store.branches()
     store.check(branches)
     _check_siblings(store, branches)

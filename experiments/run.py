@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from wsdjax.config import Experiment, validate
+from wsdjax.config import Experiment, describe_all, validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; see experiments/configs."
@@ -35,7 +35,9 @@ def main() -> None:
         from experiments.estimate import estimate
         from wsdjax import tree
 
-        print("\n".join(estimate(tree.resolve(experiment))))
+        # Nothing of the data is read but what a length in epochs goes by.
+        sets = experiment.data_sets() if tree.measured_in(experiment, "epoch") else []
+        print("\n".join(estimate(tree.resolve(experiment, describe_all(sets)))))
         return
     workdir = Path(_WORKDIR.value or Path("runs") / Path(_config_file()).stem)
     run(experiment, workdir, _CHECKPOINT_DIR.value)
@@ -49,7 +51,7 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
 
     from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
-    branches = tree.resolve(experiment)
+    branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
 
     from experiments.launch import launch
     from wsdjax.branches import BranchStore

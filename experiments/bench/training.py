@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from experiments.bench import output
 from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import validate
+from wsdjax.config import describe_all, validate
 from wsdjax.placement import mesh
 from wsdjax.training import cost, state
 from wsdjax.training.compiled import Programs
@@ -65,7 +65,7 @@ class Speed(NamedTuple):
 def main() -> None:
     experiment = _CONFIG.value
     validate(experiment)
-    branch = next(iter(tree.resolve(experiment).values()))
+    branch = next(iter(tree.resolve(experiment, describe_all(experiment.data_sets())).values()))
     of_one = cost.of_update(branch.model, _shapes(branch), branch.accumulate, branch.averages)
     subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)

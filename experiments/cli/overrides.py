@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsdjax.config.kinds import Kind
 from wsdjax.wording import listed, near, shortened, shown
 
 
@@ -71,9 +72,8 @@ def _wrong(value: Any, path: list[str], text: str) -> str | None:
     hint: Any = typing.get_type_hints(type(parent)).get(path[-1])
     allowed = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
     if dataclasses.is_dataclass(value) or isinstance(value, dict):
-        kinds = [each.__name__ for each in allowed if isinstance(each, type)]
-        several = len(kinds) > 1 and not isinstance(value, dict)
-        choices = f", one of {', '.join(kinds)}" if several else ""
+        kinds = [*allowed[0].kinds()] if isinstance(value, Kind) and allowed[0] else []
+        choices = f", one of {', '.join(kinds)}" if len(kinds) > 1 else ""
         return (
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
             f"and here only its fields are set, as {at}.FIELD"

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
-from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
+from wsdjax.config import Experiment
 from wsdjax.config import json as serial
 from wsdjax.config.validation import check
 from wsdjax.errors import UserError
@@ -47,7 +47,7 @@ class Run:
         return [
             branch
             for name, branch in self.branches.items()
-            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
+            if name not in parents or branch.schedule.decays
         ]
 
     def smoothing_window(self, name: str) -> int:
@@ -110,8 +110,8 @@ def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
         return None
     content = read_json(file, _REMEDY)
     try:
-        experiment = serial.from_json(content)
-        check("", experiment, Experiment, {})
+        experiment = serial.from_json(content, Experiment)
+        check("", experiment, Experiment)
     except (UserError, AttributeError, TypeError, ValueError) as error:
         raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
     return content, experiment

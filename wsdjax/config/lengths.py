@@ -83,7 +83,7 @@ def _float(number: int) -> float:
 
 
 _MEANINGLESS = {
-    "epochs": "the data have no epochs, or are not prepared yet",
+    "epochs": "an epoch of the data is not known: they are not prepared, or not described",
     "tokens": "the data have no tokens",
     "%": "a percentage of what? Set the experiment's length, or give updates or epochs",
 }

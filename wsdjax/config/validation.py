@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-import types
 import typing
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+from wsdjax.config.kinds import Kind
 from wsdjax.config.lengths import Length, terms
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
@@ -36,7 +37,7 @@ def kind_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
+def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] | None = None) -> None:
     """`value`, which stands at `path`, against its annotation `kind`.
 
     Fields are made what their annotation says: a whole number in a float's place becomes a float,
@@ -47,15 +48,9 @@ def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     dot = f"{path}." if path else ""
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return
-        allowed = [a for a in arguments if a is not type(None)]
-        chosen = [a for a in allowed if type(value) is a]
-        if not chosen and len(allowed) > 1:
-            names = ", ".join(kind_name(a) for a in allowed)
-            raise ConfigError(f"{path} = {shown(value)}: must be one of {names}")
-        check(path, value, (chosen or allowed)[0], bounds)
+    if type(None) in arguments:
+        if value is not None:
+            check(path, value, next(each for each in arguments if each is not type(None)), bounds)
     elif origin is dict:
         if type(value) is not dict:
             raise ConfigError(
@@ -64,16 +59,25 @@ def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{path}: its key {shown(key)} must be a text")
-            check(dot + shortened(key, 60), item, arguments[1], {})
+            check(dot + shortened(key, 60), item, arguments[1])
     elif origin is tuple:
         if not isinstance(value, tuple | list):
             raise ConfigError(
                 f"{path} = {shown(value)}: must be a tuple of {kind_name(arguments[0])}"
             )
         for i, item in enumerate(value):
-            check(f"{path}[{i}]", item, arguments[0], {})
-    elif dataclasses.is_dataclass(kind):
-        _check_fields(path, dot, value, kind)
+            check(f"{path}[{i}]", item, arguments[0])
+    elif issubclass(kind, Kind):
+        kinds = kind.kinds()
+        # Exactly: a subclass would be written under a name that nothing can read again.
+        if type(value) not in kinds.values():
+            allowed = (
+                f"a {kind.__name__}"
+                if [*kinds] == [kind.__name__]
+                else f"one of {', '.join(kinds)}"
+            )
+            raise ConfigError(f"{path} = {shown(value)}: must be {allowed}")
+        _check_fields(path, dot, value)
     elif kind is Length and isinstance(value, str):
         try:
             terms(value)
@@ -84,28 +88,24 @@ def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
         accepted: Any = {float: (int, float), Length: int}.get(kind, kind)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(f"{path} = {shown(value)}: must be of type {kind_name(kind)}")
-        _check_bounds(path, value, bounds, kind)
+        _check_bounds(path, value, bounds or {}, kind)
 
 
-def _check_fields(path: str, dot: str, value: Any, kind: Any) -> None:
-    # Exactly: a subclass would be written under a name that nothing can read again.
-    if type(value) is not kind:
-        raise ConfigError(f"{path} = {shown(value)}: must be a {kind_name(kind)}")
-    names = [f.name for f in dataclasses.fields(kind)]
+def _check_fields(path: str, dot: str, value: Kind) -> None:
+    kind, fields = type(value).__name__, {f.name: f for f in dataclasses.fields(value)}
     for name in vars(value):
-        if name not in names:
-            has = f"it has {', '.join(names) or 'none'}"
+        if name not in fields:
+            has = f"it has {', '.join(fields) or 'none'}"
             raise ConfigError(
-                f"{dot}{shortened(name, 60)}: {kind_name(kind)} has no such field"
-                f"{near(name, names)}; {has}"
+                f"{dot}{shortened(name, 60)}: {kind} has no such field{near(name, fields)}; {has}"
             )
-    hints = typing.get_type_hints(kind)
-    for f in dataclasses.fields(kind):
-        if not hasattr(value, f.name):
-            raise ConfigError(f"{dot}{f.name}: {kind_name(kind)} lacks this field")
-        item = getattr(value, f.name)
-        check(dot + f.name, item, hints[f.name], dict(f.metadata))
-        setattr(value, f.name, _plain(item, hints[f.name]))
+    for name, f in fields.items():
+        if not hasattr(value, name):
+            raise ConfigError(f"{dot}{name}: {kind} lacks this field")
+        item = getattr(value, name)
+        check(dot + name, item, f.type, f.metadata)
+        setattr(value, name, _plain(item, f.type))
+    value.check(path)
 
 
 def _plain(item: Any, kind: Any) -> Any:
@@ -133,7 +133,7 @@ def check_path(path: str, value: str) -> None:
 _FLOAT32_MAX = 3.4028235e38
 
 
-def _check_bounds(path: str, value: Any, bounds: dict[str, Any], kind: Any) -> None:
+def _check_bounds(path: str, value: Any, bounds: Mapping[str, Any], kind: Any) -> None:
     if "among" in bounds:
         if value not in bounds["among"]:
             raise ConfigError(
@@ -148,6 +148,8 @@ def _check_bounds(path: str, value: Any, bounds: dict[str, Any], kind: Any) -> N
             raise ConfigError(f"{path} = {shown(value)}: is more than a float32 holds, 3.4e38")
         if "gt" in bounds and bounds["gt"] == 0 and 0 < value < 1.2e-38:
             raise ConfigError(f"{path} = {shown(value)}: is 0 in float32, and must be > 0")
+        if bounds.get("lt") == 1 and 1 - 2**-25 <= value < 1:
+            raise ConfigError(f"{path} = {shown(value)}: is 1 in float32, and must be < 1")
     tests = {
         "ge": (">=", lambda bound: value >= bound),
         "gt": (">", lambda bound: value > bound),

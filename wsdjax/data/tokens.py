@@ -118,6 +118,17 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.tokens"
 
 
+def not_there(directory: str | Path) -> str:
+    """That there is no tokens.json, and the command that makes it; "" if there is one."""
+    directory = Path(directory).expanduser()
+    if (path := directory / JSON).exists():
+        return ""
+    return (
+        f"{path} is not there. Prepare it: python -m experiments.prepare text --input FILE ... "
+        f"--tokenizer TOKENIZER --out {directory}"
+    )
+
+
 def describe(directory: str | Path) -> Description:
     """What is prepared in a directory, without a look at the shards.
 
@@ -125,15 +136,12 @@ def describe(directory: str | Path) -> Description:
       NotPrepared: if there is no tokens.json, naming the command that makes it.
       TokensError: for one that cannot be read.
     """
+    if missing := not_there(directory):
+        raise NotPrepared(missing)
     directory = Path(directory).expanduser()
     path = directory / JSON
     try:
         content = read_json(path, _AGAIN)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotPrepared(
-            f"{path} is not there. Prepare it: python -m experiments.prepare text --input FILE ... "
-            f"--tokenizer TOKENIZER --out {directory}"
-        ) from None
     except DamagedFile as error:
         raise TokensError(f"{path} is damaged: {error}") from None
     if content.get("format", FORMAT) != FORMAT:

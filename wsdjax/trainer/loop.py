@@ -14,7 +14,7 @@ import numpy as np
 from wsdjax import data, interop, models, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.branches.metrics import JsonLines, Rows, TensorBoard
-from wsdjax.config import Branch, validate_branch
+from wsdjax.config import Branch, describe_all, validate_branch
 from wsdjax.placement import mesh
 from wsdjax.trainer import preflight as trainable
 from wsdjax.training import state as states
@@ -326,7 +326,8 @@ def fork(
     validate_branch(name, branch)
     branches = store.branches()
     store.record(parent := branch.parent.partition("@")[0])
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches)
+    described = describe_all([branch.data, branches[parent].data])
+    resolved = tree.resolve_branch(name, branch, branches[parent], branches, None, described)
     trainer = Trainer(store, progress or Silent(), eval_every, checkpoint_every)
     store.check({name: resolved})
     trainer.check({name: resolved})
