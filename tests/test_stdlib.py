@@ -33,7 +33,7 @@ def library(tmp_path, monkeypatch):
 def test_the_library_is_split_by_file_and_prepared_once(name, library, monkeypatch):
     config = Stdlib(name, length=32, eval_size=3)
     dataset = data.load(config)
-    described = data.describe(config)
+    described = config.describe()
     assert (described.classes, described.examples) == (
         257 if name == "bytes" else 300,
         dataset.train.size,

@@ -112,7 +112,7 @@ def test_fewer_windows_are_spread_evenly_over_all(directory):
 
 def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
     config = Text(str(directory), LENGTH, eval_tokens=30)
-    described = data.describe(config)
+    described = config.describe()
     assert (described.classes, described.examples, config.units) == (VOCABULARY, 20, LENGTH)
     known = describe_all([config])
     assert tree.units(config, 4, None, known) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
@@ -322,7 +322,7 @@ def test_a_separator_within_a_document_is_not_written(tmp_path):
 
 def test_a_split_without_a_whole_window_is_told(directory):
     """Before anything is loaded too: the config needs the number of windows."""
-    for read in (data.describe, data.load):
+    for read in (Text.describe, data.load):
         with pytest.raises(UserError, match=r"tokens.json: the longest shard of 'train' has 91"):
             read(Text(str(directory), 91))
     with pytest.raises(UserError, match=r"the longest shard of 'test' has 61 tokens.*window 67"):

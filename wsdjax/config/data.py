@@ -116,9 +116,15 @@ class _Tokens(_Sequences):
         return Described(text.vocabulary, examples, evaluated, facts, text)
 
     def load(self) -> Dataset:
-        from wsdjax.data import text
+        from wsdjax.data import Dataset
+        from wsdjax.data.host import HostSplit
+        from wsdjax.data.tokens import Windows
 
-        return text.load(self.text(), self.length, self.eval_windows)
+        text = self.text()
+        train = Windows(text, "train", self.length)
+        # As many of those held out as are to be evaluated, evenly spread over them.
+        test = Windows(text, "test", self.length, self.eval_windows)
+        return Dataset(HostSplit(train), HostSplit(test))
 
 
 @kind

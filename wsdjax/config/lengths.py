@@ -89,7 +89,7 @@ _MEANINGLESS = {
 }
 
 
-def combined(plus: Sequence[Length], minus: Sequence[Length]) -> Length:
+def combined(plus: Sequence[Length], minus: Sequence[Length] = ()) -> Length:
     """The sum of `plus` less that of `minus`: a number if all are, else a text that says so."""
     if all(isinstance(each, int) for each in (*plus, *minus)):
         return sum(map(int, plus)) - sum(map(int, minus))

@@ -14,9 +14,9 @@ import numpy as np
 from wsdjax.data.split import Batch, Dataset, Split
 
 if TYPE_CHECKING:
-    from wsdjax.config import DataConfig, Described
+    from wsdjax.config import DataConfig
 
-__all__ = ["Batch", "Dataset", "Split", "Stream", "describe", "in_order", "load", "sample"]
+__all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load", "sample"]
 
 
 class Stream:
@@ -51,11 +51,6 @@ def load(config: DataConfig) -> Dataset:
       OSError, UserError: for data that is damaged, naming the file.
     """
     return config.load()
-
-
-def describe(config: DataConfig) -> Described:
-    """What must be known of a data set beside its config; raises as `load` does."""
-    return config.describe()
 
 
 def in_order(

@@ -77,11 +77,6 @@ class Description(NamedTuple):
     rows_left_out: int = 0
     """Rows that could not be read, and were to be left out."""
 
-    @property
-    def width(self) -> int:
-        """Bytes a token: 2 where the vocabulary allows, else 4."""
-        return width(self.vocabulary)
-
     def windows(self, split: str, length: int) -> int:
         """How many windows of length + 1 tokens a split has.
 
@@ -230,7 +225,7 @@ class Windows:
             self._paths.append(path)
             counts.append(windows_in(shard.tokens, length))
         self._ends = np.cumsum(counts)
-        size = sum(shard.tokens for shard in described.splits[split]) * described.width
+        size = sum(shard.tokens for shard in described.splits[split]) * width(described.vocabulary)
         if size <= VERIFIED_BYTES:
             for path, shard in zip(self._paths, described.splits[split], strict=True):
                 verify(path, shard)
@@ -240,7 +235,7 @@ class Windows:
                 "python -m experiments.prepare text --verify --out %s",
                 *(described.directory, size / 1e9, split, described.directory),
             )
-        dtype = np.dtype(f"<u{described.width}")
+        dtype = np.dtype(f"<u{width(described.vocabulary)}")
         self._mapped = functools.lru_cache(_MAPPED)(
             lambda i: np.memmap(self._paths[i], dtype, "r", HEADER_BYTES)
         )
