@@ -23,7 +23,7 @@ from experiments import cli
 from experiments.cli.results import here, write_result
 from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import validate
+from wsdjax.config import describe_all, validate
 from wsdjax.placement import mesh
 from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _training(given: argparse.Namespace) -> None:
     validate(given.experiment)
-    branch = next(iter(tree.resolve(given.experiment).values()))
+    described = describe_all(given.experiment.data_sets())
+    branch = next(iter(tree.resolve(given.experiment, described).values()))
     of_one = cost.of_update(branch.model, _shapes(branch), branch.accumulate, branch.averages)
     subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)

@@ -15,7 +15,6 @@ import numpy as np
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
 from wsdjax.branches.workdir import experiment_of, read_config
-from wsdjax.config import Cooldown, Rewarm, WarmupCosine
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -44,7 +43,7 @@ class Run:
         return [
             branch
             for name, branch in self.branches.items()
-            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
+            if name not in parents or branch.schedule.decays
         ]
 
     def smoothing_window(self, name: str) -> int:

@@ -65,8 +65,8 @@ def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
         return None
     content = read_json(file, _REMEDY)
     try:
-        experiment = from_json(content)
-        check("", experiment, Experiment, {})
+        experiment = from_json(content, Experiment)
+        check("", experiment, Experiment)
     except (UserError, AttributeError, TypeError, ValueError) as error:
         raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
     return content, experiment

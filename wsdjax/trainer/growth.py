@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore, workdir
-from wsdjax.config import Branch, Experiment, validate_branch
+from wsdjax.config import Branch, Experiment, describe_all, validate_branch
 from wsdjax.config.json import to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
@@ -121,8 +121,10 @@ def resolved_in(
     """
     branches, parent = store.branches(), branch.parent.partition("@")[0]
     store.record(parent)  # or an error that tells which there are
-    length = tree.run_length(experiment) if experiment else None
-    return tree.resolve_branch(name, branch, branches[parent], branches, length)
+    sets = [branches[parent].data, branch.data, *(experiment.data_sets() if experiment else ())]
+    described = describe_all(sets)
+    length = tree.run_length(experiment, described) if experiment else None
+    return tree.resolve_branch(name, branch, branches[parent], branches, length, described)
 
 
 def _check_siblings(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:

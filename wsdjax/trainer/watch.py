@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsdjax import tree
-from wsdjax.config import Experiment
+from wsdjax.config import Experiment, describe_all
 
 
 class Progress(Protocol):
@@ -49,11 +49,16 @@ class Watch:
         Raises:
           ConfigError: for a length that means nothing in its data.
         """
+        described = describe_all(experiment.data_sets())
+
+        def every(field: str) -> int:
+            return tree.every(experiment, field, described)
+
         snapshots = experiment.snapshot_every is not None
         return cls(
-            tree.every(experiment, "eval_every"),
-            tree.every(experiment, "checkpoint_every"),
-            tree.every(experiment, "snapshot_every") if snapshots else None,
+            every("eval_every"),
+            every("checkpoint_every"),
+            every("snapshot_every") if snapshots else None,
             experiment.tensorboard,
             progress or Silent(),
         )

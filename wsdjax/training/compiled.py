@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wsdjax import data, models
+from wsdjax.config.json import key
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training.state import State
 from wsdjax.training.step import Metrics, make_average, make_evaluate, make_step
@@ -41,9 +42,7 @@ class Compiled:
             step = make_step(model, placed, branch.averages, branch.accumulate)
             return Program(model, step, evaluate)
 
-        return self._once(
-            (repr(branch.model), repr(branch.averages), branch.accumulate, placed), make
-        )
+        return self._once((key(branch.model, branch.averages, branch.accumulate), placed), make)
 
     def train_split(self, config: Any) -> data.Split:
         return self._data(config)[0].train
@@ -56,7 +55,7 @@ class Compiled:
             dataset = data.load(config)
             return dataset, data.in_order(dataset.test)
 
-        return self._once(repr(config), make)
+        return self._once(key(config), make)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._made:
