@@ -18,14 +18,14 @@ import argparse
 import ast
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from experiments import cli
 from experiments.cli.overrides import length
 from experiments.cli.table import aligned
 from wsdjax import config
-from wsdjax.config import Branch, Overrides
+from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
 from wsdjax.config import json as serial
+from wsdjax.config.kinds import K
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
 
@@ -66,8 +66,8 @@ def _branch(given: Given) -> int | None:
         raise ConfigError(f"{name} takes {takes}, got {shortened(' '.join(rest), 100) or 'none'}")
     workdir = cli.run_directory(given)
 
-    from experiments.report.reading import experiment_of
     from wsdjax.branches import BranchStore
+    from wsdjax.branches.workdir import experiment_of
 
     experiment = experiment_of(workdir)
     keep = {} if experiment is None else {"keep": experiment.keep}
@@ -139,14 +139,13 @@ def _diff(store, given: Given, one: str, two: str) -> None:
 def _fork(store, given: Given, node: str) -> int:
     if not given.name:
         raise ConfigError("fork: give the new branch a name with --name")
-    schedule = parse(given.schedule, "--schedule", config.SCHEDULES)
-    return _add(store, given, given.name, node, schedule)
+    return _add(store, given, given.name, node, parse(given.schedule, "--schedule", Schedule))
 
 
 def _extend(store, given: Given, name: str) -> int:
     store.record(name)
     branch = store.branches()[name]
-    if not isinstance(branch.schedule, config.Constant | config.Hold | config.InverseSqrt):
+    if not branch.schedule.endless:
         raise ConfigError(
             f"extend goes on with a trunk's own schedule, and that of {name}, "
             f"{type(branch.schedule).__name__}, has ended: use fork, with a --schedule"
@@ -155,11 +154,11 @@ def _extend(store, given: Given, name: str) -> int:
     return _add(store, given, new, f"{name}@{branch.end}", branch.schedule)
 
 
-def _add(store, given: Given, name: str, node: str, schedule: Any) -> int:
+def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from experiments.report.reading import experiment_of
-    from wsdjax import tree
+    from wsdjax.branches.workdir import experiment_of
+    from wsdjax.trainer import resolved_in
 
     if given.steps is None:
         raise ConfigError("give the new branch's length with --steps")
@@ -169,31 +168,31 @@ def _add(store, given: Given, name: str, node: str, schedule: Any) -> int:
         parent=node,
         optimizer=Overrides(**{each: getattr(given, each) for each in _HYPERPARAMETERS}),
         reset_optimizer=given.reset_optimizer,
-        data=parse(given.data, "--data", config.DATA),
+        data=_piece(given, "data", DataConfig),
         data_seed=given.data_seed,
-        averages=parse(given.averages, "--averages", ("Averages",)),
+        averages=_piece(given, "averages", Averages),
     )
     config.validate_branch(name, branch)
-    parent, branches = node.partition("@")[0], store.branches()
-    store.record(parent)
     experiment = experiment_of(store.workdir)
     if experiment is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
     if given.checkpoint_dir:
         cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
-    whole = tree.run_length(experiment)
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches, whole)
+    resolved = resolved_in(store, name, branch, experiment)
     return launch(experiment, store, {name: resolved}, declared=False)
 
 
-def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
+def _piece(given: Given, flag: str, base: type[K]) -> K | None:
+    text = getattr(given, flag)
+    return None if text is None else parse(text, f"--{flag}", base)
+
+
+def parse(text: str, flag: str, base: type[K]) -> K:
     """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
 
     Raises:
       ConfigError: for anything else.
     """
-    if text is None:
-        return None
     given = f"{flag}={shortened(text, 100)}"
     example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
     if len(text) > 1_000:  # and so no deeper than Python can read
@@ -206,11 +205,12 @@ def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
         name = call.func.id  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ConfigError(f"{given}: {example}") from None
+    kinds = base.kinds()
     if name not in kinds:
         raise ConfigError(
             f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
         )
-    kind = config.TYPES[name]
+    kind = kinds[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     has = f"it has {', '.join(fields) or 'no fields'}"
     if len(positional) > len(fields):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
-from wsdjax.config import Experiment, validate
+from wsdjax.config import Experiment, describe_all, validate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,10 @@ def _run(given: argparse.Namespace) -> int:
         from experiments.estimate import estimate
         from wsdjax import tree
 
-        print("\n".join(estimate(tree.resolve(given.experiment))))
+        # Nothing of the data is read but what a length in epochs goes by.
+        epochs = tree.measured_in(given.experiment, "epoch")
+        sets = given.experiment.data_sets() if epochs else []
+        print("\n".join(estimate(tree.resolve(given.experiment, describe_all(sets)))))
         return 0
     named = Path("runs") / Path(given.config.partition(":")[0]).stem
     return run(given.experiment, Path(given.workdir or named), given.checkpoint_dir)
@@ -45,7 +48,7 @@ def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None
 
     from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
-    branches = tree.resolve(experiment)
+    branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
 
     from experiments.launch import launch
     from wsdjax.branches import BranchStore

@@ -15,12 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsdjax import tree
+from wsdjax import trainer, tree
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import read_rows
 from wsdjax.data import tokens
-from wsdjax.trainer import loop
-from wsdjax.trainer.loop import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "tests" / "configs" / "tiny.py"
@@ -87,7 +85,7 @@ class Stop(Exception):
     """Raised by `Silent` after the update that it was told."""
 
 
-class Silent(loop.Silent):
+class Silent(trainer.Silent):
     """Progress that is not shown, and can stop the run after an update."""
 
     def __init__(self, until=None):
@@ -105,8 +103,8 @@ def grow(workdir, config, names=None):
     with store.lock():
         branches = tree.resolve(config)
         store.register(branches)
-        trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.train(names or list(branches))
+        watch = trainer.Watch(config.eval_every, config.checkpoint_every, progress=Silent())
+        trainer.Trainer(store, watch).train(names or list(branches))
     return store
 
 

@@ -16,7 +16,7 @@ from wsdjax.config import Branch, Constant, Cooldown, Text
 from wsdjax.data import tokenizer
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Trainer
+from wsdjax.trainer import Trainer
 from wsdjax.trainer.preflight import warn_of_another_tokenizer
 from wsdjax.training import cost
 

@@ -23,13 +23,13 @@ from experiments import cli
 from experiments.cli.results import here, write_result
 from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import validate
+from wsdjax.config import describe_all, validate
 from wsdjax.placement import mesh
+from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
-from wsdjax.training.compiled import Programs
+from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
-from wsdjax.tree.rates import hyper_table
 
 PEAK = {
     "A100": 312e12,
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _training(given: argparse.Namespace) -> None:
     validate(given.experiment)
-    branch = next(iter(tree.resolve(given.experiment).values()))
+    described = describe_all(given.experiment.data_sets())
+    branch = next(iter(tree.resolve(given.experiment, described).values()))
     of_one = cost.of_branch(branch)
     subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)
@@ -96,7 +97,7 @@ def _training(given: argparse.Namespace) -> None:
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
     placed = mesh.shardings(branch.seeds, branch.batch_size)
-    model, step, _ = Programs().of(branch, placed)
+    model, step, _ = Compiled().program(branch, placed)
     now = state.place(state.create(model, branch.replicate_seeds, branch.averages), placed)
     table = hyper_table([branch], {branch.name: branch})
     seconds: list[float] = []

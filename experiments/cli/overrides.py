@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsdjax import config
+from wsdjax.config.kinds import TYPES, Kind
 from wsdjax.config.lengths import Length
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.wording import listed, near, shortened, shown
@@ -68,7 +69,7 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
     at, parent = "config", value
     kinds: list[Any] = []
     for name in path:
-        made: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        made: list[Any] = [kind for kind in kinds if kind in TYPES.values()]
         if value is None and len(made) == 1:  # left out, such as a branch's averages
             value = made[0]()
             setattr(parent, at.rpartition(".")[2], value)
@@ -89,8 +90,8 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
         text = waiting.pop(0)
     left_out = type(None) in kinds and str(text).lower() == "none"
     if (dataclasses.is_dataclass(value) or isinstance(value, dict)) and not left_out:
-        names = [kind.__name__ for kind in kinds if kind not in (type(None), type(value))]
-        choices = f", one of {', '.join([type(value).__name__, *names])}" if names else ""
+        names = [*kinds[0].kinds()] if isinstance(value, Kind) else []
+        choices = f", one of {', '.join(names)}" if len(names) > 1 else ""
         raise _Wrong(
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
             f"and here only its fields are set, as {at}.FIELD"

@@ -54,10 +54,10 @@ def count(run: Run) -> None:
     longest = _longest(run)
     if not are_of(run):
         raise ConfigError("--baselines: n-grams are counted on text, and on one for all branches")
-    facts = run.facts(longest.name)
-    if longest.data.facts() != facts:
+    facts, described = run.facts(longest.name), longest.data.describe()
+    if described.facts != facts:
         raise ConfigError("--baselines: the text is not what the run was trained on")
-    counts = _count(longest, facts["bytes_per_token"])
+    counts = _count(longest, described.classes, facts["bytes_per_token"])
     write_json(run.workdir / _FILE, {"counted_on": _counted_on(run), "bits_a_byte": counts})
 
 
@@ -70,10 +70,12 @@ def _counted_on(run: Run) -> dict[str, Any]:
     return {"updates": longest.end, "sha256": run.facts(longest.name).get("sha256")}
 
 
-def _count(branch: ResolvedBranch, bytes_per_token: float) -> dict[str, dict[str, float]]:
-    config, dataset = branch.data, data.load(branch.data)
+def _count(
+    branch: ResolvedBranch, vocabulary: int, bytes_per_token: float
+) -> dict[str, dict[str, float]]:
+    dataset = data.load(branch.data)
     held_out = _windows(dataset.test.part(0, dataset.test.size))
-    most = max(1, MOST // config.length)
+    most = max(1, MOST // branch.data.units)
     stream = data.Stream(dataset.train, branch.batch_size, branch.data_seed)
     batches = range(max(1, min(branch.end, most // branch.batch_size)))
     read = np.concatenate([_windows(stream[t]) for t in batches])
@@ -83,8 +85,8 @@ def _count(branch: ResolvedBranch, bytes_per_token: float) -> dict[str, dict[str
     for text, what in ((read, "that were read"), (whole, "of the training text")):
         of = found.setdefault(f"the {text.size:,} tokens {what}", {})
         for order in ORDERS:
-            if config.classes**order < 2**63:
-                loss = ngram_loss(text, held_out, order, config.classes)
+            if vocabulary**order < 2**63:
+                loss = ngram_loss(text, held_out, order, vocabulary)
                 of["bigram" if order == 2 else f"{order}-gram"] = bits_a_byte(loss, bytes_per_token)
     return found
 

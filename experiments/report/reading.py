@@ -15,11 +15,7 @@ import numpy as np
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
-from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
-from wsdjax.config import json as serial
-from wsdjax.config.validation import check
-from wsdjax.errors import UserError
-from wsdjax.files import DamagedFile, read_json
+from wsdjax.branches.workdir import experiment_of
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -46,7 +42,7 @@ class Run:
         return [
             branch
             for name, branch in self.branches.items()
-            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
+            if name not in parents or branch.schedule.decays
         ]
 
     def smoothing_window(self, name: str) -> int:
@@ -78,28 +74,3 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
     return (sums[last] - sums[first]) / (last - first)[:, None]
-
-
-def read_config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
-    """`config.json` and the experiment that it holds; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    file, remedy = workdir / "config.json", "delete it and give the command that trained the run"
-    if not file.exists():
-        return None
-    content = read_json(file, f"{remedy} again")
-    try:
-        experiment = serial.from_json(content)
-        check("", experiment, Experiment, {})
-    except (UserError, AttributeError, TypeError, ValueError) as error:
-        said = f"is no experiment ({str(error)[:100]})"
-        raise DamagedFile(f"{file}: {said}; {remedy} again") from None
-    return content, experiment
-
-
-def experiment_of(workdir: Path) -> Experiment | None:
-    """That which `read_config` finds."""
-    found = read_config(workdir)
-    return found and found[1]

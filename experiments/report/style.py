@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
-from wsdjax.config import Cooldown
 from wsdjax.files import write_atomically
 from wsdjax.wording import shortened
 
@@ -100,7 +99,8 @@ def once_each(axis: Axes) -> dict[str, Artist]:
 
 
 def mark_cooldowns(axis: Axes, run: Run) -> None:
-    for start in {e.start for e in run.branches.values() if isinstance(e.schedule, Cooldown)}:
+    cooldowns = [b for b in run.branches.values() if b.schedule.decays]
+    for start in {b.start for b in cooldowns if b.schedule.from_parents_rate}:
         axis.axvline(start, color="black", ls="--", lw=1)
         axis.annotate(
             "$T_c$",

@@ -501,19 +501,19 @@ def faults(count: int, seed: int, commands: str, here: Path) -> list[Fault]:
 
 def _load_once() -> None:
     """Cases that have one data set load it once."""
-    from wsdjax.training.compiled import Programs
+    from wsdjax.training.compiled import Compiled
 
-    load: Any = Programs._data
+    load: Any = Compiled._data
     if not hasattr(load, "loaded"):
         loaded: dict[str, Any] = {}
 
-        def once(self: Programs, config: Any) -> Any:
+        def once(self: Compiled, config: Any) -> Any:
             if repr(config) not in loaded:
                 loaded[repr(config)] = load(self, config)
             return loaded[repr(config)]
 
         once.loaded = loaded  # type: ignore[attr-defined]
-        Programs._data = once  # type: ignore[method-assign]
+        Compiled._data = once  # type: ignore[method-assign]
 
 
 def _registered(workdir: Path) -> Path:

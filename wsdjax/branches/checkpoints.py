@@ -36,13 +36,20 @@ class Checkpoints:
       directory: any path that orbax writes, a bucket too; made when the first is saved.
       keep: how many of the newest stay; None for all.
       protected: tells which others stay.
+      written: told of the step of one that is written and about to get its name.
     """
 
     def __init__(
-        self, name: str, directory: epath.Path, keep: int | None, protected: Callable[[], set[int]]
+        self,
+        name: str,
+        directory: epath.Path,
+        keep: int | None,
+        protected: Callable[[], set[int]],
+        written: Callable[[int], None],
     ):
         self._name, self.directory, self._keep, self._protected = name, directory, keep, protected
         self._writer: ocp.training.Checkpointer | None = None
+        self._written, self._step = written, -1
         self._pending: Any = None
         self._failed = False
 
@@ -73,7 +80,7 @@ class Checkpoints:
           OSError: if the save before this one failed, or this one was skipped.
         """
         self.wait()
-        step = int(state.step)
+        self._step = step = int(state.step)
         try:
             with _quiet():
                 response = self._open().save_async(
@@ -192,11 +199,20 @@ class Checkpoints:
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
                 self.directory,
-                context=_plain_files(),
+                context=self._context(),
                 preservation_policy=_Preserve(self._keep, self._protected),
                 cleanup_tmp_directories=True,
             )
         return self._writer
+
+    def _context(self) -> ocp.Context:
+        context = ocp.Context()
+        # A file for each leaf, as against one database for all: no byte of it is dead, so that
+        # whatever is damaged shows in the checksums.
+        context.array.saving.use_ocdbt = False
+        # orbax calls it before it renames, and says nothing of which.
+        context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
+        return context
 
 
 def _load(path: epath.Path, branch: str, sharding: Any) -> State:
@@ -237,14 +253,6 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     if int(state.step) != int(path.name) or found_sums != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
-
-
-def _plain_files() -> ocp.Context:
-    # A file for each leaf, as against one database for all: no byte of it is dead, so that
-    # whatever is damaged shows in the checksums.
-    context = ocp.Context()
-    context.array.saving.use_ocdbt = False
-    return context
 
 
 _TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
