@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and that it refuses early."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -26,8 +27,10 @@ from helpers import (
     start,
 )
 
+from experiments.cli import overrides
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import JsonLines, read_rows
+from wsdjax.config import validate
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),
@@ -109,6 +112,80 @@ def test_a_flag_that_is_given_twice_is_refused(arguments, tmp_path):
     assert code == 2
     assert re.search(r"--(workdir|probe|batch|out|directory) is given more than once", err)
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("experiments.run", "--config=tests/configs/tiny.py", "--dry_run"), 0, "72 updates"),
+        (("experiments.branch", "show", "decay", "--workdir=W"), 0, "lineage       trunk@24"),
+        (("experiments.probe", "--workdir=W", "--node=decay", "--probe=x"), 2, "the probes are"),
+        (("experiments.report", "--workdir=W"), 0, "Report:  "),
+        (("experiments.prepare", "text", "--out=x"), 2, "give --input and --tokenizer"),
+        (("experiments.bench",), 2, "name the benchmark first: curvature or training"),
+    ],
+)
+def test_each_command_is_a_module_that_ends_with_its_exit_code(arguments, code, said, finished):
+    arguments = [argument.replace("=W", f"={finished}") for argument in arguments]
+    found, out, err = finish(start(*arguments))
+    assert found == code, err
+    assert said in out + err
+
+
+def test_a_command_may_be_called_again_and_says_everything_once(finished, tmp_path):
+    """With other flags; what the library logs is neither repeated nor left to be logged later."""
+    logger = logging.getLogger("wsdjax")
+    before = list(logger.handlers), logger.level, logger.propagate
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    for _ in range(2):
+        flip_a_byte(workdir / "branches/cosine/checkpoints/36")
+        code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
+        assert code == 0, err
+        assert err.count("cosine/checkpoints/36 is damaged") == 1
+        code, out, _ = call("experiments.branch", "list", f"--workdir={workdir}")
+        assert (code, out.count("cosine")) == (0, 1)
+        assert call("experiments.run", f"--config={TINY}", "--config.seeds=0")[0] == 2
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+def test_a_config_file_is_executed_once(tmp_path):
+    """To explain a mistake too."""
+    config, log = tmp_path / "c.py", tmp_path / "log"
+    config.write_text(f"open({str(log)!r}, 'a').write('x')\n{TINY.read_text()}")
+    for mistake in ("--config.sed=3", "--config.seeds=many", "--wrong", "--config.tree.trunk=1"):
+        log.write_text("")
+        code, _, err = call("experiments.run", f"--config={config}", mistake)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert log.read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "value"),
+    [
+        (["--config.seeds=3"], "seeds", 3),
+        (["--config.seeds", "3"], "seeds", 3),
+        (["--config.optimizer.peak_value=1"], "optimizer.peak_value", 1.0),
+        (["--config.optimizer.clip_norm=inf"], "optimizer.clip_norm", float("inf")),
+        (["--config.model.widths=(8, 4)"], "model.widths", (8, 4)),
+        (["--config.model.widths=8"], "model.widths", (8,)),
+        (["--config.tensorboard"], "tensorboard", True),
+        (["--config.tensorboard=false"], "tensorboard", False),
+        (["--noconfig.tensorboard"], "tensorboard", False),
+        (["--config.tree.trunk.steps=50%", "--config.length=60"], "tree.trunk.steps", "50%"),
+        (["--config.snapshot_every=none"], "snapshot_every", None),
+        (["--config.snapshot_every=6"], "snapshot_every", 6),
+        (["--config.tree.trunk.averages.ema=0.5"], "tree.trunk.averages.ema", 0.5),
+        (["--config.tree.trunk.data_seed=7"], "tree.trunk.data_seed", 7),
+        (["--config.tree.decay.parent=trunk@20"], "tree.decay.parent", "trunk@20"),
+    ],
+)
+def test_a_flag_sets_a_field_by_its_type(flags, path, value):
+    experiment, rest = overrides.experiment(str(TINY), [*flags, "--dry_run"])
+    assert rest == ["--dry_run"]
+    validate(experiment)
+    for name in path.split("."):
+        experiment = experiment[name] if isinstance(experiment, dict) else getattr(experiment, name)
+    assert (experiment, type(experiment)) == (value, type(value))
 
 
 def test_an_unknown_data_set(tmp_path):
