@@ -23,7 +23,7 @@ from pyarrow import parquet
 from experiments.prepare import __main__ as prepare
 from experiments.prepare import documents as reading
 from experiments.prepare import hub
-from experiments.prepare import records as prepare_records
+from experiments.prepare import jobs as prepare_jobs
 from experiments.prepare.documents import documents
 from experiments.prepare.jobs import Made, split_into_jobs
 from experiments.prepare.sources import Source, find
@@ -645,7 +645,7 @@ def test_what_was_touched_or_moved_is_unchanged_and_what_changed_is_refused(
 def test_a_full_disk_is_told_of_with_the_file_and_what_to_do(tmp_path, capsys, monkeypatch):
     (tmp_path / "jobs.jsonl").symlink_to("/dev/full")
     done = Made(0, [], [])
-    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_records.add(tmp_path, done))
+    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_jobs.add(tmp_path, done))
     said = refused(capsys, tmp_path, "any")
     assert f"{tmp_path / 'jobs.jsonl'}: No space left on device: make room" in said
 

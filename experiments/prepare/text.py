@@ -5,7 +5,7 @@ shard for training and one for testing. Which jobs there are depends on the inpu
 the shards are the same to the byte for any number of workers, and after any kill: a shard has its
 name once it is whole, and the same command makes those that are missing; what a kill loses are the
 jobs that were in work. An input that was mended, or came, leaves the shards of the others as they
-are (`records`); what is prepared to the end is not changed unless its tokens.json is
+are (`jobs`); what is prepared to the end is not changed unless its tokens.json is
 deleted. A document is held out by a hash of its text, so that none is in both splits.
 """
 
@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.prepare import PrepareError, records
-from experiments.prepare.jobs import Job, Made, Plan, Tolerance, split_into_jobs
+from experiments.prepare import PrepareError
+from experiments.prepare import jobs as records
+from experiments.prepare.jobs import JOBS, Job, Made, Plan, Tolerance, split_into_jobs
 from experiments.prepare.sources import find
 from experiments.prepare.workers import Settings, work
 from wsdjax import lock, memory
@@ -160,7 +161,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     if not path.exists():
         if (out / tokens.JSON).exists():
             raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
-        (out / records.JOBS).unlink(missing_ok=True)
+        (out / JOBS).unlink(missing_ok=True)
         write_json(path, asked)
         return {}
     begun = read_json(path, remedy)
@@ -170,7 +171,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
         different = [name for name in different if name != "tokenizer"]  # under another name
     if not _has_tokens(out) and (different or not (out / tokens.JSON).exists()):
         # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
-        (out / records.JOBS).unlink(missing_ok=True)
+        (out / JOBS).unlink(missing_ok=True)
         write_json(path, asked)
         return {}
     if different:
@@ -180,7 +181,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
             f"{out} was begun with another {what}, {there} there and {now} now: give another "
             "--out, or delete it"
         )
-    if (out / records.JOBS).exists():
+    if (out / JOBS).exists():
         return records.read(out)
     try:
         return records.of_older(begun.get("inputs", []), plan.shard_bytes)
@@ -234,6 +235,6 @@ def _tell(described: tokens.Description, made: dict[int, Made], what: str) -> No
         print(f"{out}: {described.rows_left_out:,} rows were left out, since they cannot be read:")
         print("\n".join(f"  {place}" for place in where[:_PLACES]))
         if described.rows_left_out > _PLACES:
-            print(f"  and others, of which {out / records.JOBS} has more")
+            print(f"  and others, of which {out / JOBS} has more")
     told = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     print(f"{what}: {told} tokens of {described.vocabulary:,} by {described.tokenizer}")
