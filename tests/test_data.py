@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from wsdjax import data
 from wsdjax.config import Bigram, Photos, Stdlib

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NO_CACHE, ROOT, load_config
+from helpers import NO_CACHE, ROOT, load_config
 
 from wsdjax import tree
 from wsdjax.config import Bigram, Cifar10, Photos, Stdlib, Text, Transformer, describe_all

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, finish, start
+from helpers import TINY, finish, grow, load_config, start
 
 from wsdjax.branches import BranchStore
 from wsdjax.placement import mesh
@@ -41,13 +41,22 @@ def test_siblings_of_one_seed_train_on_two_devices(tmp_path):
         .replace("def get", SIBLINGS + "def get")
     )
     arguments = ("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w")
-    two = "--xla_force_host_platform_device_count=2"
-    code, _, err = finish(start(*arguments, XLA_FLAGS=two), timeout=120)
+    flags = "--xla_force_host_platform_device_count=2"
+    code, _, err = finish(start(*arguments, XLA_FLAGS=flags), timeout=120)
     assert code == 0, err
-    store = BranchStore(tmp_path / "w")
-    assert store.siblings("a") == ["a", "b"]
-    assert store.is_done("a")
-    assert store.is_done("b")
+    two, one = BranchStore(tmp_path / "w"), grow(tmp_path / "one", load_config(config))
+    assert two.siblings("a") == ["a", "b"]
+    for name in ("trunk", "a", "b"):
+        assert "2 x cpu" in (two.directory(name) / "branch.json").read_text()
+        assert two.is_done(name)
+        losses, expected = (store.metrics(name) for store in (two, one))
+        np.testing.assert_array_equal(losses.updates["rate"], expected.updates["rate"])
+        for key in ("loss", "grad_norm"):
+            np.testing.assert_allclose(losses.updates[key], expected.updates[key], rtol=2e-4)
+        params, alone = (store.restore(name).params for store in (two, one))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), params, alone)
+    ends = [two.restore(name).params["fc1"]["kernel"] for name in ("a", "b")]
+    assert not np.allclose(*ends, atol=1e-5)
 
 
 SIBLINGS = """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import same
+from helpers import same
 
 from wsdjax import models, probes
 from wsdjax.config import CNN, RNN, Transformer

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from test_text import read, texts
+from helpers import documents_of, texts
 
 from wsdjax import data
 from wsdjax.config import Stdlib
@@ -47,7 +47,7 @@ def test_the_library_is_split_by_file_and_prepared_once(name, library, monkeypat
         for split, held_out in (("train", False), ("test", True)):
             expected = [list(made[p].encode()) for p in paths if (number[p] == 0) == held_out]
             assert expected
-            assert read(directory, split) == expected
+            assert documents_of(directory, split) == expected
     stdlib.describe.cache_clear()
     monkeypatch.setattr(stdlib, "prepare", None)  # it is not called again
     assert data.load(config).train.size == dataset.train.size

@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import FINGERPRINT, SEPARATOR, VOCABULARY, token_lists, write_shards
 
 from experiments.prepare.text import verify
 from experiments.report.baselines import bits_a_byte
@@ -19,31 +19,7 @@ from wsdjax.data import tokens
 from wsdjax.data.host import HostSplit, _order
 from wsdjax.errors import UserError
 
-VOCABULARY, SEPARATOR, LENGTH = 97, 96, 8
-FINGERPRINT, OTHER = "ab" * 32, "cd" * 32
-
-
-def write(directory: Path, splits, vocabulary=VOCABULARY) -> tokens.Description:
-    """Shards of these lists of documents: ``{"train": [[document, ...], ...], "test": ...}``."""
-    directory.mkdir(exist_ok=True)
-    shards: dict[str, list[tokens.Shard]] = {}
-    for split, lists in splits.items():
-        for number, documents in enumerate(lists):
-            path = directory / tokens.shard_name(split, number)
-            writer = tokens.ShardWriter(path, FINGERPRINT, vocabulary)
-            for document in documents:
-                writer.write_document(np.asarray(document), SEPARATOR, len(document))
-            writer.close()
-            shard = tokens.read_shard(path, FINGERPRINT, vocabulary)
-            shards.setdefault(split, []).append(shard)
-    described = tokens.Description(directory, "test", FINGERPRINT, vocabulary, SEPARATOR, shards)
-    tokens.write_description(described)
-    return described
-
-
-def documents(sizes, seed=0, vocabulary=SEPARATOR):
-    random = np.random.default_rng(seed)
-    return [random.integers(0, vocabulary, size) for size in sizes]
+LENGTH, OTHER = 8, "cd" * 32
 
 
 def joined(texts):
@@ -53,18 +29,18 @@ def joined(texts):
 @pytest.fixture
 def directory(tmp_path):
     splits = {
-        "train": [documents([30, 0, 41], 1), documents([5], 2), documents([70, 19], 3)],
-        "test": [documents([60], 4)],
+        "train": [token_lists([30, 0, 41], 1), token_lists([5], 2), token_lists([70, 19], 3)],
+        "test": [token_lists([60], 4)],
     }
-    write(tmp_path / "text", splits)
+    write_shards(tmp_path / "text", splits)
     return tmp_path / "text"
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 2**16, 2**16 + 1, 2**20])
 def test_what_is_written_is_read(vocabulary, tmp_path):
     """In 2 bytes a token where the vocabulary allows; a separator ends each document."""
-    texts = [np.where(t == SEPARATOR, 0, t) for t in documents([50, 33], vocabulary=vocabulary)]
-    described = write(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
+    texts = [np.where(t == SEPARATOR, 0, t) for t in token_lists([50, 33], vocabulary=vocabulary)]
+    described = write_shards(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
     assert tokens.describe(tmp_path / "text") == described
     (shard,) = described.splits["train"]
     written = joined(texts).astype("<u2" if vocabulary <= 2**16 else "<u4").tobytes()
@@ -87,7 +63,7 @@ def test_window_i_of_a_shard_starts_at_i_times_the_length(directory, mapped, mon
     described = tokens.describe(directory)
     windows = tokens.Windows(described, "train", LENGTH)
     shards = [
-        joined(documents(sizes, seed))
+        joined(token_lists(sizes, seed))
         for seed, sizes in ((1, [30, 0, 41]), (2, [5]), (3, [70, 19]))
     ]
     expected = [

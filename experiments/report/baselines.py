@@ -11,10 +11,11 @@ import numpy as np
 from experiments.report.reading import Run
 from wsdjax import data
 from wsdjax.data.ngrams import ngram_loss
-from wsdjax.data.tokens import NotPrepared
+from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.tree.branch import ResolvedBranch
 
+_FILE = "baselines.json"
 ORDERS = (2, 3, 5)
 MOST = 2**24
 """Tokens that are counted at most, in seconds and a gigabyte."""
@@ -25,35 +26,44 @@ def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
     return loss / math.log(2) / bytes_per_token
 
 
-def ngrams(run: Run) -> dict[str, dict[str, float]]:
+def kept(run: Run) -> dict[str, dict[str, float]]:
     """Held-out bits a byte of n-grams (`wsdjax.data.ngrams`), by what they are counted on and by
-    name; empty for a run that is not of one text, or whose text is not there any more.
+    name; empty where they have not been counted for the run as it is."""
+    with contextlib.suppress(FileNotFoundError, DamagedFile):  # which is to be counted anew
+        found = read_json(run.workdir / _FILE, "delete it")
+        if found.get("counted_on") == _counted_on(run):
+            return found["bits_a_byte"]
+    return {}
 
-    They are counted once, on what the longest lineage has read, and on the whole training text if
-    that is not too long; kept in `baselines.json`.
+
+def count(run: Run) -> None:
+    """Counts n-grams on what the longest lineage has read, and on the training text or as much
+    of it as is counted at most, and keeps what comes of it in the workdir.
+
+    Raises:
+      ConfigError: for a run that is not of one text, or whose text is another by now.
+      NotPrepared: if the text is not there any more.
     """
-    branches = list(run.branches.values())
-    longest = max(branches, key=lambda branch: branch.end)
-    facts = run.facts(longest.name)
-    if "bytes_per_token" not in facts or any(branch.data != longest.data for branch in branches):
-        return {}
-    counted_on = {"updates": longest.end, "sha256": facts["sha256"]}
-    path = run.workdir / "baselines.json"
-    kept = {}
-    with contextlib.suppress(FileNotFoundError, DamagedFile):  # which is counted anew
-        kept = read_json(path, "delete it")
-    if kept.get("counted_on") == counted_on:
-        return kept["bits_a_byte"]
-    try:
-        described = longest.data.describe()
-        if described.facts != facts:
-            return {}
-    except NotPrepared:
-        return {}
+    longest, facts = _longest(run), run.facts(_longest(run).name)
+    if any(branch.data != longest.data for branch in run.branches.values()):
+        raise ConfigError("--baselines: the branches are not of one data set")
+    if "bytes_per_token" not in facts:
+        raise ConfigError("--baselines: n-grams are counted on text, and the data are none")
+    described = longest.data.describe()
+    if described.facts != facts:
+        raise ConfigError("--baselines: the text is not what the run was trained on")
     counts = _count(longest, described.classes, facts["bytes_per_token"])
-    kept = {"counted_on": counted_on, "bits_a_byte": counts}
-    write_json(path, kept)
-    return counts
+    content = {"counted_on": _counted_on(run), "bits_a_byte": counts}
+    write_json(run.workdir / _FILE, content)
+
+
+def _longest(run: Run) -> ResolvedBranch:
+    return max(run.branches.values(), key=lambda branch: branch.end)
+
+
+def _counted_on(run: Run) -> dict[str, Any]:
+    longest = _longest(run)
+    return {"updates": longest.end, "sha256": run.facts(longest.name).get("sha256")}
 
 
 def _count(

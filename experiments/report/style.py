@@ -23,6 +23,7 @@ from wsdjax.wording import shortened
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288", "#44AA99")
 TRUNK = "#444444"
+BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.cli.table import aligned
 from experiments.report import baselines, figures
 from experiments.report.bound import overlays
 from experiments.report.drawing import changes, summary
@@ -198,7 +199,10 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
     if not models:
         return []
     said = [f"Held-out bits a byte: {', '.join(models)}."]
-    for text, counted in baselines.ngrams(run).items():
+    counts = baselines.kept(run)
+    if not counts:
+        said.append("N-grams beside them: experiments.report --baselines counts them in a minute.")
+    for text, counted in counts.items():
         each = ", ".join(f"{name} {bits:.3f}" for name, bits in counted.items())
         said.append(f"Held-out bits a byte of Kneser-Ney n-grams counted on {text}: {each}.")
     return said
@@ -206,11 +210,5 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
 
 def as_text(lines: Rows, words: int) -> str:
     """Aligned columns: the first `words` to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < words or lines[0][i] == "changes" else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    right = [i for i, name in enumerate(lines[0]) if i >= words and name != "changes"]
+    return "\n".join(aligned(lines, right))

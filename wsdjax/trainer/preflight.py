@@ -15,7 +15,7 @@ from wsdjax.data import tokenizer
 from wsdjax.errors import ConfigError
 from wsdjax.placement import mesh
 from wsdjax.trainer import capacity
-from wsdjax.training.compiled import Programs
+from wsdjax.training.compiled import Compiled
 from wsdjax.tree.branch import ResolvedBranch
 
 log = logging.getLogger("wsdjax")
@@ -24,7 +24,7 @@ log = logging.getLogger("wsdjax")
 def check(
     store: BranchStore,
     branches: Mapping[str, ResolvedBranch],
-    programs: Programs,
+    compiled: Compiled,
     tensorboard: bool,
 ) -> None:
     """Finds what would stop these branches from training, before anything is written.
@@ -48,7 +48,7 @@ def check(
                 interop.check_weights(branch.weights, branch.model)
                 warn_of_another_tokenizer(branch)
             mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
-            data.Stream(programs.train_split(branch.data), branch.batch_size, branch.seed)
+            data.Stream(compiled.train_split(branch.data), branch.batch_size, branch.seed)
             if before := there.get(name) or there.get(branch.parent):
                 _check_same_data(store, before, branch)
     except ValueError as error:

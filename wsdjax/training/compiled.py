@@ -22,11 +22,11 @@ class Program(NamedTuple):
     """``evaluate(state, batches)``: `eval_loss`, and `eval_ema_loss` of an average's weights."""
 
 
-class Programs:
+class Compiled:
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
 
-    def of(self, branch: ResolvedBranch, placed: Shardings) -> Program:
+    def program(self, branch: ResolvedBranch, placed: Shardings) -> Program:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from wsdjax.config.kinds import Rate, Span
-from wsdjax.training import optim
-from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -72,19 +70,3 @@ def rates(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> np.
     """float32 [end - start]: the rates of the updates start + 1, ..., end."""
     updates = np.arange(branch.start + 1, branch.end + 1)
     return np.asarray(schedule_of(branch, branches)(updates), np.float32)
-
-
-def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:
-    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
-    columns = []
-    for branch in group:
-        fixed = optim.hyper(branch.optimizer)
-        table = fixed._replace(rate=rates(branch, branches))
-        columns += [table] * branch.seeds
-    length = len(columns[0].rate)
-    return Hyper(
-        *[
-            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
-            for values in zip(*columns, strict=True)
-        ]
-    )
