@@ -22,7 +22,6 @@ def largest(node):
 
 
 TOY = Measure(
-    about="the parameter that is largest in absolute value",
     measure=largest,
     headline=lambda result: f"largest {result['largest']:.4g}",
     drawn=("largest",),
@@ -101,7 +100,7 @@ def test_its_mistakes_are_told_as_those_built_in(added, workdir):
 def test_the_help_lists_it(added):
     code, out, _ = call("experiments.probe", "--help")
     assert code == 0
-    assert "    largest          the parameter that is largest in absolute value\n" in out
+    assert "    largest          The parameter that is largest in absolute value\n" in out
 
 
 def test_they_are_gone_again(workdir):

@@ -16,12 +16,11 @@ import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from experiments import cli
 from experiments.bench import referee
 from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
-from experiments.bench.race import Comparison, comparisons, race, with_compilation
+from experiments.bench.race import comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
 from experiments.bench.subject import Subject, of_run, trained
 from experiments.cli.results import here, write_result
@@ -75,7 +74,7 @@ def _curvature(given: argparse.Namespace) -> None:
         "subject": subject.name,
         "examples": given.batch,
         "eigenvalues": exact.tolist(),
-        "comparisons": [_plain(each) for each in compared],
+        "comparisons": [each.summary() for each in compared],
         "points": [
             point._asdict() | {"seconds_with_compilation": cold.get((point.k, point.written))}
             for point in points
@@ -120,20 +119,3 @@ def _packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _plain(compared: Comparison) -> dict[str, Any]:
-    points = {"peer": compared.peer, "ours": compared.ours}
-    rows = {
-        who: point
-        and {
-            "name": point.name,
-            "k": point.k,
-            "setting": point.setting,
-            "error": point.error,
-            "products": point.products,
-            "seconds": point.median,
-        }
-        for who, point in points.items()
-    }
-    return {**rows, "times_as_fast": compared.times}

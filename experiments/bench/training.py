@@ -71,19 +71,19 @@ def _training(given: argparse.Namespace) -> None:
     validate(given.experiment)
     described = describe_all(given.experiment.data_sets())
     branch = next(iter(tree.resolve(given.experiment, described).values()))
-    of_one = cost.of_update(branch.model, _shapes(branch), branch.accumulate, branch.averages)
+    of_one = cost.of_branch(branch)
     subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)
     speed = measure(branch, given.updates)
-    count, unit = _units(branch)
+    count = branch.seeds * branch.batch_size * branch.data.units
     each = branch.seeds * of_one.flops / speed.median / jax.device_count()
     result = {
         "subject": subject,
         **speed._asdict(),
         "per_second": count / speed.median,
-        "unit": unit,
+        "unit": branch.data.unit,
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
         "share_of_peak": _of_peak(each, dtype),
@@ -151,13 +151,10 @@ def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
     return flops_per_second / peak if peak and dtype == jnp.bfloat16 else None
 
 
-def _shapes(branch: ResolvedBranch) -> dict[str, Any]:
-    return cost.batch_shapes(branch.data, branch.batch_size)
-
-
 def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
     """Of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
     random = np.random.default_rng(0)
+    shapes = cost.batch_shapes(branch.data, branch.batch_size)
 
     def leaf(of):
         shape = (branch.seeds, *of.shape)
@@ -166,12 +163,7 @@ def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
         return random.normal(size=shape).astype(of.dtype)
 
     for _ in range(count):
-        yield jax.tree.map(leaf, _shapes(branch))
-
-
-def _units(branch: ResolvedBranch) -> tuple[int, str]:
-    """What an update reads: how many, and of what."""
-    return branch.seeds * branch.batch_size * branch.data.units, branch.data.unit
+        yield jax.tree.map(leaf, shapes)
 
 
 def _subject(branch: ResolvedBranch, of_one: cost.Cost) -> str:

@@ -35,7 +35,8 @@ class Display:
         """`more` is for a line alone: a bar tells by itself what time is left."""
         now = time.monotonic()
         between = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_BARS
-        if now - self._last < between and not at_once and not done == self._total > 0:
+        at_once = at_once or (self._bar is not None and done == self._total > 0)
+        if now - self._last < between and not at_once:
             return
         self._last = now
         if self._bar is not None:
@@ -68,7 +69,7 @@ class Training:
             self._seconds = 0.95 * self._seconds + 0.05 * taken if self._seconds else taken
             said += f", {self._each / self._seconds:,.0f} {self._unit}/s"
             left = f", {(self._end - step) * self._seconds:.0f} s left"
-        self._display.show(said, step, left)
+        self._display.show(said, step, left, at_once=step == self._end)
 
     def stop(self) -> None:
         self._display.close()

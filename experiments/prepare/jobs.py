@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.prepare import PrepareError
 from experiments.prepare.sources import Source
 from wsdjax.data import tokens
-from wsdjax.errors import UserError
 
 _MOST_SHARDS = 2_048
 """Of a split, since training looks at each one's header before it begins."""
-
-
-class PrepareError(UserError):
-    """What could not be prepared and what to do about it, in one line."""
 
 
 @dataclass(frozen=True)

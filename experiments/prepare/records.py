@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
-from experiments.prepare.jobs import Job, Made, PrepareError, split_into_jobs
+from experiments.prepare import PrepareError
+from experiments.prepare.jobs import Job, Made, split_into_jobs
 from experiments.prepare.sources import Source
 from wsdjax.data import tokens
 from wsdjax.data.tokenizer import Tokenizer
@@ -66,29 +68,52 @@ def _line(made: Made) -> str:
     return json.dumps(made._asdict()) + "\n"
 
 
+class Inputs(NamedTuple):
+    """Those that a job had when it was done, and those that it has now."""
+
+    before: list[list]
+    now: list[Source]
+
+    @property
+    def names_are_the_same(self) -> bool:
+        return [each[0] for each in self.before] == [each.name for each in self.now]
+
+    @property
+    def may_be_unchanged(self) -> bool:
+        """Whether they differ by their times alone, and nobody knows what was in them."""
+        return len(self.before) == len(self.now) and all(
+            old[:2] == list(new[:2]) and (old[2] == new.changed or not old[3])
+            for old, new in zip(self.before, self.now, strict=True)
+        )
+
+    @property
+    def changed_name(self) -> str:
+        """Of the first that is not what it was."""
+        pairs = zip_longest([each[:3] for each in self.before], map(list, self.now))
+        return next(str((new or old)[0]) for old, new in pairs if old != new)
+
+
+def inputs(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> Inputs:
+    before = made[n].inputs if n in made else []
+    return Inputs(before, list(jobs[n].sources) if n < len(jobs) else [])
+
+
 def unchanged(made: dict[int, Made], jobs: Sequence[Job]) -> dict[int, Made]:
     """What was made of the very inputs of these jobs, with their names and times of now."""
-    pairs = [
-        (old, source)
+    pairs = {
+        job.number: list(zip(made[job.number].inputs, job.sources, strict=True))
         for job in jobs
         if job.number in made and len(made[job.number].inputs) == len(job.sources)
-        for old, source in zip(made[job.number].inputs, job.sources, strict=True)
-    ]
-    moved = [s.name for old, s in pairs if old[:3] != list(s) and old[1] == s.size and old[3]]
+    }
+    both = [pair for each in pairs.values() for pair in each]
+    moved = [s.name for old, s in both if old[:3] != list(s) and old[1] == s.size and old[3]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = dict(zip(moved, pool.map(digest, moved), strict=True))
-    kept = {}
-    for job in jobs:
-        if job.number not in made or len(made[job.number].inputs) != len(job.sources):
-            continue
-        inputs = made[job.number].inputs
-        if all(
-            old[:3] == list(source) or (old[3] and digests.get(source.name) == old[3])
-            for old, source in zip(inputs, job.sources, strict=True)
-        ):
-            now = [[*source, old[3]] for source, old in zip(job.sources, inputs, strict=True)]
-            kept[job.number] = made[job.number]._replace(inputs=now)
-    return kept
+    return {
+        n: made[n]._replace(inputs=[[*source, old[3]] for old, source in each])
+        for n, each in pairs.items()
+        if all(old[:3] == list(s) or (old[3] and digests.get(s.name) == old[3]) for old, s in each)
+    }
 
 
 def digest(name: str) -> str:
@@ -117,32 +142,6 @@ def whole(job: Job, made: Made, out: Path, chosen: Tokenizer) -> Made | None:
     except tokens.TokensError:
         return None
     return made._replace(shards=found) if made.shards in ([], found) else None
-
-
-def have_same_names(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> bool:
-    """Whether job n has the inputs that it had, though they may have changed."""
-    before, now = _inputs(n, made, jobs)
-    return [each[0] for each in before] == [each[0] for each in now]
-
-
-def may_be_unchanged(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> bool:
-    """Whether job n's inputs differ by their times alone, and nobody knows what was in them."""
-    before, now = _inputs(n, made, jobs)
-    return [each[:2] for each in before] == [each[:2] for each in now] and all(
-        old[:3] == new or not old[3] for old, new in zip(before, now, strict=True)
-    )
-
-
-def changed_name(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> str:
-    """Of the first input of job n that is not what it was."""
-    before, now = _inputs(n, made, jobs)
-    pairs = zip_longest([each[:3] for each in before], now)
-    return next((new or old)[0] for old, new in pairs if old != new)
-
-
-def _inputs(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> tuple[list[list], list[list]]:
-    before = made[n].inputs if n in made else []
-    return before, [list(source) for source in jobs[n].sources] if n < len(jobs) else []
 
 
 def of_older(inputs: list[list], shard_bytes: int) -> dict[int, Made]:

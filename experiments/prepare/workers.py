@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.cli.progress import Display
+from experiments.prepare import PrepareError
 from experiments.prepare.documents import LeftOut, documents
-from experiments.prepare.jobs import Job, Made, Plan, PrepareError, Tolerance
+from experiments.prepare.jobs import Job, Made, Plan, Tolerance
 from experiments.prepare.records import digest
 from experiments.prepare.sources import Source
 from wsdjax.data import tokenizer as tokenizers

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +36,8 @@ from experiments.cli.progress import Display
 from experiments.cli.results import here, plain
 from experiments.probe import sampling
 from experiments.probe.nodes import iterates, parse_node
-from experiments.report.probes import MEASURES, measure, results
+from experiments.report.probes import MEASURES, results
+from experiments.report.probes import measure as kinds
 from experiments.report.probes.measure import Measure, Unmeasurable, Values
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore, MissingNode
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flag("--node", help="BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
     flag("--probe", type=cli.names, help="which probes, with commas between them")
     flag("--examples", type=cli.number(int, 1), help="in the loss; 1,000 if there are so many")
-    flag("--split", default="train", choices=measure.SPLITS, help="of the branch's data set")
+    flag("--split", default="train", choices=kinds.SPLITS, help="of the branch's data set")
     flag("--sample_seed", default=0, type=cli.number(int, 0), help="of the draw of the examples")
     flag("--k", default=1, type=cli.number(int, 1), help="eigenvalues, or components")
     flag("--tol", default=1e-3, type=cli.number(float, 0), help="of a residual, relative")
@@ -65,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _listed() -> dict[str, str]:
     def lines(along: bool) -> str:
-        found = {name: kind.about for name, kind in MEASURES.items() if kind.along is along}
-        return "\n".join(f"    {name:<16} {about}" for name, about in found.items())
+        return "\n".join(
+            f"    {name:<16} {str(kind.measure.__doc__).splitlines()[0].rstrip('.')}"
+            for name, kind in MEASURES.items()
+            if kind.along is along
+        )
 
     return {"at_nodes": lines(False), "along": lines(True)}
 
@@ -112,7 +115,7 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     refused = []
     for name in given.probe:
         try:
-            (of.along if MEASURES[name].along else of.at_nodes)(name, steps)
+            of.measure(name, steps)
         except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
             refused.append(f"--probe={name} at --node={given.node}: {error}")
     from experiments.report.write import write_report
@@ -120,6 +123,9 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     write_report(store.workdir)
     if refused:
         raise ConfigError("; ".join(refused))
+
+
+_Seeds = Iterator[tuple[Any, Any]]
 
 
 class _Loss:
@@ -132,61 +138,60 @@ class _Loss:
         self._resolved = store.branches()[branch]
         self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
 
-    def at_nodes(self, name: str, steps: list[int]) -> None:
-        kind = MEASURES[name]
-        given, tag = self._settings(kind)
-        missing = []  # looked for first: what is damaged is told before anything is computed
-        for step in steps:
-            directory = self._directory(owner := self._owner(step))
-            path, there = results.place(directory, f"{name}-{step}-{tag}", [step], given)
-            if not there:
-                missing.append((step, owner, path))
-        for step, owner, path in missing:
-            began, found = time.monotonic(), []
-            title = f"{name} of {owner}@{step}"
-            for i, each in enumerate(self._replicates(step, kind.takes_moments)):
-                with contextlib.closing(Display(f"{title}, seed {i}")) as display:
-                    node = measure.Node(
-                        self._loss_fn,
-                        each.params,
-                        self._sample.batches,
-                        given,
-                        display.show,
-                        each.opt_state or None,
-                        self._store.branches()[owner].optimizer,
-                    )
-                    found.append(kind.measure(node) | self._sampled(kind, each.params))
-            self._write(path, kind, name, [step], given, found)
-            _report(title, kind, found, began)
-
-    def along(self, name: str, steps: list[int]) -> None:
+    def measure(self, name: str, steps: list[int]) -> None:
+        """Measures what is missing, of each node or along all of them; what is damaged is told
+        before anything is computed."""
         kind, fork = MEASURES[name], self._resolved.start
         given, tag = self._settings(kind)
         inside = steps[0] < fork < steps[-1]
         if kind.takes_fork and inside and fork in self._store.nodes(self._branch):
             steps = sorted({*steps, fork})
-        stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes" + (f"-{tag}" if tag else "")
-        path, there = results.place(self._directory(self._branch), stem, steps, given)
-        if there:
-            return
-        title = f"{name} of {self._branch}@{steps[0]}:{steps[-1]}, {len(steps)} nodes"
-        began, found = time.monotonic(), []
+        asked = [(self._branch, steps)] if kind.along else [(self._owner(n), [n]) for n in steps]
+        missing = []
+        for owner, at in asked:
+            ends = f"{at[0]}-{at[-1]}-{len(at)}nodes" if kind.along else f"{at[0]}"
+            directory = self._store.directory(owner) / "probes"
+            directory.mkdir(exist_ok=True)
+            stem = "-".join(filter(None, (name, ends, tag)))
+            path, there = results.place(directory, stem, at, given)
+            if not there:
+                missing.append((owner, at, path))
+        for owner, at, path in missing:
+            title = f"{name} of {owner}@{at[0]}"
+            title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
+            began, found = time.monotonic(), []
+            of = self._path if kind.along else self._node
+            for i, (params, one) in enumerate(of(kind, owner, at, given, path)):
+                with contextlib.closing(Display(f"{title}, seed {i}")) as display:
+                    found.append(kind.measure(one._replace(tell=display.show)))
+                    if kind.sees_examples:
+                        found[-1] |= sampling.loss(self._loss_fn, params, self._sample)
+            self._write(path, kind, name, at, given, found)
+            _report(title, kind, found, began)
+            results.unlink_cells(path)
+
+    def _path(self, _: Measure, owner: str, steps: list[int], given: Values, path: Path) -> _Seeds:
+        """Of each seed the parameters at the end, and what a probe along nodes is given."""
         for i in range(self._resolved.seeds):
-            with contextlib.closing(Display(f"{title}, seed {i}")) as display:
-                each = measure.Path(
-                    self._loss_fn,
-                    iterates(self._store, self._branch, steps, i),
-                    steps,
-                    fork,
-                    self._sample.batches,
-                    given,
-                    display.show,
-                    path.with_name(f"{path.stem}-seed{i}.cells"),
-                )
-                found.append(kind.measure(each) | self._sampled(kind, each.iterates[-1]))
-        self._write(path, kind, name, steps, given, found)
-        _report(title, kind, found, began)
-        results.unlink_cells(path)
+            along = iterates(self._store, owner, steps, i)
+            cells = path.with_name(f"{path.stem}-seed{i}.cells")
+            of = (steps, self._resolved.start, self._sample.batches, given)
+            yield along[-1], kinds.Path(self._loss_fn, along, *of, file=cells)
+
+    def _node(self, kind: Measure, owner: str, steps: list[int], given: Values, _: Path) -> _Seeds:
+        """Of each seed the parameters, and what a probe of a node is given: Adam's moments too if
+        it asks for them and there are any."""
+        (step,) = steps
+        whole = state.State(step, self._store.params(self._branch, step))
+        if kind.takes_moments:
+            with contextlib.suppress(MissingNode):
+                whole = self._store.restore(self._branch, step)
+        optimizer = self._store.branches()[owner].optimizer
+        for i in range(self._resolved.seeds):
+            one = state.replicate(whole, i)
+            params = models.unstacked(one.params)
+            of = (params, self._sample.batches, given)
+            yield params, kinds.Node(self._loss_fn, *of, one.opt_state or None, optimizer)
 
     def _settings(self, kind: Measure) -> tuple[Values, str]:
         """What a result depends on, and as much of that as flags set as part of a file's name,
@@ -204,11 +209,6 @@ class _Loss:
             tags.append(f"sample{facts['seed']}")
         return {**given, **kind.fixed}, "-".join(tags)
 
-    def _sampled(self, kind: Measure, params: Any) -> Values:
-        if not kind.sees_examples:
-            return {}
-        return sampling.loss(self._loss_fn, params, self._sample)
-
     def _write(
         self, path: Path, kind: Measure, name: str, steps: list[int], given: Values, results: list
     ) -> None:
@@ -223,25 +223,10 @@ class _Loss:
         del content["date"]  # so that a probe that was killed writes the same
         write_json(path, content, default=plain)
 
-    def _directory(self, branch: str) -> Path:
-        directory = self._store.directory(branch) / "probes"
-        directory.mkdir(exist_ok=True)
-        return directory
-
     def _owner(self, step: int) -> str:
         """The branch of the lineage that made the node."""
         lineage = self._store.lineage(self._branch)
         return next(segment.branch for segment in lineage if step <= segment.stop)
-
-    def _replicates(self, step: int, with_moments: bool) -> Iterator[state.State]:
-        """Each seed's state; of parameters alone if no moments are asked for, or there are none."""
-        whole = state.State(step, self._store.params(self._branch, step))
-        if with_moments:
-            with contextlib.suppress(MissingNode):
-                whole = self._store.restore(self._branch, step)
-        for i in range(self._resolved.seeds):
-            one = state.replicate(whole, i)
-            yield dataclasses.replace(one, params=models.unstacked(one.params))
 
 
 def _report(title: str, kind: Measure, results: list[Values], began: float) -> None:
@@ -250,7 +235,7 @@ def _report(title: str, kind: Measure, results: list[Values], began: float) -> N
         print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
     seconds = f"{time.monotonic() - began:.0f} s"
     if kind.sees_examples:
-        losses = ", ".join(measure.with_error(r["loss"], r["loss_error"]) for r in results)
+        losses = ", ".join(kinds.with_error(r["loss"], r["loss_error"]) for r in results)
         seconds = f"loss of the sample {losses}; {seconds}"
     print(f"    {seconds}", flush=True)
 

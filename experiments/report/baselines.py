@@ -26,6 +26,13 @@ def bits_a_byte(loss: Any, bytes_per_token: float) -> Any:
     return loss / math.log(2) / bytes_per_token
 
 
+def are_of(run: Run) -> bool:
+    """Whether all of a run is of one text, on which n-grams can be counted."""
+    longest = _longest(run)
+    same = all(branch.data == longest.data for branch in run.branches.values())
+    return same and "bytes_per_token" in run.facts(longest.name)
+
+
 def kept(run: Run) -> dict[str, dict[str, float]]:
     """Held-out bits a byte of n-grams (`wsdjax.data.ngrams`), by what they are counted on and by
     name; empty where they have not been counted for the run as it is."""
@@ -44,17 +51,14 @@ def count(run: Run) -> None:
       ConfigError: for a run that is not of one text, or whose text is another by now.
       NotPrepared: if the text is not there any more.
     """
-    longest, facts = _longest(run), run.facts(_longest(run).name)
-    if any(branch.data != longest.data for branch in run.branches.values()):
-        raise ConfigError("--baselines: the branches are not of one data set")
-    if "bytes_per_token" not in facts:
-        raise ConfigError("--baselines: n-grams are counted on text, and the data are none")
-    described = longest.data.describe()
+    longest = _longest(run)
+    if not are_of(run):
+        raise ConfigError("--baselines: n-grams are counted on text, and on one for all branches")
+    facts, described = run.facts(longest.name), longest.data.describe()
     if described.facts != facts:
         raise ConfigError("--baselines: the text is not what the run was trained on")
     counts = _count(longest, described.classes, facts["bytes_per_token"])
-    content = {"counted_on": _counted_on(run), "bits_a_byte": counts}
-    write_json(run.workdir / _FILE, content)
+    write_json(run.workdir / _FILE, {"counted_on": _counted_on(run), "bits_a_byte": counts})
 
 
 def _longest(run: Run) -> ResolvedBranch:

@@ -31,7 +31,6 @@ from experiments.report.style import (
     once_each,
     plain,
 )
-from wsdjax.tree.branch import ResolvedBranch
 
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
 
@@ -64,7 +63,8 @@ def loss_curves(run: Run) -> Figure:
             axis.set_title(f"{title}, {_data_name(run)}", loc="left", fontsize=10)
         axes[0, 0].set_ylabel("cross-entropy (nats)")
         rates = list(curves(run, "rate"))
-        exponent = _exponent(max((curve.values.max() for curve in rates), default=1.0))
+        highest = max((curve.values.max() for curve in rates), default=1.0)
+        exponent = int(np.floor(np.log10(highest))) if highest > 0 else 0
         for axis in axes[1]:
             for curve in rates:
                 scaled = curve.values[:, 0] / 10.0**exponent
@@ -171,13 +171,10 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
         # From the last point of the parent on, so that the line is not broken at the fork,
         # unless the held-out set is another from there on.
         first = int(np.searchsorted(steps, branch.start, side="right"))
-        if not (column.startswith("eval") and branch.parent and _other_data(run, branch)):
+        same = not branch.parent or branch.data == run.branches[branch.parent].data
+        if same or not column.startswith("eval"):
             first = max(first - 1, 0)
         yield Curve(*looked[name], steps[first:], values[first:])
-
-
-def _other_data(run: Run, branch: ResolvedBranch) -> bool:
-    return branch.data != run.branches[branch.parent].data
 
 
 def _draw(axis: Axes, curve: Curve) -> None:
@@ -210,7 +207,3 @@ def _zoom(axis: Axes, curves: list[Curve]) -> None:
         low, high = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
         high = max(high, low + 1e-6)  # of one point alone
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def _exponent(value: float) -> int:
-    return int(np.floor(np.log10(value))) if value > 0 else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
-from wsdjax.branches.workdir import experiment_of, read_config
+from wsdjax.branches.workdir import experiment_of
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -23,18 +24,16 @@ class Run:
         self.store = BranchStore(workdir)
         self.workdir = self.store.workdir
         self.branches: dict[str, ResolvedBranch] = self.store.branches()
-        self.compared: dict[str, tuple[str, ...]] = {
-            method: tuple(name for name in names if name in self.branches)
-            for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
-        }
         self.experiment = experiment_of(self.workdir)
         """None for a workdir without a config."""
-        self.table = functools.cache(self._table)
-        self.lineage = functools.cache(self.store.lineage)
-
-    def _table(self, name: str) -> Table:
+        compare = self.experiment.compare if self.experiment else {}
+        self.compared: dict[str, tuple[str, ...]] = {
+            method: tuple(name for name in names if name in self.branches)
+            for method, names in compare.items()
+        }
+        self.table: Callable[[str], Table] = functools.cache(self.store.metrics)
         """The rows of a lineage, root to leaf."""
-        return self.store.metrics(name)
+        self.lineage = functools.cache(self.store.lineage)
 
     def ends(self) -> list[ResolvedBranch]:
         """The branches that have a result: those without children, and those that decay, from

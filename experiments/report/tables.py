@@ -63,7 +63,10 @@ def final_values(run: Run) -> list[Final]:
             found.append(
                 Final(
                     schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
-                    lineage=_nodes(run, branch.name),
+                    lineage=[
+                        node if stop == run.branches[node].end else f"{node}@{stop}"
+                        for node, _, stop in run.lineage(branch.name)
+                    ],
                     updates=int(updates["step"][-1]),
                     rate=float(updates["rate"][-1]),
                     training_loss=None if average else training,
@@ -102,13 +105,6 @@ def _changes(run: Run, name: str) -> str:
     along = [run.branches[segment.branch] for segment in run.lineage(name)]
     base = run.experiment.optimizer if run.experiment else None
     return ", ".join(filter(None, (changes(e, run.branches.get(e.parent), base) for e in along)))
-
-
-def _nodes(run: Run, name: str) -> list[str]:
-    nodes = []
-    for branch, _, stop in run.lineage(name):
-        nodes.append(branch if stop == run.branches[branch].end else f"{branch}@{stop}")
-    return nodes
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:
@@ -200,7 +196,7 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
         return []
     said = [f"Held-out bits a byte: {', '.join(models)}."]
     counts = baselines.kept(run)
-    if not counts:
+    if not counts and baselines.are_of(run):
         said.append("N-grams beside them: experiments.report --baselines counts them in a minute.")
     for text, counted in counts.items():
         each = ", ".join(f"{name} {bits:.3f}" for name, bits in counted.items())

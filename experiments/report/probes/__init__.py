@@ -22,7 +22,6 @@ def _span(name: str, unit: str = "") -> Callable[[Values], str]:
 
 MEASURES: dict[str, Measure] = {
     "sharpness": Measure(
-        about="the k largest eigenvalues of the Hessian, certified",
         measure=measures.sharpness,
         headline=_eigenvalues,
         drawn=("eigenvalues",),
@@ -32,7 +31,6 @@ MEASURES: dict[str, Measure] = {
         fixed={"seed": 0},
     ),
     "preconditioned": Measure(
-        about="those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint",
         measure=measures.preconditioned,
         headline=_eigenvalues,
         drawn=("eigenvalues",),
@@ -46,7 +44,6 @@ MEASURES: dict[str, Measure] = {
         takes_moments=True,
     ),
     "density": Measure(
-        about="the whole spectrum, by stochastic Lanczos quadrature",
         measure=measures.density,
         headline=_span("nodes"),
         drawn=("grid", "density"),
@@ -58,7 +55,6 @@ MEASURES: dict[str, Measure] = {
         most=4,
     ),
     "moments": Measure(
-        about="trace and Frobenius norm of the Hessian, trace by layer",
         measure=measures.moments,
         headline=lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
         drawn=("trace",),
@@ -67,7 +63,6 @@ MEASURES: dict[str, Measure] = {
         fixed={"probes": 32, "seed": 0},
     ),
     "noise": Measure(
-        about="trace and top eigenvalue of the gradient's covariance, noise scale",
         measure=measures.noise,
         headline=lambda r: f"noise scale {r['noise_scale']:.4g} examples",
         drawn=("noise_scale",),
@@ -79,7 +74,6 @@ MEASURES: dict[str, Measure] = {
         fixed={"seed": 0},
     ),
     "interpolate": Measure(
-        about="the loss from its first node to its last",
         measure=measures.interpolate,
         headline=_span("losses"),
         drawn=("alphas", "losses"),
@@ -89,7 +83,6 @@ MEASURES: dict[str, Measure] = {
         uses=("points",),
     ),
     "plane": Measure(
-        about="the loss over its first two principal components, and the way through",
         measure=measures.plane,
         headline=_span("losses", " nats"),
         drawn=("losses", "coords_1", "coords_2", "trajectory", "explained_variance_ratio"),
@@ -101,7 +94,6 @@ MEASURES: dict[str, Measure] = {
         bands=False,
     ),
     "components": Measure(
-        about="how much of its variance the first k explain",
         measure=measures.components,
         headline=lambda r: ", ".join(f"{ratio:.1%}" for ratio in r["explained_variance_ratio"]),
         drawn=("explained_variance_ratio",),
@@ -114,7 +106,6 @@ MEASURES: dict[str, Measure] = {
         bands=False,
     ),
     "phases": Measure(
-        about="v_s and v_d, and the curvature along them; a range over the branch's fork",
         measure=measures.phases,
         headline=lambda r: (
             f"v_s explains {r['explained'][0]:.1%}, v_d {r['explained'][1]:.1%}, "
@@ -130,7 +121,6 @@ MEASURES: dict[str, Measure] = {
         bands=False,
     ),
     "convexity": Measure(
-        about="weak quasi-convexity against its last node",
         measure=measures.convexity,
         headline=_span("tau"),
         drawn=("tau",),
@@ -140,7 +130,6 @@ MEASURES: dict[str, Measure] = {
         along=True,
     ),
     "alignment": Measure(
-        about="cosine of each move with the negative gradient",
         measure=measures.alignment,
         headline=_span("cosines"),
         drawn=("cosines",),
@@ -151,7 +140,6 @@ MEASURES: dict[str, Measure] = {
         along=True,
     ),
     "distances": Measure(
-        about="norms, distance travelled and moved",
         measure=measures.distances,
         headline=lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
         drawn=("moved", "travelled"),

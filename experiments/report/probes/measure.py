@@ -23,12 +23,12 @@ class Node(NamedTuple):
     batches: list[Any]
     given: dict[str, Any]
     """The settings, by the flag's name."""
-    tell: Tell
-    """Shows how far it is."""
     opt_state: Any = None
     """None for a snapshot, which has parameters alone."""
     optimizer: Any = None
     """Its `AdamW`."""
+    tell: Tell = print
+    """Shows how far it is."""
 
 
 class Path(NamedTuple):
@@ -40,9 +40,9 @@ class Path(NamedTuple):
     """Completed updates at the branch's fork."""
     batches: list[Any]
     given: dict[str, Any]
-    tell: Tell
-    file: File
+    file: File | None = None
     """Where a sweep may keep what it has, to go on after a stop."""
+    tell: Tell = print
 
 
 class Unmeasurable(Exception):
@@ -52,10 +52,8 @@ class Unmeasurable(Exception):
 class Measure(NamedTuple):
     """A probe: what it measures, how that is told, and the figure of it."""
 
-    about: str
-    """A line of the help."""
     measure: Callable[[Any], Values]
-    """Of a `Node`, or of a `Path`."""
+    """Of a `Node`, or of a `Path`; the first line of its documentation is one of the help."""
     headline: Callable[[Values], str]
     """What of a result is told when it is there."""
     drawn: tuple[str, ...]

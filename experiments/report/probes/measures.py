@@ -17,12 +17,16 @@ from wsdjax.training import optim
 
 
 def sharpness(node: Node) -> Values:
+    """The k largest eigenvalues of the Hessian, certified."""
     hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
     return _eigenvalues(node, hessian, hessian.gradient)
 
 
 def preconditioned(node: Node) -> Values:
-    """Of P^-1/2 H P^-1/2 for Adam's P: what Adam sees (Cohen et al.)."""
+    """Those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint.
+
+    It is what Adam sees (Cohen et al.).
+    """
     if node.opt_state is None:
         raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
     nu, count = optim.second_moment(node.opt_state)
@@ -54,12 +58,14 @@ def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Values:
 
 
 def density(node: Node) -> Values:
+    """The whole spectrum, by stochastic Lanczos quadrature."""
     of = (node.loss_fn, node.params, node.batches)
     drawn = {name: node.given[name] for name in ("probes", "depth", "seed")}
     return probes.spectral_density(*of, **drawn)._asdict()
 
 
 def moments(node: Node) -> Values:
+    """Trace and Frobenius norm of the Hessian, trace by layer."""
     of = (node.loss_fn, node.params, node.batches)
     found = probes.moments(*of, probes=node.given["probes"], seed=node.given["seed"])
     return {
@@ -70,6 +76,7 @@ def moments(node: Node) -> Values:
 
 
 def noise(node: Node) -> Values:
+    """Trace and top eigenvalue of the gradient's covariance, noise scale."""
     of = (node.loss_fn, node.params, node.batches)
     return probes.gradient_noise(*of, node.given["tol"], node.given["seed"])._asdict()
 
@@ -88,7 +95,10 @@ def _by_name(tree: Any) -> Values:
 
 
 def interpolate(path: Path) -> Values:
-    """From the first node to the last, and a quarter of the way beyond both."""
+    """The loss from its first node to its last.
+
+    It goes a quarter of the way beyond both.
+    """
     alphas = np.union1d(np.linspace(-0.25, 1.25, path.given["points"]), [0, 1])
     ends = path.iterates[0], path.iterates[-1]
     losses = probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
@@ -96,8 +106,10 @@ def interpolate(path: Path) -> Values:
 
 
 def plane(path: Path) -> Values:
-    """Through the last node, along the first two principal components (Li et al.), a quarter
-    beyond the trajectory on each side."""
+    """The loss over its first two principal components, and the way through.
+
+    It goes through the last node and a quarter beyond the trajectory on each side (Li et al.).
+    """
     _need(path, 3)
     found = probes.principal_components(path.iterates, k=2)
     axis_1, axis_2 = (jax.tree.map(lambda rows, i=i: rows[i], found.directions) for i in (0, 1))
@@ -118,6 +130,7 @@ def plane(path: Path) -> Values:
 
 
 def components(path: Path) -> Values:
+    """How much of its variance the first k explain."""
     k = path.given["k"]
     _need(path, k + 1)
     found = probes.principal_components(path.iterates, k=k)
@@ -125,8 +138,11 @@ def components(path: Path) -> Values:
 
 
 def phases(path: Path) -> Values:
-    """v_s and v_d, and at the fork and the last node the curvature along each and its signal to
-    noise (Belloni et al., figures 4 and 5)."""
+    """v_s and v_d, and the curvature along them; a range over the branch's fork.
+
+    Curvature and its signal to noise are at the fork and at the last node (Belloni et al.,
+    figures 4 and 5).
+    """
     at = path.steps.index(path.fork) if path.fork in path.steps else -1
     if not 2 <= at < len(path.steps) - 2:
         raise Unmeasurable(
@@ -154,17 +170,19 @@ def phases(path: Path) -> Values:
 
 
 def convexity(path: Path) -> Values:
-    """Of every node but the last, against that."""
+    """Weak quasi-convexity against its last node."""
     solution = path.iterates[-1]
     tau = probes.weak_quasi_convexity(path.loss_fn, path.iterates[:-1], solution, path.batches)
     return {"tau": tau}
 
 
 def alignment(path: Path) -> Values:
+    """Cosine of each move with the negative gradient."""
     return {"cosines": probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
 
 
 def distances(path: Path) -> Values:
+    """Norms, distance travelled and moved."""
     return probes.distances(path.iterates)._asdict()
 
 

@@ -28,20 +28,14 @@ _FIRST = (
 )
 
 
-class Measured(NamedTuple):
-    groups: list[Group]
-    """Probe by probe, of most results first."""
-    left: dict[str, str]
-    """By name, why a result is in no group."""
-
-
-def measured(run: Run) -> Measured:
-    """All results of a workdir."""
+def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
+    """All results of a workdir, probe by probe, of most results first; and by the names of those
+    that are in no group, why."""
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
     for branch in run.branches:
         found = []
-        for path in sorted(_directory(run.store, branch).glob("*.json")):
+        for path in sorted((run.store.directory(branch) / "probes").glob("*.json")):
             name = f"{branch}/{path.name}"
             try:
                 content = read(path)
@@ -65,7 +59,7 @@ def measured(run: Run) -> Measured:
             group.results.append(result)
     order = list(MEASURES)
     by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
-    return Measured(by_size, left)
+    return by_size, left
 
 
 class Drawn(NamedTuple):
@@ -79,7 +73,7 @@ class Drawn(NamedTuple):
 def drawn(run: Run) -> Drawn:
     """A figure for each choice of settings that a probe was measured with."""
     groups, left = measured(run)
-    found = Drawn({}, {}, dict(left))
+    found = Drawn({}, {}, left)
     for group in groups:
         kind = group.measure
         if kind.most:
@@ -131,15 +125,8 @@ def read(path: Path) -> dict[str, Any]:
     content = read_json(path, remedy)
     measure = MEASURES.get(str(content.get("probe")))
     steps, results = content.get("steps"), content.get("results")
-    if (
-        measure is None
-        or not isinstance(content.get("settings"), dict)
-        or not isinstance(steps, list)
-        or not isinstance(results, list)
-        or not all(type(step) is int for step in steps)
-        or not all(isinstance(result, dict) for result in results)
-        or not (steps and results)
-    ):
+    lists = _is_list_of(int, steps) and _is_list_of(dict, results)
+    if measure is None or not isinstance(content.get("settings"), dict) or not lists:
         raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
     if not _is_whole(content, measure):
         raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
@@ -148,6 +135,10 @@ def read(path: Path) -> dict[str, Any]:
         kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
         content = {**content, "settings": kept}
     return content
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(type(each) is kind for each in value)
 
 
 def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
@@ -178,7 +169,7 @@ def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
     store = BranchStore(workdir)
     there: dict[str, Path] = {}
     for branch in store.names():
-        for path in _directory(store, branch).glob("*.*"):
+        for path in (store.directory(branch) / "probes").glob("*.*"):
             there[f"{branch}/{path.name}"] = path
     by_path = {path.resolve(): path for path in there.values()}
     chosen = []
@@ -195,7 +186,3 @@ def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
     for path in dict.fromkeys(chosen):
         path.unlink()
     return list(dict.fromkeys(chosen))
-
-
-def _directory(store: BranchStore, branch: str) -> Path:
-    return store.directory(branch) / "probes"
