@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -12,12 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsdjax import tree
+from wsdjax import trainer, tree
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import read_rows
 from wsdjax.data import tokens
-from wsdjax.trainer import loop
-from wsdjax.trainer.loop import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "tests" / "configs" / "tiny.py"
@@ -47,6 +48,16 @@ def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.P
     )
 
 
+def call(module: str, *arguments: str) -> tuple[int, str, str]:
+    """An entry point in this process: its exit code, and what it wrote to both outputs."""
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    return code, out.getvalue(), err.getvalue()
+
+
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 """For processes that are killed: JAX does not write an entry of its cache all at once."""
 
@@ -74,7 +85,7 @@ class Stop(Exception):
     """Raised by `Silent` after the update that it was told."""
 
 
-class Silent(loop.Silent):
+class Silent(trainer.Silent):
     """Progress that is not shown, and can stop the run after an update."""
 
     def __init__(self, until=None):
@@ -92,8 +103,8 @@ def grow(workdir, config, names=None):
     with store.lock():
         branches = tree.resolve(config)
         store.register(branches)
-        trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.train(names or list(branches))
+        watch = trainer.Watch(config.eval_every, config.checkpoint_every, progress=Silent())
+        trainer.Trainer(store, watch).train(names or list(branches))
     return store
 
 

@@ -18,7 +18,7 @@ from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Diverged
+from wsdjax.trainer import Diverged
 from wsdjax.training import optim
 from wsdjax.training import state as states
 from wsdjax.training.step import make_evaluate, make_step

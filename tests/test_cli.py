@@ -16,6 +16,7 @@ from helpers import (
     NO_CACHE,
     ROOT,
     TINY,
+    call,
     command,
     files,
     finish,
@@ -55,7 +56,7 @@ MISTAKES = {
     ),
     "an unknown field in the file": (
         ["--config=tests/configs/mistaken.py"],
-        "mistaken.py: Branch has no field 'stepz', did you mean 'steps'?",
+        "mistaken.py, line 7: Branch has no field 'stepz', did you mean 'steps'?",
     ),
     "a file of no name": (["--config=" + "x" * 5_000], "there is no such file"),
     "a directory": (["--config=tests"], "--config=tests: there is no such file"),
@@ -82,8 +83,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
     workdir = tmp_path / "w"
     own = any(argument.startswith("--config=") for argument in arguments)
     config = [] if own else [f"--config={TINY}"]
-    process = start("experiments.run", *config, f"--workdir={workdir}", *arguments)
-    code, out, err = finish(process)
+    code, out, err = call("experiments.run", *config, f"--workdir={workdir}", *arguments)
     assert code == 2, err
     assert named in err
     assert len(err.strip().splitlines()) <= 2, err
@@ -105,7 +105,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
 )
 def test_a_flag_that_is_given_twice_is_refused(arguments, tmp_path):
     """Where the last would be taken without a word."""
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert re.search(r"--(workdir|probe|batch|out|directory) is given more than once", err)
     assert len(err.strip().splitlines()) == 1
@@ -119,7 +119,7 @@ def test_an_unknown_data_set(tmp_path):
             "data=Photos(noise=0.8, size=2_000, eval_size=50)", 'data="imagenet"'
         )
     )
-    code, _, err = finish(start("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w"))
+    code, _, err = call("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w")
     allowed = "Photos, Cifar10, Text, Stdlib, Bigram"
     assert (code, err.strip()) == (2, f"error: data = 'imagenet': must be one of {allowed}")
 
@@ -127,7 +127,7 @@ def test_an_unknown_data_set(tmp_path):
 @pytest.mark.parametrize("given", [("--config=quickstart",), ("--config", "quickstart")])
 def test_a_config_that_is_not_there(given):
     """The error names those that are: a name alone is a likely mistake."""
-    code, _, err = finish(start("experiments.run", *given))
+    code, _, err = call("experiments.run", *given)
     assert code == 2
     assert err.startswith("error: --config=quickstart: there is no such file; ours are experiments")
     assert "quickstart" in err.partition(";")[2]
@@ -137,7 +137,7 @@ def test_a_config_that_is_not_there(given):
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/file/w")
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert "file/w cannot be written (Not a directory): choose another --workdir" in err
     assert len(err.strip().splitlines()) == 1, err
@@ -161,7 +161,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_a_config_file_that_fails(text, said, tmp_path):
     (tmp_path / "c.py").write_text(text)
     arguments = ("experiments.run", f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w")
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1, err
@@ -207,14 +207,14 @@ def interrupted(tmp_path, number, **environment):
 
 def test_a_second_process_on_the_same_workdir_is_refused(finished):
     with BranchStore(finished).lock():
-        code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+        code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={finished}")
     assert code == 2
     assert "another process is training in" in err
 
 
 def test_a_finished_workdir_says_so_and_does_nothing(finished):
     before = files(finished)
-    code, out, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+    code, out, err = call("experiments.run", f"--config={TINY}", f"--workdir={finished}")
     assert (code, err) == (0, "")
     assert "Nothing is missing" in out
     assert files(finished) == before
@@ -222,7 +222,7 @@ def test_a_finished_workdir_says_so_and_does_nothing(finished):
 
 def test_divergence_ends_the_command_with_an_error(tmp_path):
     arguments = ["--config.optimizer.peak_value=1e30", f"--workdir={tmp_path}/w"]
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", *arguments))
+    code, _, err = call("experiments.run", f"--config={TINY}", *arguments)
     assert code == 1
     assert re.search(r"error: not finite at update \d: trunk seed 0, trunk seed 1", err)
     assert "diverged" in json.loads((tmp_path / "w/status.json").read_text())["status"]
@@ -242,7 +242,7 @@ def test_a_report_of_what_diverged(finished, tmp_path):
         for row in rows:
             again.write(row)
         again.close()
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert (code, err) == (0, "")
     assert "Correlation" not in out
 
@@ -254,15 +254,15 @@ def test_a_comparison_that_is_added_is_drawn(finished, tmp_path):
     both = 'compare={"WSD": ("decay",), "cosine": ("cosine",)},'
     config.write_text(TINY.read_text().replace("eval_every=7,", f"eval_every=99, {both}"))
     arguments = ("experiments.run", f"--config={config}", f"--workdir={workdir}")
-    code, out, _ = finish(start(*arguments))
+    code, out, _ = call(*arguments)
     assert code == 0
     assert re.search(r"WSD +\d\.\d{4} ± \d\.\d{4} \(36\) +36\n", out)
     written = json.loads((workdir / "config.json").read_text())
     assert written["eval_every"] == 7  # as it was watched
     assert set(written["compare"]) == {"WSD", "cosine"}
-    assert "Nothing is missing" in finish(start(*arguments))[1]
+    assert "Nothing is missing" in call(*arguments)[1]
     config.write_text(config.read_text().replace('("cosine",)', '("sine",)'))
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert "compare.cosine: there is no branch 'sine'" in err
 
@@ -299,7 +299,7 @@ def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for branch in ("trunk", "decay", "cosine"):
         shutil.rmtree(workdir / "branches" / branch / "checkpoints")
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
     assert (workdir / "report.html").read_text() == (finished / "report.html").read_text()
     assert out.splitlines()[:6] == (finished.parent / "out").read_text().splitlines()[:6]
@@ -312,19 +312,19 @@ def test_a_half_trained_run_has_a_report(finished, tmp_path):
         shutil.rmtree(workdir / "branches" / branch / "checkpoints")
     (workdir / "branches/cosine/metrics.jsonl").unlink()
     (workdir / "branches/decay/metrics.jsonl").write_text("")
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
     assert "warmup-cosine" not in out
     assert "Not finished: decay (at 24 of 36), cosine (at 0 of 36)." in out
     (workdir / "branches/trunk/metrics.jsonl").unlink()
-    code, _, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, _, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
 
 
 def test_a_damaged_end_is_noticed_and_made_again(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "w")
     flip_a_byte(workdir / "branches/cosine/checkpoints/36")
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
     assert code == 0, err
     assert "cosine/checkpoints/36 is damaged" in err
     assert same(BranchStore(workdir).restore("cosine"), BranchStore(finished).restore("cosine"))
@@ -334,13 +334,13 @@ def test_a_page_that_was_not_drawn_again_is_drawn(finished, tmp_path):
     """A new branch takes the old page away, and a finished run without a page draws it."""
     workdir = shutil.copytree(finished, tmp_path / "w")
     (workdir / "report.html").unlink()
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
     assert (code, err) == (0, "")
     assert (workdir / "report.html").exists()
 
 
 def test_a_report_of_nothing(tmp_path):
-    code, _, err = finish(start("experiments.report", f"--workdir={tmp_path}"))
+    code, _, err = call("experiments.report", f"--workdir={tmp_path}")
     assert code == 2
     assert "no run is there" in err
 
@@ -390,9 +390,7 @@ def test_a_bar_is_shown_on_a_terminal(tmp_path):
 def test_rows_go_to_tensorboard_too_when_asked(tmp_path):
     from tensorboardX import SummaryWriter  # noqa: F401
 
-    process = start(
-        "experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.tensorboard"
-    )
-    code, _, err = finish(process)
+    arguments = (f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.tensorboard")
+    code, _, err = call("experiments.run", *arguments)
     assert code == 0, err
     assert list(Path(tmp_path / "w/branches/decay/tensorboard").glob("events.*"))

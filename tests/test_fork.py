@@ -19,8 +19,8 @@ from experiments.report.write import write_report
 from wsdjax import data, models, plans, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
-from wsdjax.files import DamagedFile
-from wsdjax.trainer.loop import Trainer, fork
+from wsdjax.files import DamagedFile, read_json, write_json
+from wsdjax.trainer import Trainer, Watch, fork, start
 from wsdjax.training import averages, optim
 from wsdjax.training import state as states
 from wsdjax.training.step import make_evaluate, make_step
@@ -227,7 +227,7 @@ def test_moments_and_averages_can_both_begin_anew(averaged):
     branch = dataclasses.replace(
         store.branches()["decay"], reset_optimizer=True, averages=Averages(window=2)
     )
-    new = states.forked(node, branch, config.averages)
+    new = start.forked(node, branch, config.averages)
     assert set(new.averages) == {"window"}
     assert new.averages["window"]["count"].tolist() == [0, 0]
     assert new.opt_state[1].count.tolist() == [0, 0]
@@ -262,7 +262,7 @@ def test_averages_are_resumed_to_the_bit(averaged, tmp_path):
     stopped = BranchStore(tmp_path, keep=20)
     with stopped.lock():
         stopped.register(tree.resolve(config))
-        trainer = Trainer(stopped, Silent(12), 1, 2)
+        trainer = Trainer(stopped, Watch(1, 2, progress=Silent(12)))
         with pytest.raises(Stop):
             trainer.train(["decay"])
     assert stopped.steps("decay") == [10]
@@ -393,17 +393,35 @@ def test_a_workdir_of_a_newer_format_is_refused(first_format):
 
 
 def test_a_fork_from_a_python_session(forked, tmp_path):
-    """`train.fork` adds a branch and trains it; again, it goes on or does nothing."""
+    """`fork` adds a branch and trains it; again, it goes on or does nothing."""
     workdir = shutil.copytree(forked.workdir, tmp_path / "w")
     store = BranchStore(workdir)
     branch = Branch(parent="trunk@20", steps=5, schedule=Constant(4))
     for _ in range(2):
-        resolved = fork(store, "python", branch, eval_every=7, checkpoint_every=5)
+        resolved = fork(store, "python", branch, Watch(7, 5))
         assert (resolved.start, resolved.end) == (20, 25)
     # Alone, where `kept` had a sibling: the same but for the last bits.
     losses = [s.metrics(n).updates["loss"] for s, n in ((store, "python"), (forked, "kept"))]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert BranchStore(workdir).is_done("python")
+
+
+def test_a_fork_from_python_is_watched_as_the_workdir_is(finished, tmp_path):
+    """Lengths in percent of its config's, evaluations, snapshots, the status; and no report is
+    left that does not show it."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    path, status = workdir / "config.json", workdir / "status.json"
+    write_json(path, {**read_json(path, ""), "length": 50, "snapshot_every": "6%"})
+    status.unlink()
+    store = BranchStore(workdir)
+    resolved = fork(store, "python", Branch(parent="trunk", steps="10%", schedule=Cooldown()))
+    assert (resolved.start, resolved.end) == (24, 29)
+    assert store.metrics("python").evaluations["step"].tolist() == [7, 14, 21, 24, 28, 29]
+    assert store.steps("python") == [25, 29]
+    assert store.snapshots("python") == [27]
+    assert read_json(status, "") == {"status": "done"}
+    assert not (workdir / "report.html").exists()
+    assert read_json(path, "")["length"] == 50
 
 
 def test_a_parent_is_trained_to_the_fork_and_no_further(tmp_path, caplog):
@@ -459,7 +477,7 @@ def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
     resolved = tree.resolve_branch("leaf", branch, branches["on"], branches)
     with store.lock():
         store.register({"leaf": resolved})
-        Trainer(store, Silent(), config.eval_every, config.checkpoint_every).train(["leaf"])
+        Trainer(store, Watch(config.eval_every, config.checkpoint_every)).train(["leaf"])
     after = files(workdir / "branches")
     assert {path: after[path] for path in before} == before
     assert store.is_done("leaf")

@@ -24,7 +24,7 @@ from wsdjax.data.device import DeviceSplit
 from wsdjax.errors import ConfigError
 from wsdjax.interop import weights
 from wsdjax.interop.foreign_config import check_weights, config_of
-from wsdjax.trainer.loop import Stopped, Trainer
+from wsdjax.trainer import Stopped, Trainer, Watch
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = {
@@ -667,7 +667,7 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
         tree=plans.cosine(4, 1),
     )
     branches, store = tree.resolve(config), BranchStore(tmp_path / "run")
-    trainer = Trainer(store, checkpoint_every=2)
+    trainer = Trainer(store, Watch(checkpoint_every=2))
     trainer.check(branches)
     store.register(branches)
     trainer.asked_to_stop = lambda: True

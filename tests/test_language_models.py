@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, finish, load_config, rows_of, same, start, token_lists, write_shards
+from helpers import ROOT, call, finish, load_config, rows_of, same, start, token_lists, write_shards
 
 from experiments.estimate import estimate
 from wsdjax import data, models, probes, tree
@@ -16,7 +16,7 @@ from wsdjax.config import Branch, Constant, Cooldown, Text
 from wsdjax.data import tokenizer
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Trainer
+from wsdjax.trainer import Trainer
 from wsdjax.trainer.preflight import warn_of_another_tokenizer
 from wsdjax.training import cost
 
@@ -24,7 +24,7 @@ TINY = ROOT / "tests" / "configs" / "tiny_lm.py"
 
 
 def run(workdir, *more):
-    return finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *more))
+    return call("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,17 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     assert "Transformer: 12,704 parameters, 2 seeds" in err
     assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
+    assert "experiments.report --baselines counts them" in out
+    assert "n-grams counted on" not in out
+    assert not (workdir / "baselines.json").exists()
+
+
+def test_n_grams_are_counted_when_asked_for_and_kept(trained):
+    """On what was read and on the whole text; a later report has them without counting."""
+    workdir = trained[0]
+    code, out, err = call("experiments.report", f"--workdir={workdir}", "--baselines")
+    assert code == 0, err
+    assert "takes a minute" in err
     counted = json.loads((workdir / "baselines.json").read_text())["bits_a_byte"]
     assert [list(each) for each in counted.values()] == 2 * [["bigram", "3-gram", "5-gram"]]
     few, many = (each["5-gram"] for each in counted.values())
@@ -51,6 +62,10 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     expected = ngram_loss(read, held_out, 2, 257) / np.log(2)
     assert next(iter(counted.values()))["bigram"] == pytest.approx(expected)
     assert f"counted on the {read.size:,} tokens that were read: bigram {expected:.3f}" in out
+    kept = (workdir / "baselines.json").stat()
+    _, again, _ = call("experiments.report", f"--workdir={workdir}")
+    assert again == out
+    assert (workdir / "baselines.json").stat().st_mtime_ns == kept.st_mtime_ns
     assert branch.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
 
 
@@ -129,9 +144,7 @@ def test_a_node_is_probed_as_any_other(trained):
         "--examples=30",
         "--split=test",
     )
-    quickly = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # it takes longer to compile than to run
-    process = start("experiments.probe", f"--workdir={workdir}", *arguments, **quickly)
-    code, _, err = finish(process)
+    code, _, err = call("experiments.probe", f"--workdir={workdir}", *arguments)
     assert code == 0, err
     store = BranchStore(workdir)
     branch = store.branches()["decay"]
@@ -184,7 +197,7 @@ def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group()
 
 def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):
     arguments = ("--config=experiments/configs/lm_pythia160m.py", f"--workdir={tmp_path / 'w'}")
-    code, _, err = finish(start("experiments.run", *arguments))
+    code, _, err = call("experiments.run", *arguments)
     assert code == 2
     assert "python -m experiments.prepare text" in err
     assert len(err.strip().splitlines()) == 1

@@ -28,6 +28,7 @@ from helpers import (
     start,
 )
 
+from wsdjax import trainer as train
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.branches.checkpoints import Checkpoints
@@ -35,8 +36,7 @@ from wsdjax.branches.metrics import read
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.errors import UserError
 from wsdjax.files import read_json, write_json
-from wsdjax.trainer import loop as train
-from wsdjax.trainer.loop import Stopped, Trainer
+from wsdjax.trainer import Stopped, Trainer, Watch
 
 BRANCHES = ("trunk", "decay", "cosine")
 
@@ -95,13 +95,13 @@ def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds)
     assert stopped.siblings("b") == ["a", "b"]
     for until in (7, 12, 13):
         with stopped.lock(), pytest.raises(Stop):
-            Trainer(stopped, Silent(until), 4, 5).train(["a", "b"])
+            Trainer(stopped, Watch(4, 5, progress=Silent(until))).train(["a", "b"])
         if until == 12:
             assert stopped.steps("b") == stopped.steps("a") == [5, 10]
             stopped.discard_after("b", 5)
     for store in stores:
         with store.lock():
-            Trainer(store, Silent(), 4, 5).train(["a", "b"])
+            Trainer(store, Watch(4, 5, progress=Silent())).train(["a", "b"])
     for name in branches:
         assert rows_of(stopped, name) == rows_of(whole, name)
         assert same(stopped.restore(name), whole.restore(name))
@@ -116,7 +116,7 @@ def test_a_stop_that_is_asked_for_saves_first(finished, tmp_path):
     seen = []
     progress.update = lambda step, loss, rate: seen.append(step)
     with store.lock(), pytest.raises(Stopped, match="trunk is saved at update 9 of 24"):
-        Trainer(store, progress, 7, 5, asked_to_stop=lambda: len(seen) >= 8).train(["trunk"])
+        Trainer(store, Watch(7, 5, progress=progress), lambda: len(seen) >= 8).train(["trunk"])
     assert store.steps("trunk") == [5, 9]
     code, _, err = finish(
         start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}")
@@ -286,7 +286,7 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
     for store in stores:
         store.register(tree.resolve(config))
         with store.lock():
-            Trainer(store, Silent(), 7, 5).train(["trunk", "early"])
+            Trainer(store, Watch(7, 5, progress=Silent())).train(["trunk", "early"])
     damaged, whole = stores
     flip_a_byte(tmp_path / "damaged/branches/trunk/checkpoints/8")
     shutil.rmtree(tmp_path / "damaged/branches/early")
@@ -298,7 +298,8 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
         "config = dataclasses.replace(load_config(), tree=branches)\n"
         f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
         "store.register(tree.resolve(config))\n"
-        "with store.lock(): Trainer(store, Silent(), 7, 5).train(['trunk', 'early'])\n"
+        "watch = Watch(7, 5, progress=Silent())\n"
+        "with store.lock(): Trainer(store, watch).train(['trunk', 'early'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -335,7 +336,7 @@ def with_snapshots(tmp_path):
         store = BranchStore(workdir)
         with store.lock():
             store.register(resolved)
-            Trainer(store, Silent(until), 7, 6, snapshot_every=3).train(list(resolved))
+            Trainer(store, Watch(7, 6, 3, progress=Silent(until))).train(list(resolved))
         return store
 
     return grow
@@ -382,7 +383,7 @@ def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path, caplog):
     whole = with_snapshots(tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "w")
     shutil.rmtree(tmp_path / "w/branches/trunk/snapshots/9")
-    said = "are gone, of trunk those of 9: bring them back, delete"
+    said = "snapshots are gone, 9 of .*trunk/snapshots: bring them back, delete"
     with pytest.raises(MissingNode, match=said):
         with_snapshots(tmp_path / "w")
     assert BranchStore(tmp_path / "w").steps("trunk") == whole.steps("trunk")
@@ -393,7 +394,7 @@ def test_snapshots_that_are_gone_are_missed(with_snapshots, tmp_path, caplog):
     with pytest.raises(Stop):
         with_snapshots(tmp_path / "stopped", until=10)
     shutil.rmtree(tmp_path / "stopped/branches/trunk/snapshots/3")
-    with pytest.raises(MissingNode, match="are gone, of trunk those of 3: "):
+    with pytest.raises(MissingNode, match="snapshots are gone, 3 of "):
         with_snapshots(tmp_path / "stopped")
 
 
@@ -428,7 +429,8 @@ def trainer():
     config = load_config()
 
     def make(store, keep_until=None):
-        inner = Trainer(store, Silent(keep_until), config.eval_every, config.checkpoint_every)
+        watch = Watch(config.eval_every, config.checkpoint_every, progress=Silent(keep_until))
+        inner = Trainer(store, watch)
         if keep_until is None:
             return inner
 

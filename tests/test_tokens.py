@@ -14,7 +14,7 @@ from helpers import FINGERPRINT, SEPARATOR, VOCABULARY, token_lists, write_shard
 from experiments.prepare.text import verify
 from experiments.report.baselines import bits_a_byte
 from wsdjax import data, tree
-from wsdjax.config import Text
+from wsdjax.config import Text, describe_all
 from wsdjax.data import tokens
 from wsdjax.data.host import HostSplit, _order
 from wsdjax.errors import UserError
@@ -88,9 +88,11 @@ def test_fewer_windows_are_spread_evenly_over_all(directory):
 
 def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
     config = Text(str(directory), LENGTH, eval_tokens=30)
-    assert (config.classes, config.examples, config.units) == (VOCABULARY, 20, LENGTH)
-    assert tree.units(config, 4) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
-    assert config.facts()["bytes_per_token"] == 1
+    described = config.describe()
+    assert (described.classes, described.examples, config.units) == (VOCABULARY, 20, LENGTH)
+    known = describe_all([config])
+    assert tree.units(config, 4, None, known) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
+    assert described.facts["bytes_per_token"] == 1
     dataset = data.load(config)
     assert (dataset.train.size, dataset.test.size) == (20, 3)
     assert [len(b["targets"]) for b in data.in_order(dataset.test, 2)] == [2, 1]
@@ -107,7 +109,7 @@ def test_bits_a_byte_are_of_the_held_out_text(tmp_path):
         shards[split] = [tokens.read_shard(path, FINGERPRINT, VOCABULARY)]
     described = tokens.Description(tmp_path, "test", FINGERPRINT, VOCABULARY, SEPARATOR, shards)
     tokens.write_description(described)
-    size = Text(str(tmp_path), LENGTH).facts()["bytes_per_token"]
+    size = Text(str(tmp_path), LENGTH).describe().facts["bytes_per_token"]
     assert size == pytest.approx(301 / 61)
     assert bits_a_byte(np.log(2) * size, size) == pytest.approx(1)
 
@@ -296,7 +298,7 @@ def test_a_separator_within_a_document_is_not_written(tmp_path):
 
 def test_a_split_without_a_whole_window_is_told(directory):
     """Before anything is loaded too: the config needs the number of windows."""
-    for read in (lambda config: config.examples, data.load):
+    for read in (Text.describe, data.load):
         with pytest.raises(UserError, match=r"tokens.json: the longest shard of 'train' has 91"):
             read(Text(str(directory), 91))
     with pytest.raises(UserError, match=r"the longest shard of 'test' has 61 tokens.*window 67"):

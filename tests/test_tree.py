@@ -15,6 +15,7 @@ from wsdjax.config import (
     Branch,
     Constant,
     Cooldown,
+    Experiment,
     Overrides,
     Photos,
     Stdlib,
@@ -263,7 +264,7 @@ def test_a_whole_number_will_do_for_a_float():
 def test_a_config_survives_json():
     """Infinite clipping and tuples included; so does a branch."""
     config = load_config()
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), Experiment) == config
     for branch in tree.resolve(config).values():
         assert ResolvedBranch.from_json(json.loads(json.dumps(branch.to_json()))) == branch
 
@@ -274,7 +275,7 @@ def test_whatever_is_called_type_survives_json():
     config.tree["type"] = Branch(3, Cooldown(), "trunk", Overrides(clip_norm=float("inf")))
     config.compare = {"type": ("type",), "inf": ("decay",)}
     validate(config)
-    read = from_json(json.loads(json.dumps(to_json(config))))
+    read = from_json(json.loads(json.dumps(to_json(config))), Experiment)
     assert read == config
     assert read.tree["type"].optimizer.clip_norm == float("inf")
     branch = tree.resolve(config)["type"]

@@ -13,33 +13,26 @@ training     Updates of a config's first branch as the trainer makes them: examp
 
 from __future__ import annotations
 
-import importlib
-import sys
-
-from absl import flags
+from collections.abc import Sequence
 
 from experiments import cli
 
-BENCHMARKS = ("curvature", "training")
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.choose({"curvature": _curvature, "training": _training}, "benchmark", __doc__, argv)
 
 
-def main() -> None:
-    given = sys.argv[1] if len(sys.argv) > 1 else ""
-    if given in ("--help", "--helpfull", "-h"):
-        for name in BENCHMARKS:
-            flags.adopt_module_key_flags(_module(name))
-        cli.run(lambda: None)
-    if given not in BENCHMARKS:
-        cli.fail(f"name the benchmark first: {' or '.join(BENCHMARKS)}")
-    del sys.argv[1]
-    chosen = _module(given)
-    flags.adopt_module_key_flags(chosen)
-    cli.run(chosen.main, read_config=given == "training")
+def _curvature(argv: Sequence[str]) -> int:
+    from experiments.bench import curvature
+
+    return curvature.main(argv)
 
 
-def _module(name: str):
-    return importlib.import_module(f"experiments.bench.{name}")
+def _training(argv: Sequence[str]) -> int:
+    from experiments.bench import training
+
+    return training.main(argv)
 
 
 if __name__ == "__main__":
-    main()
+    cli.end(main())

@@ -7,7 +7,7 @@ compares methods, each has one colour; else each leaf of the tree has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,6 +22,7 @@ from experiments.report.bound import overlays
 from experiments.report.naming import data_name, schedule_name
 from experiments.report.reading import Run, running_mean
 from experiments.report.style import (
+    BANDS,
     STYLE,
     TRUNK,
     legend_above,
@@ -127,7 +128,32 @@ def _data_name(run: Run) -> str:
     return plain(data_name(run.branches.values()), 80)
 
 
-FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}
+class Described(NamedTuple):
+    draw: Callable[[Run], Figure]
+    caption: str
+    """In HTML."""
+    narrow: bool = False
+
+
+FIGURES = {
+    "loss": Described(
+        loss_curves,
+        "Loss against updates, over the learning rate; the training loss as the running mean over "
+        "a fiftieth of the updates. The dashed lines are at T<sub>c</sub>, where cooldowns fork. "
+        f"The fall in the first tenth of the updates is cut off above. {BANDS}",
+    ),
+    "parameter_norm": Described(
+        parameter_norm, f"Euclidean norm of all parameters against updates. {BANDS}", narrow=True
+    ),
+    "convex_bound": Described(
+        convex_bound,
+        "Training loss and the bound of convex optimisation, computed from the run's rates and "
+        "gradient norms alone (Schaipp et al.): for the distance D of which the run's own base "
+        "rate would be the best, then moved and scaled to each loss by least squares, so that "
+        "shapes can be compared and levels cannot.",
+    ),
+}
+"""By name: a new one is a file with a function of the run, and a line here."""
 
 
 def curves(run: Run, column: str) -> Iterator[Curve]:

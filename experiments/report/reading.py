@@ -14,11 +14,7 @@ import numpy as np
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
-from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
-from wsdjax.config import json as serial
-from wsdjax.config.validation import check
-from wsdjax.errors import UserError
-from wsdjax.files import DamagedFile, read_json
+from wsdjax.branches.workdir import experiment_of, read_config
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -47,7 +43,7 @@ class Run:
         return [
             branch
             for name, branch in self.branches.items()
-            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
+            if name not in parents or branch.schedule.decays
         ]
 
     def smoothing_window(self, name: str) -> int:
@@ -79,39 +75,3 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
     return (sums[last] - sums[first]) / (last - first)[:, None]
-
-
-_REMEDY = "delete it and give the command that trained the run again"
-
-
-def read_config(workdir: Path) -> dict[str, Any] | None:
-    """`config.json`; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    found = _config(workdir)
-    return found and found[0]
-
-
-def experiment_of(workdir: Path) -> Experiment | None:
-    """The experiment that a workdir's `config.json` holds; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    found = _config(workdir)
-    return found and found[1]
-
-
-def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
-    file = workdir / "config.json"
-    if not file.exists():
-        return None
-    content = read_json(file, _REMEDY)
-    try:
-        experiment = serial.from_json(content)
-        check("", experiment, Experiment, {})
-    except (UserError, AttributeError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
-    return content, experiment

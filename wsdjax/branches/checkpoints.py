@@ -36,26 +36,33 @@ class Checkpoints:
       directory: any path that orbax writes, a bucket too; made when the first is saved.
       keep: how many of the newest stay; None for all.
       protected: tells which others stay.
+      written: told of the step of one that is written and about to get its name.
     """
 
     def __init__(
-        self, name: str, directory: epath.Path, keep: int | None, protected: Callable[[], set[int]]
+        self,
+        name: str,
+        directory: epath.Path,
+        keep: int | None,
+        protected: Callable[[], set[int]],
+        written: Callable[[int], None],
     ):
-        self._name, self._directory, self._keep, self._protected = name, directory, keep, protected
+        self._name, self.directory, self._keep, self._protected = name, directory, keep, protected
         self._writer: ocp.training.Checkpointer | None = None
+        self._written, self._step = written, -1
         self._pending: Any = None
         self._failed = False
 
     @property
     def is_local(self) -> bool:
-        return "://" not in str(self._directory)
+        return "://" not in str(self.directory)
 
     def steps(self) -> list[int]:
         """The steps of the complete ones, ascending."""
         # By name alone: orbax reads every checkpoint's metadata to list them, and would fail
         # for all if those of one were damaged. An incomplete save has another name, or, where
         # nothing can be renamed (a bucket), lacks its mark of success.
-        found = list(self._directory.iterdir()) if self._directory.exists() else []
+        found = list(self.directory.iterdir()) if self.directory.exists() else []
         return sorted(
             int(path.name)
             for path in found
@@ -73,7 +80,7 @@ class Checkpoints:
           OSError: if the save before this one failed, or this one was skipped.
         """
         self.wait()
-        step = int(state.step)
+        self._step = step = int(state.step)
         try:
             with _quiet():
                 response = self._open().save_async(
@@ -100,7 +107,7 @@ class Checkpoints:
             return {}
         try:
             with _quiet():
-                return dict(ocp.metadata(self._directory / str(step)).custom_metadata or {})
+                return dict(ocp.metadata(self.directory / str(step)).custom_metadata or {})
         except Exception as error:  # whatever orbax makes of broken files
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise  # no damage: no permission, too many open files
@@ -130,7 +137,7 @@ class Checkpoints:
         if step is None or step not in steps:
             there = ", ".join(map(str, steps)) or "none yet"
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
-        path = self._directory / str(step)
+        path = self.directory / str(step)
         try:
             with _quiet():
                 return _load(path, self._name, sharding)
@@ -151,7 +158,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
         self.close()
-        path = self._directory / str(step)
+        path = self.directory / str(step)
         aside = path.parent / f"{step}.damaged"
         if aside.exists():
             aside.rmtree()
@@ -163,7 +170,7 @@ class Checkpoints:
         if later:
             self.close()
         for each in later:
-            (self._directory / str(each)).rmtree()
+            (self.directory / str(each)).rmtree()
 
     def close(self) -> None:
         self._pending = None
@@ -178,7 +185,7 @@ class Checkpoints:
 
     def _not_saved(self, step: int, reason: object) -> OSError:
         """In one line, with the system's own number where there is one."""
-        what = f"the checkpoint {self._name}@{step} was not saved in {self._directory}"
+        what = f"the checkpoint {self._name}@{step} was not saved in {self.directory}"
         said = " ".join(str(reason).split())
         number = getattr(reason, "errno", None)
         # As TensorStore and Python tell it.
@@ -191,12 +198,21 @@ class Checkpoints:
     def _open(self) -> ocp.training.Checkpointer:
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
-                self._directory,
-                context=_plain_files(),
+                self.directory,
+                context=self._context(),
                 preservation_policy=_Preserve(self._keep, self._protected),
                 cleanup_tmp_directories=True,
             )
         return self._writer
+
+    def _context(self) -> ocp.Context:
+        context = ocp.Context()
+        # A file for each leaf, as against one database for all: no byte of it is dead, so that
+        # whatever is damaged shows in the checksums.
+        context.array.saving.use_ocdbt = False
+        # orbax calls it before it renames, and says nothing of which.
+        context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
+        return context
 
 
 def _load(path: epath.Path, branch: str, sharding: Any) -> State:
@@ -237,14 +253,6 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     if int(state.step) != int(path.name) or found_sums != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
-
-
-def _plain_files() -> ocp.Context:
-    # A file for each leaf, as against one database for all: no byte of it is dead, so that
-    # whatever is damaged shows in the checksums.
-    context = ocp.Context()
-    context.array.saving.use_ocdbt = False
-    return context
 
 
 _TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")

@@ -42,7 +42,7 @@ def write(
         "versions": provenance.versions(),
         "machine": provenance.machine(),
         "data_revision": branch.data.revision,
-        "data_facts": branch.data.facts(),
+        "data_facts": dict(branch.data.describe().facts),
     }
     write_json(path, record)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +51,17 @@ class BranchStore:
       keep: how many of a branch's newest checkpoints stay beside its fork points and end.
     """
 
+    @staticmethod
+    def tell(event: str, branch: str, step: int) -> None:
+        """Called when the row of an update was `read`, and when `checkpoints` or `snapshots` are
+        `written` and about to get their names. It does nothing: tests put theirs in its place."""
+
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
         self.workdir = Path(workdir).expanduser().absolute()
         self._checkpoint_dir = checkpoint_dir
         self._keep = keep
+        self.aside: set[tuple[str, int]] = set()
+        """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._kept: dict[str, set[int]] = {}
         self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
@@ -82,37 +89,30 @@ class BranchStore:
         Raises:
           ConfigError: if the branch exists.
         """
-        self.check_new(branch.name)
-        self.directory(branch.name).mkdir(parents=True, exist_ok=True)
-        elsewhere = str(self._place_for(branch.name)) if self._checkpoint_dir else None
-        records.write(
-            self.directory(branch.name) / "branch.json",
-            branch,
-            {**self.branches(), branch.name: branch},
-            order=len(self._records()),
-            trained_with=list(trained_with) or [branch.name],
-            checkpoints=elsewhere,
-        )
+        registration.check_name(self._there(), branch.name)
+        self._write(branch, trained_with or [branch.name])
 
     def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (branch.parent, branch.start).
 
         Raises:
-          MissingNode: if the parent does not exist or does not reach that step.
-          ConfigError: if the branch exists, or could not go on from that node: naming what
-            differs in the model or the number of replicates.
+          ConfigError, MissingNode: if the branch exists, or as `registration.check_fork`.
         """
-        registration.check_fork(self, branch, self.branches())
+        there = self._there([branch.parent])
+        registration.check_fork(there, branch, there.branches)
         self.create(branch, trained_with)
 
-    def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
-        """Finds what would keep `register` from making the workdir hold these branches.
+    def check(self, branches: Mapping[str, ResolvedBranch]) -> list[registration.Record]:
+        """The records that `register` would write.
 
         Raises:
-          ConfigError: if a branch exists and now means something else, listing every field.
-          MissingNode: for a fork from a node that is not there and will not be.
+          ConfigError, MissingNode: for what would keep it from that, as `registration.plan`.
         """
-        registration.groups(self, branches)
+        there = self._there({branch.parent for branch in branches.values()})
+        planned = registration.plan(there, branches)
+        for branch, _ in planned:
+            self._check_place(branch.name)
+        return planned
 
     def register(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
@@ -122,31 +122,34 @@ class BranchStore:
         Raises:
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
-        trained_with = registration.groups(self, branches)
-        existing = self.branches()
-        for name, branch in branches.items():
-            if name not in existing:
-                (self.fork if branch.parent else self.create)(branch, trained_with[name])
+        for branch, trained_with in self.check(branches):
+            self._write(branch, trained_with)
 
-    def check_new(self, name: str) -> None:
-        """That a branch may have this name.
+    def _there(self, forked: Iterable[str] = ()) -> registration.There:
+        branches = self.branches()
+        siblings = {name: self.siblings(name) for name in branches}
+        saved = {name: self.steps(name) for name in forked if name in branches}
+        return registration.There(self.workdir, branches, siblings, saved)
 
-        Raises:
-          ConfigError: if it is taken, here or where checkpoints go.
-        """
-        directory = self.directory(name)
-        if (directory / "branch.json").exists():
-            raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
-        if alike := [each for each in self.names() if each.casefold() == name.casefold()]:
-            raise ConfigError(
-                f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
-                "tell small letters from capitals: choose another name"
-            )
-        records.check_empty(directory)
+    def _check_place(self, name: str) -> None:
+        records.check_empty(self.directory(name))
         if self._checkpoint_dir and (place := self._place_for(name)).exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
             )
+
+    def _write(self, branch: ResolvedBranch, trained_with: Sequence[str]) -> None:
+        self._check_place(branch.name)
+        self.directory(branch.name).mkdir(parents=True, exist_ok=True)
+        branches = self.branches()
+        records.write(
+            self.directory(branch.name) / "branch.json",
+            branch,
+            {**branches, branch.name: branch},
+            order=len(branches),
+            trained_with=list(trained_with),
+            checkpoints=str(self._place_for(branch.name)) if self._checkpoint_dir else None,
+        )
 
     def lineage(self, name: str) -> list[Segment]:
         """What leads from the initialisation to the end of a branch, root first.
@@ -222,17 +225,22 @@ class BranchStore:
         kept = sorted(self._snapshots(name))
         self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
 
-    def wait(self, name: str) -> None:
-        """Returns when the branch's last save is complete on disk.
+    def wait(self, *names: str) -> None:
+        """Returns when the branches' last saves are complete on disk.
 
         Raises:
-          OSError: if it failed.
+          OSError: if one failed.
         """
-        self._checkpoints(name).wait()
+        for name in names:
+            self._checkpoints(name).wait()
 
     def lost_snapshots(self, name: str) -> list[int]:
         """Those that were kept up to the branch's newest checkpoint and are not there now."""
         return sorted(self._snapshots(name) - {*self.snapshots(name)})
+
+    def place(self, name: str, kind: str = "checkpoints") -> epath.Path:
+        """The directory of a branch's "checkpoints" or "snapshots", which may be in a bucket."""
+        return self._checkpoints(name, kind).directory
 
     def snapshots(self, name: str) -> list[int]:
         """The steps of a branch's own, ascending."""
@@ -316,6 +324,7 @@ class BranchStore:
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
         self._checkpoints(name).set_aside(step)
+        self.aside.add((name, step))
 
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the nodes of later steps, which training is about to make again."""
@@ -361,7 +370,8 @@ class BranchStore:
             directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
             keep = self._keep if kind == "checkpoints" else None
-            self._opened[name, kind] = Checkpoints(name, directory, keep, protected)
+            written = functools.partial(self.tell, f"{kind} written", name)
+            self._opened[name, kind] = Checkpoints(name, directory, keep, protected, written)
         return self._opened[name, kind]
 
     def _place_for(self, name: str) -> epath.Path:

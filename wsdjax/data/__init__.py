@@ -7,12 +7,14 @@ host or on many, it gives the same batches. JAX is imported by the data sets tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsdjax import config as configs
 from wsdjax.data.split import Batch, Dataset, Split
+
+if TYPE_CHECKING:
+    from wsdjax.config import DataConfig
 
 __all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load", "sample"]
 
@@ -41,32 +43,14 @@ class Stream:
         return self._batch(t)
 
 
-def load(config: Any) -> Dataset:
+def load(config: DataConfig) -> Dataset:
     """The data set of a config, such as ``get_config().data``.
 
     Raises:
       FileNotFoundError: for data that is not prepared, naming the command that prepares it.
       OSError, UserError: for data that is damaged, naming the file.
-      ValueError: for a config that names no data set.
     """
-    match config:
-        case configs.Photos():
-            from wsdjax.data import photos
-
-            return photos.load(config)
-        case configs.Cifar10():
-            from wsdjax.data import cifar10
-
-            return cifar10.load(config)
-        case configs.Text() | configs.Stdlib():
-            from wsdjax.data import text
-
-            return text.load(config)
-        case configs.Bigram():
-            from wsdjax.data import synthetic
-
-            return synthetic.load(config)
-    raise ValueError(f"no data set is loaded from {config!r}")
+    return config.load()
 
 
 def in_order(

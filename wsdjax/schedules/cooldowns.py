@@ -74,6 +74,12 @@ def _factor(formula: Factor) -> Factor:
     return functools.wraps(formula)(lambda p, end: formula(exact(p), end))
 
 
+def _never_zero(factor: Factor) -> Factor:
+    """Marks a shape that needs an end above 0."""
+    factor.never_zero = True  # type: ignore[attr-defined]
+    return factor
+
+
 @_factor
 def _linear(p, end):
     return end + (1 - end) * (1 - p)
@@ -103,11 +109,13 @@ def _mirror_cosine(p, end):
     return 2 * _linear(p, end) - _cosine(p, end)
 
 
+@_never_zero
 @_factor
 def _exponential(p, end):
     return end**p
 
 
+@_never_zero
 @_factor
 def _inverse(p, end):
     return 1 / (p / end + (1 - p))
@@ -133,8 +141,6 @@ COOLDOWNS: dict[str, Factor] = {
 """The cooldown shapes by name. `exponential` and `inverse` (Wen et al.: linear in 1/rate)
 never reach zero and need an end above it."""
 
-_NEVER_ZERO = ("exponential", "inverse")
-
 _FAMILIES: dict[str, Callable[[float], Factor]] = {
     "power": power,
     "one_minus_power": one_minus_power,
@@ -149,13 +155,10 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
     Raises:
       ValueError: for a shape that does not exist, or an end of 0 that it never reaches.
     """
-    named = isinstance(shape, str) and shape in COOLDOWNS
-    factor = COOLDOWNS[str(shape)] if named else shape
-    for name in _NEVER_ZERO:
-        if factor is COOLDOWNS[name] and end_value == 0:
-            raise ValueError(
-                f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0"
-            )
+    factor = COOLDOWNS.get(shape, shape) if isinstance(shape, str) else shape
+    if getattr(factor, "never_zero", False) and end_value == 0:
+        name = next((name for name, each in COOLDOWNS.items() if each is factor), shape)
+        raise ValueError(f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0")
     if callable(factor):
         return factor
     family = re.fullmatch(r"(\w+)\((.*)\)", shape) if isinstance(shape, str) else None

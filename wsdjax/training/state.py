@@ -15,7 +15,6 @@ from wsdjax.config import Averages
 from wsdjax.models import Model
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
-from wsdjax.tree.branch import ResolvedBranch
 
 
 @jax.tree_util.register_dataclass
@@ -81,13 +80,6 @@ def each(change: Callable, *states: State) -> State:
     first = states[0]
     stepless = [dataclasses.replace(state, step=None) for state in states]
     return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)
-
-
-def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
-    """The state in which a branch begins, from its parent's node, whose averages are `before`."""
-    if branch.reset_optimizer:
-        node = with_new_moments(node)
-    return node if branch.averages == before else with_new_averages(node, branch.averages)
 
 
 def place(state: State, placed: Shardings) -> State:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
-from wsdjax.config import AdamW, Averages
+from wsdjax.config import AdamW, Averages, DataConfig, ModelConfig, Schedule
 from wsdjax.config.json import from_json, to_json
 from wsdjax.errors import ConfigError
 
@@ -21,10 +22,10 @@ class ResolvedBranch:
     start: int
     """Completed updates at the fork: the node it starts from is (parent, start)."""
     end: int
-    schedule: Any
+    schedule: Schedule
     optimizer: AdamW
-    model: Any
-    data: Any
+    model: ModelConfig
+    data: DataConfig
     batch_size: int
     accumulate: int
     """Micro-batches of one update."""
@@ -59,11 +60,10 @@ class ResolvedBranch:
             "accumulate": 1,
             "weights": "",
         }
-        known = {f.name for f in dataclasses.fields(cls)}
-        if known != {*before, *fields}:
-            wrong = ", ".join(sorted(known ^ {*before, *fields}))
+        kinds, fields = typing.get_type_hints(cls), before | fields
+        if wrong := ", ".join(sorted(kinds.keys() ^ fields.keys())):
             raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
-        return cls(**{name: from_json(item) for name, item in (before | fields).items()})
+        return cls(**{name: from_json(item, kinds[name]) for name, item in fields.items()})
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:

@@ -1,0 +1,64 @@
+"""How training is watched: how often, and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wsdjax import tree
+from wsdjax.config import Experiment, describe_all
+
+
+class Progress(Protocol):
+    """Told of every update whose row has been read."""
+
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        """`each` update takes so many of a unit: images or tokens."""
+
+    def update(self, step: int, loss: float, rate: float) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Progress that shows nothing."""
+
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        pass
+
+    def update(self, step: int, loss: float, rate: float) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often training is evaluated, saved and snapshot, in updates, and where it is told."""
+
+    eval_every: int = 100
+    checkpoint_every: int = 500
+    snapshot_every: int | None = None
+    tensorboard: bool = False
+    progress: Progress = field(default_factory=Silent)
+
+    @classmethod
+    def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:
+        """As the experiment says.
+
+        Raises:
+          ConfigError: for a length that means nothing in its data.
+        """
+        described = describe_all(experiment.data_sets())
+
+        def every(field: str) -> int:
+            return tree.every(experiment, field, described)
+
+        snapshots = experiment.snapshot_every is not None
+        return cls(
+            every("eval_every"),
+            every("checkpoint_every"),
+            every("snapshot_every") if snapshots else None,
+            experiment.tensorboard,
+            progress or Silent(),
+        )
