@@ -139,7 +139,8 @@ def _diff(store, given: Given, one: str, two: str) -> None:
 def _fork(store, given: Given, node: str) -> int:
     if not given.name:
         raise ConfigError("fork: give the new branch a name with --name")
-    return _add(store, given, given.name, node, parse(given.schedule, "--schedule", Schedule))
+    schedule = parse(given.schedule, "--schedule", Schedule)
+    return _add(store, given, given.name, node, schedule)
 
 
 def _extend(store, given: Given, name: str) -> int:
@@ -168,9 +169,9 @@ def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
         parent=node,
         optimizer=Overrides(**{each: getattr(given, each) for each in _HYPERPARAMETERS}),
         reset_optimizer=given.reset_optimizer,
-        data=_piece(given, "data", DataConfig),
+        data=_piece(given.data, "--data", DataConfig),
         data_seed=given.data_seed,
-        averages=_piece(given, "averages", Averages),
+        averages=_piece(given.averages, "--averages", Averages),
     )
     config.validate_branch(name, branch)
     experiment = experiment_of(store.workdir)
@@ -182,9 +183,8 @@ def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     return launch(experiment, store, {name: resolved}, declared=False)
 
 
-def _piece(given: Given, flag: str, base: type[K]) -> K | None:
-    text = getattr(given, flag)
-    return None if text is None else parse(text, f"--{flag}", base)
+def _piece(text: str | None, flag: str, base: type[K]) -> K | None:
+    return None if text is None else parse(text, flag, base)
 
 
 def parse(text: str, flag: str, base: type[K]) -> K:

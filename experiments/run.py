@@ -32,9 +32,9 @@ def _run(given: argparse.Namespace) -> int:
         from wsdjax import tree
 
         # Nothing of the data is read but what a length in epochs goes by.
-        epochs = tree.measured_in(given.experiment, "epoch")
-        sets = given.experiment.data_sets() if epochs else []
-        print("\n".join(estimate(tree.resolve(given.experiment, describe_all(sets)))))
+        in_epochs = tree.measured_in(given.experiment, "epoch")
+        described = describe_all(given.experiment.data_sets() if in_epochs else [])
+        print("\n".join(estimate(tree.resolve(given.experiment, described))))
         return 0
     named = Path("runs") / Path(given.config.partition(":")[0]).stem
     return run(given.experiment, Path(given.workdir or named), given.checkpoint_dir)

@@ -46,7 +46,7 @@ def test_memory_does_not_change_products(x64, monkeypatch):
     """Linearized once, or made again for every product."""
     params, batches = mlp()
     kept = probes.hvp(mlp_loss, params, params, batches)
-    monkeypatch.setattr("wsdjax.probes.objective.LINEARIZED_BYTES", 0)
+    monkeypatch.setattr("wsdjax.probes.hessian.LINEARIZED_BYTES", 0)
     again = probes.hvp(mlp_loss, params, params, batches)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), kept, again)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NO_CACHE, ROOT, load_config
+from helpers import NO_CACHE, ROOT, load_config, write_shards
 
 from wsdjax import tree
 from wsdjax.config import Bigram, Cifar10, Photos, Stdlib, Text, Transformer, describe_all
@@ -66,17 +66,11 @@ def test_a_dry_run_leaves_nothing_and_tells_what_is_not_there(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def text_of(directory, vocabulary=97, windows=40):
-    directory.mkdir(exist_ok=True)
-    shards = {}
-    for split in tokens.SPLITS:
-        path = directory / tokens.shard_name(split, 0)
-        with tokens.ShardWriter(path, "ab" * 32, vocabulary) as writer:
-            writer.write_document([1] * 8 * windows, vocabulary - 1, 9)
-        shards[split] = [tokens.read_shard(path, "ab" * 32, vocabulary)]
-    told = tokens.Description(directory, "t", "ab" * 32, vocabulary, vocabulary - 1, shards)
-    tokens.write_description(told)
-    return Text(str(directory), length=8)
+def text_of(directory):
+    """320 tokens and a separator in each split."""
+    return Text(
+        str(write_shards(directory, {key_0: [[[1] * 320]] for key_0 in tokens.SPLITS}).directory), 8
+    )
 
 
 def test_a_length_in_epochs_needs_a_description(tmp_path):

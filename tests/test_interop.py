@@ -22,6 +22,7 @@ from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Bigram, Transformer
 from wsdjax.data.device import DeviceSplit
 from wsdjax.errors import ConfigError
+from wsdjax.interop import weights
 from wsdjax.interop.foreign_config import check_weights, config_of
 from wsdjax.trainer import Stopped, Trainer, Watch
 
@@ -568,7 +569,7 @@ def test_a_write_that_is_cut_short_leaves_no_other_model(llama, tmp_path, monkey
     def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(interop, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OSError, match=r"No space left on device: .*/model.safetensors"):
         interop.save_huggingface(model, params, there)
     assert [path.name for path in there.iterdir()] == ["model.safetensors"]

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from conftest import load_config
+from helpers import load_config
 
 from wsdjax import tree
 from wsdjax.branches import MissingNode

@@ -33,10 +33,7 @@ def keep_freed_memory() -> None:
     if mallopt is None:
         return
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # as malloc.h numbers them
-    for option, value in (
-        (arena_max, 1),
-        (mmap_max, 0),
-        (trim_threshold, 2**31 - 1),
-        (top_pad, 2**26),
-    ):
-        mallopt(option, value)
+    mallopt(arena_max, 1)
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 2**26)

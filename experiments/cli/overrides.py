@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsdjax import config
-from wsdjax.config.kinds import TYPES, Kind
+from wsdjax.config.kinds import Kind
 from wsdjax.config.lengths import Length
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.wording import listed, near, shortened, shown
@@ -69,9 +69,9 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
     at, parent = "config", value
     kinds: list[Any] = []
     for name in path:
-        made: list[Any] = [kind for kind in kinds if kind in TYPES.values()]
+        made = _registered(kinds)
         if value is None and len(made) == 1:  # left out, such as a branch's averages
-            value = made[0]()
+            value = config.TYPES[made[0]]()
             setattr(parent, at.rpartition(".")[2], value)
         is_dict = isinstance(value, dict)
         if not (is_dict or dataclasses.is_dataclass(value)):
@@ -90,7 +90,7 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
         text = waiting.pop(0)
     left_out = type(None) in kinds and str(text).lower() == "none"
     if (dataclasses.is_dataclass(value) or isinstance(value, dict)) and not left_out:
-        names = [*kinds[0].kinds()] if isinstance(value, Kind) else []
+        names = _registered(kinds)
         choices = f", one of {', '.join(names)}" if len(names) > 1 else ""
         raise _Wrong(
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
@@ -101,6 +101,11 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
         parent[path[-1]] = new
     else:
         setattr(parent, path[-1], new)
+
+
+def _registered(kinds: list[Any]) -> list[str]:
+    pieces = [each for each in kinds if isinstance(each, type) and issubclass(each, Kind)]
+    return [name for piece in pieces for name in piece.kinds()]
 
 
 def _read(text: str, kinds: list[Any]) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from wsdjax import schedules
 from wsdjax.config.kinds import Rate, Schedule, Span, kind
 from wsdjax.config.lengths import Length
 from wsdjax.config.validation import number
+from wsdjax.schedules.cooldowns import factor_of
 
 
 @kind
@@ -17,8 +19,6 @@ class Constant(Schedule):
     endless = True
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
         if int(self.warmup_steps) > span.end:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} is longer than the branch, which ends at "
@@ -35,8 +35,6 @@ class Hold(Schedule):
     endless = from_parents_rate = True
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
         if not span.parent:
             raise ValueError(f"Hold keeps its parent's rate, and {span.branch} has no parent")
         return schedules.constant(span.rate_left())
@@ -69,8 +67,6 @@ class InverseSqrt(Schedule):
     endless = True
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
         warmup = int(self.warmup_steps)
         return schedules.inverse_sqrt(span.peak, warmup, span.end, 0, self.timescale)
 
@@ -87,10 +83,7 @@ class WarmupCosine(Schedule):
     decays = True
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
-        warmup = int(self.warmup_steps)
-        return schedules.warmup_cosine(span.peak, warmup, span.end, self.end_value)
+        return schedules.warmup_cosine(span.peak, int(self.warmup_steps), span.end, self.end_value)
 
 
 @kind
@@ -110,15 +103,11 @@ class Cooldown(Schedule):
         return f"{self.shape} cooldown"
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
         begin = span.rate_left() if span.parent else span.peak
         steps = span.end - span.start
         return schedules.cooldown(begin, span.start, steps, self.shape, self.end_value)
 
     def rate_after(self, span: Span) -> float:
-        from wsdjax.schedules.cooldowns import factor_of
-
         factor = factor_of(self.shape, self.end_value)
         return span.before * float(factor(1e-300, self.end_value / span.before))
 
@@ -136,7 +125,5 @@ class Rewarm(Schedule):
     decays = True
 
     def rate(self, span: Span) -> Rate:
-        from wsdjax import schedules
-
         steps = (span.start, int(self.warmup_steps), span.end)
         return schedules.rewarm(span.before, span.peak, *steps, self.shape, self.end_value)

@@ -1,4 +1,4 @@
-"""What the `config.json` of a Hugging Face model says, as a `Transformer`, and back.
+"""The `config.json` of a Hugging Face model as a `Transformer`, and back.
 
 GPT-NeoX and LLaMA, in the old form with `rotary_pct` and `rope_theta` and in the new one with
 `rope_parameters`, as transformers 5 reads them. What they have and our transformer has not is

@@ -11,14 +11,14 @@ import math
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from wsdjax.wording import shown
+
+if TYPE_CHECKING:
+    import optax
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,11 @@ Factor = Callable[[Any, Any], Any]
 
 
 def numpy_of(x: Any) -> ModuleType:
-    return np if isinstance(x, int | float | np.ndarray | np.generic) else jnp
+    if isinstance(x, int | float | np.ndarray | np.generic):
+        return np
+    import jax.numpy  # so that plain numbers, and configs, do without
+
+    return jax.numpy
 
 
 def exact(x: Any) -> Any:
@@ -38,7 +42,7 @@ def exact(x: Any) -> Any:
     integers, which become signed ones (the largest stand for what lies beyond), and for types of
     fewer than 32 bits, which become int32 or float32.
     """
-    if numpy_of(x) is np:
+    if (jnp := numpy_of(x)) is np:
         return np.asarray(x, np.float64)[()]
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
@@ -58,8 +62,7 @@ def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
     def plain(x: Any) -> Any:
         if isinstance(x, tuple | list) or np.ndim(x) == 1:
             return tuple(map(plain, x))
-        whole = isinstance(x, np.generic | np.ndarray | jax.Array) and x.dtype.kind in "iu"
-        return x.item() if whole else x
+        return x.item() if getattr(getattr(x, "dtype", None), "kind", "f") in "iu" else x
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> T:

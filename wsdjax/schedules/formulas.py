@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-
-import optax
+from typing import TYPE_CHECKING
 
 from wsdjax.schedules.cooldowns import (
     Factor,
@@ -26,6 +25,9 @@ from wsdjax.schedules.cooldowns import (
     numpy_of,
     of_plain_numbers,
 )
+
+if TYPE_CHECKING:
+    import optax
 
 
 def _warmup(t, warmup_steps: int):

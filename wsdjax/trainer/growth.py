@@ -121,8 +121,8 @@ def resolved_in(
     """
     branches, parent = store.branches(), branch.parent.partition("@")[0]
     store.record(parent)  # or an error that tells which there are
-    sets = [branches[parent].data, branch.data, *(experiment.data_sets() if experiment else ())]
-    described = describe_all(sets)
+    sets = experiment.data_sets() if experiment else []
+    described = describe_all([*sets, branch.data, branches[parent].data])
     length = tree.run_length(experiment, described) if experiment else None
     return tree.resolve_branch(name, branch, branches[parent], branches, length, described)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from wsdjax import tree
 from wsdjax.config import Experiment, describe_all
@@ -50,15 +50,10 @@ class Watch:
           ConfigError: for a length that means nothing in its data.
         """
         described = describe_all(experiment.data_sets())
-
-        def every(field: str) -> int:
-            return tree.every(experiment, field, described)
-
-        snapshots = experiment.snapshot_every is not None
-        return cls(
-            every("eval_every"),
-            every("checkpoint_every"),
-            every("snapshot_every") if snapshots else None,
-            experiment.tensorboard,
-            progress or Silent(),
-        )
+        fields = ("eval_every", "checkpoint_every", "snapshot_every")
+        often: Any = {
+            field: tree.every(experiment, field, described)
+            for field in fields
+            if getattr(experiment, field) is not None
+        }
+        return cls(tensorboard=experiment.tensorboard, progress=progress or Silent(), **often)
