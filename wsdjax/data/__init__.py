@@ -35,10 +35,15 @@ class Stream:
             raise ValueError(f"batch_size = {batch_size}: the set has {split.size} examples")
         self.batch_size = batch_size
         self.batches_per_epoch = split.size // batch_size
-        self._batch = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
+        self._rows = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
 
     def __getitem__(self, t: int) -> Batch:
-        return self._batch(t)
+        return self.rows(t, 0, self.batch_size)
+
+    def rows(self, t: int, start: int, stop: int) -> Batch:
+        """The examples start, ..., stop - 1 of batch t, those of one process, to the bit. Of text no
+        others are read; images are made as a whole, since XLA rounds by the size of a batch."""
+        return self._rows(t, start, stop)
 
 
 def load(config: Any) -> Dataset:

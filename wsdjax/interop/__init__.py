@@ -5,5 +5,4 @@ from wsdjax.interop.weights import (
     check_weights,
     load_huggingface,
     save_huggingface,
-    starting_from,
 )
