@@ -225,8 +225,7 @@ def _load(path: epath.Path, branch: str, place: Callable[[State], State] | None)
     wanted = states.abstract(params, averages)
     if "opt_state" not in saved.metadata:
         wanted = states.parameters_alone(wanted)
-    kind = "fingerprint" if "fingerprint" in record else "checksums"
-    if not isinstance(was := record.get(kind), dict):
+    if not isinstance(was := record.get("checksums"), dict):
         raise ValueError("its record has no checksums")
     if len(was) != len(jax.tree.leaves(wanted)):
         raise ConfigError(
@@ -244,7 +243,7 @@ def _load(path: epath.Path, branch: str, place: Callable[[State], State] | None)
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), wanted, where
     )
     state = State(**ocp.load(path, _saved(template)))
-    found_sums = checksums(state, first_format=kind == "fingerprint")
+    found_sums = checksums(state)
     if found_sums.keys() != was.keys():
         raise ConfigError(
             f"{path} names its arrays as {next(iter(was))}, this version as "
@@ -298,8 +297,7 @@ class _Preserve:
 
 
 def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: no averages where there are none, as in format 1, and in a
-    snapshot no moments."""
+    """What a checkpoint holds: no averages where there are none, and in a snapshot no moments."""
     items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     optional = ("opt_state", "averages")
     return {name: value for name, value in items.items() if name not in optional or value}

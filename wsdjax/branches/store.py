@@ -370,7 +370,7 @@ class BranchStore:
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
             # Where the record says, so that a later command need not repeat --checkpoint_dir.
-            elsewhere = self.record(name).get("checkpoints")
+            elsewhere = self.record(name)["checkpoints"]
             directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
             keep = self._keep if kind == "checkpoints" else None

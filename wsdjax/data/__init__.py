@@ -41,8 +41,8 @@ class Stream:
         return self.rows(t, 0, self.batch_size)
 
     def rows(self, t: int, start: int, stop: int) -> Batch:
-        """The examples start, ..., stop - 1 of batch t, those of one process, to the bit. Of text no
-        others are read; images are made as a whole, since XLA rounds by the size of a batch."""
+        """The examples start, ..., stop - 1 of batch t, to the bit: those of one process. Of text
+        no others are read; images are made as a whole, since XLA rounds by a batch's size."""
         return self._rows(t, start, stop)
 
 

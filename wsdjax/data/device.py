@@ -43,9 +43,8 @@ class DeviceSplit:
             if stop - start == batch_size:
                 return whole
             # By no program of its own, which would round otherwise.
-            return jax.tree.map(
-                lambda leaf: leaf[:, start:stop] if many else leaf[start:stop], whole
-            )
+            mine = np.s_[:, start:stop] if many else np.s_[start:stop]
+            return jax.tree.map(lambda leaf: leaf[mine], whole)
 
         return rows
 

@@ -45,25 +45,16 @@ class ResolvedBranch:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ResolvedBranch:
-        """Of a record of this format, of one without the last two fields, or of format 1, whose
-        branches all went on with their parent's batches and moments and averaged nothing.
+        """Reads what `to_json` gives.
 
         Raises:
-          ConfigError: for a record that is none.
+          ConfigError: for anything else.
         """
-        before = {
-            "data_seed": fields.get("seed"),
-            "data_start": 0,
-            "reset_optimizer": False,
-            "averages": to_json(Averages()),
-            "accumulate": 1,
-            "weights": "",
-        }
-        known = {f.name for f in dataclasses.fields(cls)}
-        if known != {*before, *fields}:
-            wrong = ", ".join(sorted(known ^ {*before, *fields}))
-            raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
-        return cls(**{name: from_json(item) for name, item in (before | fields).items()})
+        if wrong := {f.name for f in dataclasses.fields(cls)} ^ {*fields}:
+            raise ConfigError(
+                f"the record of a branch lacks, or should not hold, {', '.join(sorted(wrong))}"
+            )
+        return cls(**{name: from_json(item) for name, item in fields.items()})
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:
