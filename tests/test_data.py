@@ -236,3 +236,16 @@ def test_no_epoch_is_another_nor_of_another_seed(config):
     firsts = [np.asarray(streams[e * streams.batches_per_epoch]["inputs"]) for e in range(3)]
     rows = {row.tobytes() for first in firsts for row in first}
     assert len(rows) == 9
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("seed", [3, (0, 7)])
+def test_the_rows_of_one_process_are_those_of_the_batch(clean, augment, seed):
+    stream = data.Stream(clean.train, 8, seed, augment)
+    for t in (0, 13):
+        whole = stream[t]
+        for rows in ((0, 3), (3, 8), (5, 6)):
+            mine = stream.rows(t, *rows)
+            for name, leaf in whole.items():
+                at = (slice(*rows),) if seed == 3 else (slice(None), slice(*rows))
+                np.testing.assert_array_equal(mine[name], leaf[at])

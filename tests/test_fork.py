@@ -16,9 +16,10 @@ from helpers import ROOT, Silent, Stop, files, grow, load_config, rows_of, same,
 from experiments.report import figures, tables
 from experiments.report.reading import Run
 from experiments.report.write import write_report
-from wsdjax import data, models, plans, tree
+from wsdjax import data, models, tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
+from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.trainer import Trainer, Watch, fork, start
 from wsdjax.training import averages, optim
@@ -314,57 +315,18 @@ def test_a_held_out_curve_is_broken_where_the_data_change(forked):
 
 
 @pytest.fixture
-def first_format(tmp_path):
-    """A workdir written by the commit before this format: a trunk of 4 updates and a decay."""
-    return unpacked("workdir_format_1.tar.gz", tmp_path / "old")
-
-
-def unpacked(name, directory):
-    with tarfile.open(ROOT / "tests" / "data" / name) as archive:
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(directory, **safe)
-    return directory
-
-
-def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
-    first_format, tmp_path, caplog
-):
-    store = BranchStore(first_format)
-    assert store.record("trunk")["format"] == 1
-    branches = store.branches()
-    assert branches["decay"].data_seed == 0
-    assert branches["decay"].averages == Averages()
-    state = store.restore("trunk")
-    assert (int(state.step), state.averages) == (4, {})
-    before = files(first_format / "branches")
-    # The same tree is not refused, and its new branch goes on from the old node.
-    config = with_tree(
-        plans.wsd(8, 2, 4)
-        | {"sqrt": Branch(parent="trunk", steps=3, schedule=Cooldown("sqrt"), data_seed=3)},
-        model=CNN(widths=(2,)),
-    )
-    with caplog.at_level("WARNING", logger="wsdjax"):
-        grown = grow(first_format, config)
-    # The photographs' blocks were chosen otherwise then: the stream is not what it was.
-    assert "the data of Photos, revision 1 (here 2)" in caplog.text
-    assert grown.is_done("sqrt")
-    after = files(first_format / "branches")
-    assert {path: after[path] for path in before} == before
-    model = models.build(branches["trunk"].model)
-    batch = data.Stream(data.load(branches["trunk"].data).train, 8, (3, 4))[0]
-    np.testing.assert_allclose(
-        first_losses(grown, "sqrt"), jax.vmap(model.loss)(state.params, batch), rtol=1e-5
-    )
-
-
-def test_a_workdir_as_format_2_began_goes_on(tmp_path, caplog):
-    """Of commit a9c6116, whose rows and records had no checksums: a trunk, and a decay whose last
-    update is missing. Its parent is not touched, and what is added can be told from damage."""
+def second_format(tmp_path):
+    """A workdir of commit a9c6116: a trunk, and a decay whose last update is missing."""
     with tarfile.open(ROOT / "tests" / "data" / "workdir_format_2.tar.xz") as archive:
-        archive.extractall(
-            tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
-        )
-    workdir = tmp_path / "a9c6116"
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(tmp_path, **safe)
+    return tmp_path / "a9c6116"
+
+
+def test_a_workdir_as_format_2_began_goes_on(second_format):
+    """Whose rows and records had no checksums. Its parent is not touched, and what is added can be
+    told from damage."""
+    workdir = second_format
     store = BranchStore(workdir)
     assert store.steps("decay") == [35]
     before = files(workdir / "branches/trunk")
@@ -383,13 +345,27 @@ def test_a_workdir_as_format_2_began_goes_on(tmp_path, caplog):
         store.metrics("decay")
 
 
-def test_a_workdir_of_a_newer_format_is_refused(first_format):
-    from wsdjax.config import ConfigError
+@pytest.mark.parametrize(("number", "age"), [(1, "an older"), (99, "a newer")])
+def test_a_workdir_of_another_format_is_refused_by_name(second_format, number, age):
+    path = second_format / "branches/trunk/branch.json"
+    path.write_text(path.read_text().replace('"format": 2', f'"format": {number}'))
+    said = rf"trunk/branch.json has format {number}: written by {age} wsdjax; this one reads 2 to 3"
+    with pytest.raises(ConfigError, match=said):
+        BranchStore(second_format).branches()
 
-    path = first_format / "branches/trunk/branch.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ConfigError, match="has format 99: written by a newer wsdjax"):
-        BranchStore(first_format).branches()
+
+def test_a_workdir_of_format_2_is_forked_and_its_stream_read(second_format):
+    """From an old node, with a stream of its own, whose files stay as they were."""
+    store = BranchStore(second_format)
+    trunk, node = store.branches()["trunk"], store.restore("trunk")
+    before = files(second_format / "branches")
+    fork(store, "new", Branch(parent="trunk", steps=3, schedule=Cooldown("sqrt"), data_seed=3))
+    after = files(second_format / "branches")
+    assert {path: after[path] for path in before} == before
+    model = models.build(trunk.model)
+    batch = data.Stream(data.load(trunk.data).train, 8, (3, 4))[0]
+    losses = jax.vmap(model.loss)(node.params, batch)
+    np.testing.assert_allclose(first_losses(store, "new"), losses, rtol=1e-5)
 
 
 def test_a_fork_from_a_python_session(forked, tmp_path):

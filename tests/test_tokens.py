@@ -129,6 +129,13 @@ def test_a_stream_of_text_is_a_function_of_seed_and_step(directory):
     assert not np.array_equal(first["inputs"], stream[1]["inputs"])
 
 
+def test_the_rows_of_one_process_are_those_of_the_batch(directory):
+    stream = data.Stream(data.load(Text(directory, LENGTH)).train, 6, (0, 7))
+    for name, leaf in stream[5].items():
+        parts = [stream.rows(5, *rows)[name] for rows in ((0, 1), (1, 4), (4, 6))]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), leaf)
+
+
 def test_every_epoch_is_another_permutation(directory):
     """Of which a batch that would not be full is left out."""
     split = HostSplit(tokens.Windows(tokens.describe(directory), "train", LENGTH))

@@ -319,14 +319,11 @@ def test_micro_batches_and_first_weights_are_part_of_a_branch():
         assert len(tree.groups({"trunk": trunk, "other": other})) == 2
 
 
-def test_an_edge_of_the_first_format_streams_by_its_own_seed():
-    fields = tree.resolve(dataclasses.replace(load_config(), seed=5))["trunk"].to_json()
-    later = ("data_seed", "data_start", "reset_optimizer", "averages", "accumulate", "weights")
-    for new in later:
-        del fields[new]
-    branch = ResolvedBranch.from_json(fields)
-    assert (branch.data_seed, branch.data_start, branch.reset_optimizer) == (5, 0, False)
-    assert (branch.accumulate, branch.weights) == (1, "")
+def test_a_branch_that_lacks_a_field_or_has_another_is_refused():
+    fields = tree.resolve(load_config())["trunk"].to_json()
+    del fields["data_seed"]
+    with pytest.raises(ConfigError, match="lacks, or should not hold, data_seed, more"):
+        ResolvedBranch.from_json({**fields, "more": 1})
 
 
 def test_a_branch_may_be_called_inf():

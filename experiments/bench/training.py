@@ -98,7 +98,8 @@ def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
     placed = mesh.shardings(branch.seeds, branch.batch_size)
     model, step, _ = Compiled().program(branch, placed)
-    now = state.place(state.create(model, branch.replicate_seeds, branch.averages), placed)
+    seeds = np.asarray(branch.replicate_seeds, np.uint32)
+    now = state.made(lambda seeds: state.create(model, seeds, branch.averages), placed, seeds)
     table = hyper_table([branch], {branch.name: branch})
     seconds: list[float] = []
     for n, batch in enumerate(_batches(branch, updates + 1)):

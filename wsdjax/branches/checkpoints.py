@@ -131,7 +131,7 @@ class Checkpoints:
             self._failed = True
             raise self._not_saved(step, reason)
 
-    def load(self, step: int | None, sharding: Any = None) -> State:
+    def load(self, step: int | None, place: Callable[[State], State] | None = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
         steps = self.steps()
         if step is None or step not in steps:
@@ -140,7 +140,7 @@ class Checkpoints:
         path = self.directory / str(step)
         try:
             with _quiet():
-                return _load(path, self._name, sharding)
+                return _load(path, self._name, place)
         except (ConfigError, MemoryError):
             raise
         except OSError as error:
@@ -215,7 +215,7 @@ class Checkpoints:
         return context
 
 
-def _load(path: epath.Path, branch: str, sharding: Any) -> State:
+def _load(path: epath.Path, branch: str, place: Callable[[State], State] | None) -> State:
     saved = ocp.metadata(path)
     record = saved.custom_metadata or {}
     if (owner := record.get("branch", branch)) != branch:
@@ -225,8 +225,7 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     wanted = states.abstract(params, averages)
     if "opt_state" not in saved.metadata:
         wanted = states.parameters_alone(wanted)
-    kind = "fingerprint" if "fingerprint" in record else "checksums"
-    if not isinstance(was := record.get(kind), dict):
+    if not isinstance(was := record.get("checksums"), dict):
         raise ValueError("its record has no checksums")
     if len(was) != len(jax.tree.leaves(wanted)):
         raise ConfigError(
@@ -238,13 +237,13 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata.get("opt_state", {})))
     if expected != found:
         raise ValueError("its optimizer's state is not that of its parameters")
-    everywhere = None
-    if sharding is not None:
-        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
-    template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    where = place(wanted) if place else jax.tree.map(lambda _: here, wanted)
+    template = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), wanted, where
+    )
     state = State(**ocp.load(path, _saved(template)))
-    found_sums = checksums(state, first_format=kind == "fingerprint")
+    found_sums = checksums(state)
     if found_sums.keys() != was.keys():
         raise ConfigError(
             f"{path} names its arrays as {next(iter(was))}, this version as "
@@ -298,8 +297,7 @@ class _Preserve:
 
 
 def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: no averages where there are none, as in format 1, and in a
-    snapshot no moments."""
+    """What a checkpoint holds: no averages where there are none, and in a snapshot no moments."""
     items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     optional = ("opt_state", "averages")
     return {name: value for name, value in items.items() if name not in optional or value}
@@ -307,9 +305,3 @@ def _saved(state: State) -> dict[str, Any]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -29,8 +29,8 @@ def changes(record: Mapping[str, Any]) -> list[str]:
     kind = record["branch"]["data"]["type"]
     was = {
         **record["versions"],
-        "machine": record.get("machine", machine()),
-        f"the data of {kind}, revision": record.get("data_revision", 1),
+        "machine": record["machine"],
+        f"the data of {kind}, revision": record["data_revision"],
     }
     revision = DataConfig.kinds()[kind].revision
     now = {**versions(), "machine": machine(), f"the data of {kind}, revision": revision}

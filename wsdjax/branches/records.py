@@ -17,9 +17,8 @@ from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.tree import rates as lineage
 from wsdjax.tree.branch import ResolvedBranch
 
-FORMAT = 3
-"""Format 2 had rows without checksums; format 1 neither averages, nor streams of their own, nor a
-reset of the moments."""
+FORMAT, OLDEST = 3, 2
+"""Format 2 had rows without checksums."""
 _REMEDY = "bring it back, or move the branch's directory away to train it anew"
 
 
@@ -52,11 +51,16 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
       DamagedFile: for anything else.
-      ConfigError: for one of a newer format.
+      ConfigError: for one of a format that is not read here.
     """
     record = read_json(path, _REMEDY)
-    if isinstance(record.get("format"), int) and record["format"] > FORMAT:
-        raise ConfigError(f"{path} has format {record['format']}: written by a newer wsdjax")
+    found = record.get("format")
+    if isinstance(found, int) and found > 0 and not OLDEST <= found <= FORMAT:
+        age = "a newer" if found > FORMAT else "an older"
+        raise ConfigError(
+            f"{path} has format {found}: written by {age} wsdjax; this one reads {OLDEST} to "
+            f"{FORMAT}"
+        )
     if wrong := _wrong(record, path.parent.name):
         raise DamagedFile(f"{path}: {wrong}; {_REMEDY}")
     return record
@@ -101,18 +105,19 @@ def _is_nothing(path: Path) -> bool:
     return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))
 
 
-_KINDS: dict[str, tuple[Any, Any]] = {
-    "format": (int, None),
-    "order": (int, None),
-    "trained_with": (list, None),
-    "branch": (dict, None),
-    "checkpoints": (str | None, None),
-    "differs_from_parent": (dict, None),
-    "at_the_fork": (dict, {}),
-    "versions": (dict, None),
-    "data_facts": (dict, {}),
+_KINDS: dict[str, Any] = {
+    "format": int,
+    "order": int,
+    "trained_with": list,
+    "branch": dict,
+    "checkpoints": str | None,
+    "differs_from_parent": dict,
+    "at_the_fork": dict,
+    "versions": dict,
+    "machine": str,
+    "data_revision": int,
+    "data_facts": dict,
 }
-"""What a record holds, and what stands for a key that old ones lack."""
 _PIECES = {
     name: kind
     for name, kind in typing.get_type_hints(Experiment).items()
@@ -122,11 +127,11 @@ _PIECES = {
 
 def _wrong(record: Mapping[str, Any], name: str) -> str | None:
     """What keeps this from being the record of a branch of that name."""
-    for key, (kind, default) in _KINDS.items():
-        if not isinstance(value := record.get(key, default), kind):
+    for key, kind in _KINDS.items():
+        if not isinstance(value := record.get(key), kind):
             return f"is no record of a branch ({key} is {value!r:.40})"
     if not all(isinstance(each, str) for each in record["trained_with"]) or record["format"] < 1:
-        return "is no record of a branch (trained_with holds names, and format is 1 at least)"
+        return "is no record of a branch (trained_with holds names, and format is above 0)"
     try:
         branch = ResolvedBranch.from_json(record["branch"])
         for piece, kind in _PIECES.items():

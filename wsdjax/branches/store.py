@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -259,14 +259,19 @@ class BranchStore:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
         return self._checkpoints(name).facts(step).get("rows", "")
 
-    def restore(self, branch: str, step: int | None = None, sharding: Any = None) -> State:
+    def restore(
+        self,
+        branch: str,
+        step: int | None = None,
+        place: Callable[[State], State] | None = None,
+    ) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
 
         Args:
           branch: its name.
           step: completed updates; None for the branch's newest checkpoint. The nodes up to
             its fork are those of its ancestors.
-          sharding: of the leaves with a replicate axis; the default device if None.
+          place: gives each leaf's sharding, of a state of shapes; the default device if None.
 
         Raises:
           MissingNode: if there is no such branch or checkpoint.
@@ -277,10 +282,9 @@ class BranchStore:
         if step is None and steps:
             step = steps[-1]
         if resolved["parent"] and step not in steps and (step is None or step <= resolved["start"]):
-            return self.restore(
-                resolved["parent"], resolved["start"] if step is None else step, sharding
-            )
-        return self._checkpoints(branch).load(step, sharding)
+            step = resolved["start"] if step is None else step
+            return self.restore(resolved["parent"], step, place)
+        return self._checkpoints(branch).load(step, place)
 
     def snapshot(self, name: str, state: State) -> None:
         """Begins to keep the parameters of a node, for probes.
@@ -366,7 +370,7 @@ class BranchStore:
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
             # Where the record says, so that a later command need not repeat --checkpoint_dir.
-            elsewhere = self.record(name).get("checkpoints")
+            elsewhere = self.record(name)["checkpoints"]
             directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
             keep = self._keep if kind == "checkpoints" else None

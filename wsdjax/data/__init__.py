@@ -37,10 +37,15 @@ class Stream:
             raise ValueError(f"batch_size = {batch_size}: the set has {split.size} examples")
         self.batch_size = batch_size
         self.batches_per_epoch = split.size // batch_size
-        self._batch = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
+        self._rows = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
 
     def __getitem__(self, t: int) -> Batch:
-        return self._batch(t)
+        return self.rows(t, 0, self.batch_size)
+
+    def rows(self, t: int, start: int, stop: int) -> Batch:
+        """The examples start, ..., stop - 1 of batch t, to the bit: those of one process. Of text
+        no others are read; images are made as a whole, since XLA rounds by a batch's size."""
+        return self._rows(t, start, stop)
 
 
 def load(config: DataConfig) -> Dataset:

@@ -11,10 +11,9 @@ if TYPE_CHECKING:
         check_weights,
         load_huggingface,
         save_huggingface,
-        starting_from,
     )
 
-_WITH_JAX = ("check_weights", "load_huggingface", "save_huggingface", "starting_from")
+_WITH_JAX = ("check_weights", "load_huggingface", "save_huggingface")
 
 
 def __getattr__(name: str) -> Any:

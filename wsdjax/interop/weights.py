@@ -7,7 +7,6 @@ that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -96,12 +95,6 @@ def check_weights(directory: str | Path, model: Any) -> None:
     """
     huggingface.check_weights(str(directory), model)
     _checked(Path(directory), models.build(model))
-
-
-def starting_from(directory: str | Path, model: models.Model) -> models.Model:
-    """The model with an `init` that gives the directory's weights, whatever the key."""
-    params = load_huggingface(directory)[1]
-    return dataclasses.replace(model, init=lambda key: params)
 
 
 def save_huggingface(

@@ -76,7 +76,7 @@ def _check_same_data(store: BranchStore, before: ResolvedBranch, branch: Resolve
     data."""
     if (before.data, before.data_start) != (branch.data, branch.data_start):
         return
-    known, now = store.record(before.name).get("data_facts", {}), branch.data.describe().facts
+    known, now = store.record(before.name)["data_facts"], branch.data.describe().facts
     for name in known:
         if known[name] != now.get(name):
             raise ConfigError(

@@ -5,10 +5,13 @@ Only reading a checkpoint tells whether it is good, so that a plan holds what wa
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from jax.sharding import Sharding
+import jax
+import numpy as np
 
 from wsdjax import interop
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
@@ -57,13 +60,13 @@ def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
     the initialisation; or what must be trained first for that node to be there."""
     first = group.first
     # A part of several may have too few replicates for the group's own sharding.
-    placed = group.placed.replicates if len(group.branches) == 1 else group.placed.everywhere
+    place = group.placed.of if len(group.branches) == 1 else group.placed.of_parts
     while common := set.intersection(
         *({s for s in store.steps(n) if job.newest is None or s <= job.newest} for n in job.names)
     ):
         own = []
         for name in job.names:
-            if (state := read(store, name, max(common), placed)) is None:
+            if (state := read(store, name, max(common), place)) is None:
                 break
             own.append(state)
         else:
@@ -71,7 +74,7 @@ def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
     parent, fork = first.parent, first.start
     if not parent:
         return Start(0, [])
-    if fork in (there := store.steps(parent)) and (node := read(store, parent, fork, placed)):
+    if fork in (there := store.steps(parent)) and (node := read(store, parent, fork, place)):
         return Start(fork, [], node)
     if (parent, fork) in store.aside:
         # What was made after that node is made again too: to its end.
@@ -90,16 +93,27 @@ def carried_out(store: BranchStore, group: Group, start: Start) -> State:
     """The state there, where the group is trained; what is later is deleted."""
     for name in group.names:
         store.discard_after(name, start.step)
-    first = group.first
+    first, model = group.first, group.program.model
+    if len(start.own) == 1:
+        return start.own[0]
+    if start.own:
+        return states.made(states.join, group.placed, start.own)
     if start.node:
         before = store.branches()[first.parent].averages
-        parts = [forked(start.node, branch, before) for branch in group.branches]
-    elif not (parts := start.own):
-        seeds = [seed for branch in group.branches for seed in branch.replicate_seeds]
-        model = group.program.model
-        model = interop.starting_from(first.weights, model) if first.weights else model
-        parts = [states.create(model, seeds, first.averages)]
-    return states.place(states.join(parts) if len(parts) > 1 else parts[0], group.placed)
+
+        def from_node(node: State) -> State:
+            return states.join([forked(node, branch, before) for branch in group.branches])
+
+        return states.made(from_node, group.placed, start.node)
+    seeds = [seed for branch in group.branches for seed in branch.replicate_seeds]
+
+    def from_nothing(seeds: Any, weights: Any) -> State:
+        init = (lambda _: weights) if first.weights else model.init
+        return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
+
+    weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
+    weights = jax.device_put(weights, group.placed.of_parts(weights))
+    return states.made(from_nothing, group.placed, np.asarray(seeds, np.uint32), weights)
 
 
 def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
@@ -109,10 +123,10 @@ def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
     return node if branch.averages == before else states.with_new_averages(node, branch.averages)
 
 
-def read(store: BranchStore, name: str, step: int, placed: Sharding) -> State | None:
+def read(store: BranchStore, name: str, step: int, place: Callable[[State], State]) -> State | None:
     """The checkpoint; None if it is damaged, in which case it is set aside."""
     try:
-        return store.restore(name, step, placed)
+        return store.restore(name, step, place)
     except DamagedCheckpoint as error:
         log.warning("%s; using the one before it", error)
         store.set_aside(name, step)

@@ -49,7 +49,7 @@ class Trainer:
             if name in names and name not in self._verified and self.store.is_done(name):
                 self._verified.add(name)
                 placed = mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
-                if start.read(self.store, name, branch.end, placed.replicates):
+                if start.read(self.store, name, branch.end, placed.of):
                     self.store.metrics(name)
         self._check_snapshots([name for name in names if name in there])
         self._tell_of_lost_forks([name for name in names if name in there])

@@ -46,21 +46,12 @@ class ResolvedBranch:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ResolvedBranch:
-        """Of a record of this format, of one without the last two fields, or of format 1, whose
-        branches all went on with their parent's batches and moments and averaged nothing.
+        """Reads what `to_json` gives.
 
         Raises:
-          ConfigError: for a record that is none.
+          ConfigError: for anything else.
         """
-        before = {
-            "data_seed": fields.get("seed"),
-            "data_start": 0,
-            "reset_optimizer": False,
-            "averages": to_json(Averages()),
-            "accumulate": 1,
-            "weights": "",
-        }
-        kinds, fields = typing.get_type_hints(cls), before | fields
+        kinds = typing.get_type_hints(cls)
         if wrong := ", ".join(sorted(kinds.keys() ^ fields.keys())):
             raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
         return cls(**{name: from_json(item, kinds[name]) for name, item in fields.items()})
