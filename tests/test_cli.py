@@ -17,7 +17,8 @@ from test_branch import files
 from test_resume import flip_a_byte
 
 from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import JsonLines, read_rows
+from wsdjax.branches.metrics import read_rows
+from wsdjax.branches.rows import JsonLines
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),

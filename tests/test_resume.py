@@ -438,7 +438,7 @@ class Stop(Exception):
     pass
 
 
-class Silent(train.Silent):
+class Silent(train.Progress):
     """It can stop the run after an update."""
 
     def __init__(self, until=None):

@@ -16,7 +16,7 @@ def progress() -> Progress:
     return Bar() if sys.stderr.isatty() else Lines()
 
 
-class Bar:
+class Bar(Progress):
     """Step of how many, time left, loss, rate, and images or tokens a second."""
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
@@ -38,7 +38,7 @@ class Bar:
         self._bar.close()
 
 
-class Lines:
+class Lines(Progress):
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         self._title, self._end = title, end
         self._speed = _Speed(each, unit)
@@ -55,9 +55,6 @@ class Lines:
         if speed:
             line += f", {(self._end - step) * self._speed.seconds:.0f} s left"
         print(line, file=sys.stderr, flush=True)
-
-    def stop(self) -> None:
-        pass
 
 
 class _Speed:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from wsdjax import tree
 from wsdjax.config import Experiment
 
 
-class Progress(Protocol):
-    """Told of every update whose row has been read."""
+class Progress:
+    """Told of every update whose row has been read; it shows nothing."""
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         """`each` update takes so many of a unit: images or tokens."""
-
-    def update(self, step: int, loss: float, rate: float) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Silent:
-    """Progress that shows nothing."""
-
-    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-        pass
 
     def update(self, step: int, loss: float, rate: float) -> None:
         pass
@@ -40,7 +29,7 @@ class Watch:
     checkpoint_every: int = 500
     snapshot_every: int | None = None
     tensorboard: bool = False
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=Progress)
 
     @classmethod
     def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:
@@ -55,5 +44,5 @@ class Watch:
             tree.every(experiment, "checkpoint_every"),
             tree.every(experiment, "snapshot_every") if snapshots else None,
             experiment.tensorboard,
-            progress or Silent(),
+            progress or Progress(),
         )
