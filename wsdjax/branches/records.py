@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ class Records:
         return {branches[name].end} | {e.start for e in branches.values() if e.parent == name}
 
     def write(
-        self, branch: ResolvedBranch, trained_with: Sequence[str], checkpoints: str | None
+        self, branch: ResolvedBranch, trained_with: Sequence[str], checkpoints: PathLike | None
     ) -> None:
         """Writes the record of a new branch, with its siblings and where its checkpoints go if
         not beside it."""
@@ -126,7 +127,7 @@ class Records:
             "branch": branch.to_json(),
             "order": order,
             "trained_with": list(trained_with),
-            "checkpoints": checkpoints,
+            "checkpoints": checkpoints and str(checkpoints),
             "differs_from_parent": {
                 field: {"parent": old, "here": new}
                 for field, old, new in differences(parent, branch.to_json())

@@ -5,8 +5,8 @@
     WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
     WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
 
-A node is (branch, step). A child's first node is its parent's: nothing is copied, and
-nothing of a parent is written by its children. Reading takes no lock.
+A node is (branch, step). A child's first node is its parent's: nothing is copied, and a parent is
+never written by its children. Reading takes no lock.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class BranchStore(Records):
 
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
         super().__init__(workdir)
-        self._checkpoint_dir = checkpoint_dir
-        self._keep = keep
+        self._checkpoint_dir, self._keep = checkpoint_dir, keep
         self.aside: set[tuple[str, int]] = set()
         """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
@@ -62,7 +61,8 @@ class BranchStore(Records):
           ConfigError: if the branch exists.
         """
         registration.check_name(self._there(), branch.name)
-        self._write(branch, trained_with or [branch.name])
+        self._check_place(branch.name)
+        self.write(branch, trained_with or [branch.name], self._elsewhere(branch.name))
 
     def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (branch.parent, branch.start).
@@ -95,7 +95,7 @@ class BranchStore(Records):
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
         for branch, trained_with in self.check(branches):
-            self._write(branch, trained_with)
+            self.write(branch, trained_with, self._elsewhere(branch.name))
 
     def _there(self, forked: Iterable[str] = ()) -> registration.There:
         branches = self.branches()
@@ -105,15 +105,10 @@ class BranchStore(Records):
 
     def _check_place(self, name: str) -> None:
         records.check_empty(self.directory(name))
-        if self._checkpoint_dir and (place := self._place_for(name)).exists():
+        if (place := self._elsewhere(name)) and place.exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
             )
-
-    def _write(self, branch: ResolvedBranch, trained_with: Sequence[str]) -> None:
-        self._check_place(branch.name)
-        elsewhere = str(self._place_for(branch.name)) if self._checkpoint_dir else None
-        self.write(branch, trained_with, elsewhere)
 
     def metrics(self, name: str) -> metrics.Table:
         """The rows of a branch and of its ancestors up to their forks, as one table.
@@ -130,7 +125,6 @@ class BranchStore(Records):
         return metrics.table(rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        """A branch's own."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
         steps = self.steps(name) if self._checkpoints(name).is_local else []
@@ -248,10 +242,8 @@ class BranchStore(Records):
             try:
                 return snapshots.load(step).params
             except DamagedCheckpoint as error:
-                raise DamagedCheckpoint(
-                    f"{error}; bring it back, or move the branch's checkpoints away to train it "
-                    "again"
-                ) from error
+                remedy = "bring it back, or move the branch's checkpoints away to train it again"
+                raise DamagedCheckpoint(f"{error}; {remedy}") from error
         if resolved["parent"] and step <= resolved["start"] and step not in self.steps(branch):
             return self.params(resolved["parent"], step)
         return self.restore(branch, step).params
@@ -280,18 +272,17 @@ class BranchStore(Records):
                 yield
                 for each in self._opened.values():
                     each.wait()
+                    each.close()
             except BaseException:
                 for each in self._opened.values():
                     with contextlib.suppress(Exception):  # what is raised already comes first
                         each.close()
                 raise
-            for each in self._opened.values():
-                each.close()
 
     def sweep(self) -> None:
         """Deletes what processes that were killed have left half written."""
         places = ("figures", "branches/*", "branches/*/probes")
-        sweep([self.workdir, *(found for place in places for found in self.workdir.glob(place))])
+        sweep([self.workdir, *(each for place in places for each in self.workdir.glob(place))])
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
@@ -304,6 +295,8 @@ class BranchStore(Records):
             self._opened[name, kind] = Checkpoints(name, directory, keep, protected, written)
         return self._opened[name, kind]
 
-    def _place_for(self, name: str) -> epath.Path:
+    def _elsewhere(self, name: str) -> epath.Path | None:
+        if not self._checkpoint_dir:
+            return None
         place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
         return place if "://" in str(place) else place.absolute()
