@@ -85,7 +85,7 @@ class Stop(Exception):
     """Raised by `Silent` after the update that it was told."""
 
 
-class Silent(trainer.Silent):
+class Silent(trainer.Progress):
     """Progress that is not shown, and can stop the run after an update."""
 
     def __init__(self, until=None):

@@ -29,7 +29,8 @@ from helpers import (
 
 from experiments.cli import overrides
 from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import JsonLines, read_rows
+from wsdjax.branches.metrics import read_rows
+from wsdjax.branches.rows import JsonLines
 from wsdjax.config import validate
 
 MISTAKES = {

@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from wsdjax.trainer import Progress
+
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_BARS = 0.1
 
@@ -51,7 +53,7 @@ class Display:
             self._bar.close()
 
 
-class Training:
+class Training(Progress):
     """The trainer's progress: loss, rate, and images or tokens a second, averaged over some 20
     updates; the first, which compiles, left out."""
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from wsdjax.branches.quiet import quiet
 from wsdjax.checksum import checksums
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.training import state as states
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 
 
 class MissingNode(UserError, LookupError):
@@ -82,7 +81,7 @@ class Checkpoints:
         self.wait()
         self._step = step = int(state.step)
         try:
-            with _quiet():
+            with quiet():
                 response = self._open().save_async(
                     step,
                     _saved(state),
@@ -106,7 +105,7 @@ class Checkpoints:
         if not self.is_local:
             return {}
         try:
-            with _quiet():
+            with quiet():
                 return dict(ocp.metadata(self.directory / str(step)).custom_metadata or {})
         except Exception as error:  # whatever orbax makes of broken files
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -123,7 +122,7 @@ class Checkpoints:
             (step, response), self._pending = self._pending, None
             reason: object = "orbax gives no reason"
             try:
-                with _quiet():
+                with quiet():
                     if response.result():
                         return
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
@@ -131,7 +130,7 @@ class Checkpoints:
             self._failed = True
             raise self._not_saved(step, reason)
 
-    def load(self, step: int | None, place: Callable[[State], State] | None = None) -> State:
+    def load(self, step: int | None, place: Place | None = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
         steps = self.steps()
         if step is None or step not in steps:
@@ -139,7 +138,7 @@ class Checkpoints:
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
         path = self.directory / str(step)
         try:
-            with _quiet():
+            with quiet():
                 return _load(path, self._name, place)
         except (ConfigError, MemoryError):
             raise
@@ -177,7 +176,7 @@ class Checkpoints:
         writer, self._writer = self._writer, None
         if writer:
             try:
-                with _quiet():
+                with quiet():
                     writer.close()
             except Exception:
                 if not self._failed:  # which `wait` has told already
@@ -215,7 +214,7 @@ class Checkpoints:
         return context
 
 
-def _load(path: epath.Path, branch: str, place: Callable[[State], State] | None) -> State:
+def _load(path: epath.Path, branch: str, place: Place | None) -> State:
     saved = ocp.metadata(path)
     record = saved.custom_metadata or {}
     if (owner := record.get("branch", branch)) != branch:
@@ -252,34 +251,6 @@ def _load(path: epath.Path, branch: str, place: Callable[[State], State] | None)
     if int(state.step) != int(path.name) or found_sums != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
-
-
-_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
-
-
-def _news(record: logging.LogRecord) -> bool:
-    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
-    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
-    raises."""
-    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
-        record.exc_info = record.exc_text = None
-        return record.filename not in _TOLD_BY_WAIT
-    text = record.getMessage()
-    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
-
-
-logging.getLogger("absl").addFilter(_news)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What orbax says to the root logger meanwhile is filtered too."""
-    root = logging.getLogger()
-    root.addFilter(_news)
-    try:
-        yield
-    finally:
-        root.removeFilter(_news)
 
 
 class _Preserve:

@@ -5,43 +5,32 @@
     WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
     WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
 
-A node is (branch, step). A child's first node is its parent's: nothing is copied, and
-nothing of a parent is written by its children. Reading takes no lock.
+A node is (branch, step). A child's first node is its parent's: nothing is copied, and a parent is
+never written by its children. Reading takes no lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from wsdjax.branches import metrics, records, registration
-from wsdjax.branches.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
-from wsdjax.config import is_name
+from wsdjax.branches.checkpoints import Checkpoints, DamagedCheckpoint
+from wsdjax.branches.records import Records
 from wsdjax.errors import ConfigError
 from wsdjax.files import sweep
-from wsdjax.lock import WorkdirBusy, held
+from wsdjax.lock import held
 from wsdjax.training import state as states
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
-from wsdjax.wording import listed, shown
-
-__all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 
 
-class Segment(NamedTuple):
-    """The part of a lineage that `branch` contributes: its updates start + 1, ..., stop."""
-
-    branch: str
-    start: int
-    stop: int
-
-
-class BranchStore:
+class BranchStore(Records):
     """The branches of one workdir.
 
     Args:
@@ -57,31 +46,13 @@ class BranchStore:
         `written` and about to get their names. It does nothing: tests put theirs in its place."""
 
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
-        self.workdir = Path(workdir).expanduser().absolute()
-        self._checkpoint_dir = checkpoint_dir
-        self._keep = keep
+        super().__init__(workdir)
+        self._checkpoint_dir, self._keep = checkpoint_dir, keep
         self.aside: set[tuple[str, int]] = set()
         """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._kept: dict[str, set[int]] = {}
-        self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
-
-    # What branches there are.
-
-    def names(self) -> list[str]:
-        """The branches, in the order in which they were made."""
-        return list(self.branches())
-
-    def branches(self) -> dict[str, ResolvedBranch]:
-        """What each branch is, in the order in which they were made: parents come first."""
-        return records.branches(self.workdir, self._records())
-
-    def directory(self, name: str) -> Path:
-        return self.workdir / "branches" / name
-
-    def siblings(self, name: str) -> list[str]:
-        """The branches that train together with this one, itself among them, in order."""
-        return self.record(name)["trained_with"]
+        self._reader = metrics.Reader()
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch. It has no checkpoint until one is saved.
@@ -90,7 +61,8 @@ class BranchStore:
           ConfigError: if the branch exists.
         """
         registration.check_name(self._there(), branch.name)
-        self._write(branch, trained_with or [branch.name])
+        self._check_place(branch.name)
+        self.write(branch, trained_with or [branch.name], self._elsewhere(branch.name))
 
     def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (branch.parent, branch.start).
@@ -123,7 +95,7 @@ class BranchStore:
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
         for branch, trained_with in self.check(branches):
-            self._write(branch, trained_with)
+            self.write(branch, trained_with, self._elsewhere(branch.name))
 
     def _there(self, forked: Iterable[str] = ()) -> registration.There:
         branches = self.branches()
@@ -133,39 +105,10 @@ class BranchStore:
 
     def _check_place(self, name: str) -> None:
         records.check_empty(self.directory(name))
-        if self._checkpoint_dir and (place := self._place_for(name)).exists():
+        if (place := self._elsewhere(name)) and place.exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
             )
-
-    def _write(self, branch: ResolvedBranch, trained_with: Sequence[str]) -> None:
-        self._check_place(branch.name)
-        self.directory(branch.name).mkdir(parents=True, exist_ok=True)
-        branches = self.branches()
-        records.write(
-            self.directory(branch.name) / "branch.json",
-            branch,
-            {**branches, branch.name: branch},
-            order=len(branches),
-            trained_with=list(trained_with),
-            checkpoints=str(self._place_for(branch.name)) if self._checkpoint_dir else None,
-        )
-
-    def lineage(self, name: str) -> list[Segment]:
-        """What leads from the initialisation to the end of a branch, root first.
-
-        Raises:
-          MissingNode: for a branch that does not exist.
-        """
-        branches = self.branches()
-        if name not in branches:
-            raise MissingNode(f"no branch {name!r}; there are {', '.join(branches) or 'none'}")
-        branch = branches[name]
-        segments = [Segment(name, branch.start, branch.end)]
-        while branch.parent:
-            fork, branch = branch.start, branches[branch.parent]
-            segments.insert(0, Segment(branch.name, branch.start, fork))
-        return segments
 
     def metrics(self, name: str) -> metrics.Table:
         """The rows of a branch and of its ancestors up to their forks, as one table.
@@ -182,22 +125,10 @@ class BranchStore:
         return metrics.table(rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        """A branch's own, which reach to its newest checkpoint at least; read again only if the
-        file has changed, since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
         steps = self.steps(name) if self._checkpoints(name).is_local else []
-        status = path.stat() if path.exists() else None
-        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
-        if name not in self._read or self._read[name][0] != stamp:
-            kept = metrics.read(path)
-            if steps:
-                recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
-                metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
-            self._read[name] = stamp, kept.rows
-        return self._read[name][1]
-
-    # Checkpoints.
+        return self._reader.rows(path, start, steps, functools.partial(self.recorded_rows, name))
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
@@ -250,7 +181,7 @@ class BranchStore:
         """The steps of those that were kept, as the newest checkpoint's record tells, and of those
         that were begun since."""
         if name not in self._kept:
-            steps, there = self.steps(name), self._checkpoints(name, "snapshots").steps()
+            steps, there = self.steps(name), self.snapshots(name)
             facts = self._checkpoints(name).facts(steps[-1]) if steps else {}
             self._kept[name] = {*facts.get("snapshots", there)}
         return self._kept[name]
@@ -259,19 +190,14 @@ class BranchStore:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
         return self._checkpoints(name).facts(step).get("rows", "")
 
-    def restore(
-        self,
-        branch: str,
-        step: int | None = None,
-        place: Callable[[State], State] | None = None,
-    ) -> State:
+    def restore(self, branch: str, step: int | None = None, place: Place | None = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
 
         Args:
           branch: its name.
           step: completed updates; None for the branch's newest checkpoint. The nodes up to
             its fork are those of its ancestors.
-          place: gives each leaf's sharding, of a state of shapes; the default device if None.
+          place: where it is to live; the default device if None.
 
         Raises:
           MissingNode: if there is no such branch or checkpoint.
@@ -298,11 +224,10 @@ class BranchStore:
     def nodes(self, name: str) -> list[int]:
         """The steps of a branch whose parameters can be read, ascending: of checkpoints, of
         snapshots, and of the ancestors' up to the fork."""
-        own = {*self.steps(name), *self._checkpoints(name, "snapshots").steps()}
-        branch = self.record(name)["branch"]
-        if branch["parent"]:
-            own |= {step for step in self.nodes(branch["parent"]) if step <= branch["start"]}
-        return sorted(own)
+        found: set[int] = set()
+        for branch, _, stop in self.lineage(name):
+            found |= {s for s in (*self.steps(branch), *self.snapshots(branch)) if s <= stop}
+        return sorted(found)
 
     def params(self, branch: str, step: int) -> Any:
         """The parameters [R, ...] at a node, from a checkpoint or a snapshot.
@@ -317,10 +242,8 @@ class BranchStore:
             try:
                 return snapshots.load(step).params
             except DamagedCheckpoint as error:
-                raise DamagedCheckpoint(
-                    f"{error}; bring it back, or move the branch's checkpoints away to train it "
-                    "again"
-                ) from error
+                remedy = "bring it back, or move the branch's checkpoints away to train it again"
+                raise DamagedCheckpoint(f"{error}; {remedy}") from error
         if resolved["parent"] and step <= resolved["start"] and step not in self.steps(branch):
             return self.params(resolved["parent"], step)
         return self.restore(branch, step).params
@@ -336,11 +259,6 @@ class BranchStore:
         self._checkpoints(name, "snapshots").discard_after(step)
         self._kept.pop(name, None)
 
-    def protected(self, name: str) -> set[int]:
-        """The steps whose checkpoints stay: the branch's end and every fork from it."""
-        branches = self.branches()
-        return {branches[name].end} | {e.start for e in branches.values() if e.parent == name}
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the workdir for one writing process; the system frees it when that dies.
@@ -354,18 +272,17 @@ class BranchStore:
                 yield
                 for each in self._opened.values():
                     each.wait()
+                    each.close()
             except BaseException:
                 for each in self._opened.values():
                     with contextlib.suppress(Exception):  # what is raised already comes first
                         each.close()
                 raise
-            for each in self._opened.values():
-                each.close()
 
     def sweep(self) -> None:
         """Deletes what processes that were killed have left half written."""
         places = ("figures", "branches/*", "branches/*/probes")
-        sweep([self.workdir, *(found for place in places for found in self.workdir.glob(place))])
+        sweep([self.workdir, *(each for place in places for each in self.workdir.glob(place))])
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
@@ -378,27 +295,8 @@ class BranchStore:
             self._opened[name, kind] = Checkpoints(name, directory, keep, protected, written)
         return self._opened[name, kind]
 
-    def _place_for(self, name: str) -> epath.Path:
+    def _elsewhere(self, name: str) -> epath.Path | None:
+        if not self._checkpoint_dir:
+            return None
         place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
         return place if "://" in str(place) else place.absolute()
-
-    def _records(self) -> dict[str, dict[str, Any]]:
-        for directory in self.workdir.glob("branches/*/"):
-            if not (directory / "branch.json").exists():
-                records.check_empty(directory)
-        return {path.parent.name: records.read(path) for path in self._record_files()}
-
-    def _record_files(self) -> list[Path]:
-        return sorted(self.workdir.glob("branches/*/branch.json"))
-
-    def record(self, name: str) -> dict[str, Any]:
-        """What `branch.json` holds.
-
-        Raises:
-          MissingNode: for a branch that does not exist, naming those that do.
-        """
-        path = self.directory(name) / "branch.json"
-        if not (is_name(name) and path.exists()):
-            there = listed(sorted(path.parent.name for path in self._record_files()))
-            raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
-        return records.read(path)

@@ -3,4 +3,4 @@
 from wsdjax.trainer.growth import fork, grow, resolved_in
 from wsdjax.trainer.loop import Diverged, Stopped
 from wsdjax.trainer.trainer import Trainer
-from wsdjax.trainer.watch import Progress, Silent, Watch
+from wsdjax.trainer.watch import Progress, Watch

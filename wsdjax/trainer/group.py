@@ -10,7 +10,7 @@ import numpy as np
 
 from wsdjax import data
 from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import JsonLines, Rows, TensorBoard
+from wsdjax.branches.rows import JsonLines, Rows, TensorBoard
 from wsdjax.placement import mesh
 from wsdjax.training import optim
 from wsdjax.training import state as states
@@ -95,15 +95,8 @@ class Group:
 
 def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:
     """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
-    columns = []
+    columns: list[Hyper] = []
     for branch in group:
-        fixed = optim.hyper(branch.optimizer)
-        table = fixed._replace(rate=rates(branch, branches))
-        columns += [table] * branch.seeds
-    length = len(columns[0].rate)
-    return Hyper(
-        *[
-            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
-            for values in zip(*columns, strict=True)
-        ]
-    )
+        table = optim.hyper(branch.optimizer)._replace(rate=rates(branch, branches))
+        columns += [Hyper(*np.broadcast_arrays(*table))] * branch.seeds
+    return jax.tree.map(lambda *values: np.stack(values, axis=1), *columns)

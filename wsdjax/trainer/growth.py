@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from wsdjax import tree
@@ -130,7 +130,7 @@ def resolved_in(
 def _check_siblings(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:
     """That no branch is trained which is not asked for: those that were begun together stay in
     one program, since alone they would not be the same to the bit."""
-    there: Sequence[str] = store.names()
+    there = store.names()
     for name in branches:
         if name not in there or store.is_done(name):
             continue

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Averages
 from wsdjax.trainer.group import Group
 from wsdjax.training import state as states
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed
 
@@ -123,7 +122,7 @@ def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
     return node if branch.averages == before else states.with_new_averages(node, branch.averages)
 
 
-def read(store: BranchStore, name: str, step: int, place: Callable[[State], State]) -> State | None:
+def read(store: BranchStore, name: str, step: int, place: Place) -> State | None:
     """The checkpoint; None if it is damaged, in which case it is set aside."""
     try:
         return store.restore(name, step, place)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from wsdjax import tree
 from wsdjax.config import Experiment, describe_all
 
 
-class Progress(Protocol):
-    """Told of every update whose row has been read."""
+class Progress:
+    """Told of every update whose row has been read; it shows nothing."""
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         """`each` update takes so many of a unit: images or tokens."""
-
-    def update(self, step: int, loss: float, rate: float) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Silent:
-    """Progress that shows nothing."""
-
-    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-        pass
 
     def update(self, step: int, loss: float, rate: float) -> None:
         pass
@@ -40,7 +30,7 @@ class Watch:
     checkpoint_every: int = 500
     snapshot_every: int | None = None
     tensorboard: bool = False
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=Progress)
 
     @classmethod
     def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:
@@ -56,4 +46,4 @@ class Watch:
             for field in fields
             if getattr(experiment, field) is not None
         }
-        return cls(tensorboard=experiment.tensorboard, progress=progress or Silent(), **often)
+        return cls(tensorboard=experiment.tensorboard, progress=progress or Progress(), **often)

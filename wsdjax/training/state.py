@@ -31,6 +31,10 @@ class State:
     """Averages of the weights (`wsdjax.training.averages`); empty without any."""
 
 
+Place = Callable[[State], State]
+"""Gives the sharding of each leaf of a state, of which it gets the shapes."""
+
+
 def create(model: Model, seeds: Sequence[int], config: Averages | None = None) -> State:
     """The initial state of one replicate for each seed, with the averages of `config`."""
     params = jax.vmap(lambda seed: model.init(jax.random.key(seed)))(jnp.asarray(seeds, jnp.uint32))
