@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,17 +82,20 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(said)
         given, rest = self.parse_known_args(list(argv), argparse.Namespace(present=set()))
         if self._takes_config:
+            # Before anything of the config file is executed.
+            self._refuse(each for each in rest if each[:2] == "--" and not overrides.is_one(each))
             given.experiment, rest = overrides.experiment(given.config, rest)
-        flags = [name for name in rest if name.startswith("-") and name != "--"]
-        if flags:
-            name = flags[0].partition("=")[0]
-            known = near(name, self._option_string_actions)
-            raise ConfigError(f"unknown flag {shown(name)}{known or ';'} --help tells the flags")
+        self._refuse(each for each in rest if each.startswith("-"))
         given.words = [word for word in rest if word != "--"]
         if given.words and not self._takes_words:
             word = shown(given.words[0])
             raise ConfigError(f"unexpected argument {word}; flags begin with --")
         return given
+
+    def _refuse(self, flags: Iterable[str]) -> None:
+        for name in (flag.partition("=")[0] for flag in flags if flag != "--"):
+            known = near(name, self._option_string_actions)
+            raise ConfigError(f"unknown flag {shown(name)}{known or ';'} --help tells the flags")
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{shortened(message, 250)}; --help tells the flags")

@@ -23,6 +23,11 @@ from wsdjax.wording import listed, near, shortened, shown
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
+def is_one(argument: str) -> bool:
+    """Whether it sets a field of a config."""
+    return bool(_OVERRIDE.fullmatch(argument))
+
+
 def experiment(given: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """What the config file returns, with its fields set in the order of the arguments, and the
     arguments that are none of its own.

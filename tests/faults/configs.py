@@ -411,7 +411,7 @@ def run_fault(draw: random.Random, workdir: Path, here: Path, more: Sequence[str
         case 5:
             name = draw.choice(("workdir", "checkpoint_dir"))
             argv.append(f"--{name}={text if text.strip('~ ') and text[0] != '/' else '/proc/x'}")
-    if config.stem != "good":
+    if config.stem != "good" and name:
         name = "c"  # its own message is what is told
 
     return _command(run.main, argv, "run", name, workdir)
