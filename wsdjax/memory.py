@@ -1,4 +1,4 @@
-"""The memory of a process that trains on CPUs, and how much the machine has."""
+"""The machine's memory and cores, as far as this process may have them."""
 
 import ctypes
 import os
@@ -19,6 +19,13 @@ def of_machine() -> float:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return limit
+
+
+def cores() -> int:
+    """How many cores this process may use; not every system tells of a process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -134,7 +134,8 @@ def _read(text: str, kinds: list[Any]) -> Any:
             ):
                 value = read(text)
                 break
-    return (value,) if typing.get_origin(kinds[0]) is tuple and type(value) is not tuple else value
+    is_tuple = tuple in (kinds[0], typing.get_origin(kinds[0]))
+    return (value,) if is_tuple and type(value) is not tuple else value
 
 
 def length(text: str) -> Length:

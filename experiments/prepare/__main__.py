@@ -37,6 +37,7 @@ from experiments.prepare.documents import SUFFIXES  # noqa: E402
 from experiments.prepare.jobs import Plan, Tolerance  # noqa: E402
 from experiments.prepare.text import prepare_text, verify  # noqa: E402
 from wsdjax.errors import ConfigError  # noqa: E402
+from wsdjax.memory import cores  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,8 +73,7 @@ def _text(argv: Sequence[str]) -> int:
     flag("--tokenizer", help="bytes, a tokenizer.json, or a name on the hub")
     flag("--out", type=Path, help="where it goes, and what Text(directory) reads", required=True)
     flag("--held_out", type=float, default=0.005, help="the share of documents for testing")
-    cores = len(os.sched_getaffinity(0))
-    flag("--workers", type=int, default=cores, help="processes; as many as cores if left out")
+    flag("--workers", type=int, default=cores(), help="processes; as many as cores if left out")
     flag("--text_field", default="text", help="where .jsonl and .parquet have a document's text")
     flag("--separator", help="the tokenizer's token that ends a document, if not a usual one")
     flag(
@@ -99,7 +99,10 @@ def _text(argv: Sequence[str]) -> int:
 
 
 def _prepare_text(given: argparse.Namespace) -> None:
+    if given.verify and given.input:
+        raise ConfigError("--verify takes no --input")
     if given.verify:
+        cli.refuse_unused(given, "--verify", ["verify", "out", "workers"])
         return verify(given.out, given.workers)
     if not given.input or not given.tokenizer:
         raise ConfigError("give --input and --tokenizer; see --help")

@@ -88,7 +88,9 @@ def verify(out: Path, workers: int = 1) -> None:
 
     Raises:
       TokensError: naming the shard that is damaged.
+      PrepareError: for a number of workers that cannot be.
     """
+    _check_workers(workers)
     described = tokens.describe(out)
     shards = [(out / s.file, s) for split in described.splits.values() for s in split]
     for path, shard in shards:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,7 @@ def count(run: Run) -> None:
     facts, described = run.facts(longest.name), longest.data.describe()
     if described.facts != facts:
         raise ConfigError("--baselines: the text is not what the run was trained on")
-    counts = _count(longest, described.classes, facts["bytes_per_token"])
+    counts = _count(run, longest, described.classes, facts["bytes_per_token"])
     write_json(run.workdir / _FILE, {"counted_on": _counted_on(run), "bits_a_byte": counts})
 
 
@@ -71,14 +73,13 @@ def _counted_on(run: Run) -> dict[str, Any]:
 
 
 def _count(
-    branch: ResolvedBranch, vocabulary: int, bytes_per_token: float
+    run: Run, branch: ResolvedBranch, vocabulary: int, bytes_per_token: float
 ) -> dict[str, dict[str, float]]:
     dataset = data.load(branch.data)
     held_out = _windows(dataset.test.part(0, dataset.test.size))
     most = max(1, MOST // branch.data.units)
-    stream = data.Stream(dataset.train, branch.batch_size, branch.data_seed)
-    batches = range(max(1, min(branch.end, most // branch.batch_size)))
-    read = np.concatenate([_windows(stream[t]) for t in batches])
+    batches = itertools.islice(_read_by(run, branch, dataset), max(1, most // branch.batch_size))
+    read = np.concatenate([_windows(batch) for batch in batches])
     # Windows follow one another: their inputs are the text.
     whole = dataset.train.part(0, min(dataset.train.size, most))["inputs"].ravel()
     found: dict[str, dict[str, float]] = {}
@@ -89,6 +90,15 @@ def _count(
                 loss = ngram_loss(text, held_out, order, vocabulary)
                 of["bigram" if order == 2 else f"{order}-gram"] = bits_a_byte(loss, bytes_per_token)
     return found
+
+
+def _read_by(run: Run, branch: ResolvedBranch, dataset: data.Dataset) -> Iterator[data.Batch]:
+    """The batches of the first replicate along a branch's lineage, one for each update."""
+    for segment in run.lineage(branch.name):
+        of = run.branches[segment.branch]
+        stream = data.Stream(dataset.train, of.batch_size, of.data_seed)
+        for n in range(segment.start + 1, segment.stop + 1):
+            yield stream[n - 1 - of.data_start]
 
 
 def _windows(batch: data.Batch) -> np.ndarray:

@@ -16,7 +16,7 @@ from wsdjax.training import optim
 from wsdjax.training import state as states
 from wsdjax.training.compiled import Compiled, Program
 from wsdjax.training.optim import Hyper
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.tree.rates import rates
 
@@ -91,6 +91,14 @@ class Group:
             whole = len(self.branches) == 1
             yield branch.name, state if whole else states.section(state, begin, end)
             begin = end
+
+
+def place_of_one(group: Sequence[ResolvedBranch]) -> Place:
+    """Where the state of one of siblings goes: of several, each may have too few replicates for
+    their mesh."""
+    seeds = sum(branch.seeds for branch in group)
+    placed = mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
+    return placed.of if len(group) == 1 else placed.of_parts
 
 
 def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:

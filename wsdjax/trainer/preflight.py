@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from wsdjax import data, interop
+from wsdjax import data, interop, tree
 from wsdjax.branches import BranchStore, provenance
 from wsdjax.data import tokenizer
 from wsdjax.errors import ConfigError
@@ -42,12 +42,14 @@ def check(
         if branch.parent in there and store.is_done(branch.parent):
             store.metrics(branch.parent)  # whose rows are to be those that were written
     try:
+        for group in tree.groups(branches):
+            seeds = sum(branch.seeds for branch in group)
+            mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
         for name, branch in branches.items():
             begun = branch.parent or (name in there and store.steps(name))
             if branch.weights and not begun:
                 interop.check_weights(branch.weights, branch.model)
                 warn_of_another_tokenizer(branch)
-            mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
             data.Stream(compiled.train_split(branch.data), branch.batch_size, branch.seed)
             if before := there.get(name) or there.get(branch.parent):
                 _check_same_data(store, before, branch)

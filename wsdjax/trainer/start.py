@@ -15,7 +15,7 @@ import numpy as np
 from wsdjax import interop
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Averages
-from wsdjax.trainer.group import Group
+from wsdjax.trainer.group import Group, place_of_one
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
@@ -58,8 +58,7 @@ def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
     """The newest good checkpoint that all of the group have, else the node they fork from, else
     the initialisation; or what must be trained first for that node to be there."""
     first = group.first
-    # A part of several may have too few replicates for the group's own sharding.
-    place = group.placed.of if len(group.branches) == 1 else group.placed.of_parts
+    place = place_of_one(group.branches)
     while common := set.intersection(
         *({s for s in store.steps(n) if job.newest is None or s <= job.newest} for n in job.names)
     ):

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.placement import mesh
 from wsdjax.trainer import loop, preflight, start
-from wsdjax.trainer.group import Group
+from wsdjax.trainer.group import Group, place_of_one
 from wsdjax.trainer.loop import Diverged
 from wsdjax.trainer.start import Job
 from wsdjax.trainer.watch import Watch
@@ -48,8 +47,8 @@ class Trainer:
         for name, branch in there.items():
             if name in names and name not in self._verified and self.store.is_done(name):
                 self._verified.add(name)
-                placed = mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
-                if start.read(self.store, name, branch.end, placed.of):
+                group = [there[sibling] for sibling in self.store.siblings(name)]
+                if start.read(self.store, name, branch.end, place_of_one(group)):
                     self.store.metrics(name)
         self._check_snapshots([name for name in names if name in there])
         self._tell_of_lost_forks([name for name in names if name in there])

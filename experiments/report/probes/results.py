@@ -46,7 +46,8 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
             if len(content["results"]) != run.branches[branch].seeds:
-                left[name] = f"has {len(content['results'])} results for as many seeds"
+                count, seeds = len(content["results"]), run.branches[branch].seeds
+                left[name] = f"has {count} results, and the branch has {seeds} seeds"
             elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
                 left[name] = _FIRST
             else:
