@@ -153,7 +153,7 @@ def test_a_config_file_is_executed_once(tmp_path):
     """To explain a mistake too."""
     config, log = tmp_path / "c.py", tmp_path / "log"
     config.write_text(f"open({str(log)!r}, 'a').write('x')\n{TINY.read_text()}")
-    for mistake in ("--config.sed=3", "--config.seeds=many", "--wrong", "--config.tree.trunk=1"):
+    for mistake in ("--config.sed=3", "--config.seeds=many", "wrong", "--config.tree.trunk=1"):
         log.write_text("")
         code, _, err = call("experiments.run", f"--config={config}", mistake)
         assert (code, len(err.splitlines())) == (2, 1)
@@ -231,6 +231,10 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
         ),
         ("def get_config():\n    raise RuntimeError", "c.py, line 2: RuntimeError"),
         ("import sys\nsys.exit(3)", "c.py, line 2: SystemExit: 3"),
+        (
+            "from wsdjax import plans\nplans.wsd_s((), 3, 1e-4)",
+            "c.py, line 2: budgets = (): must hold one",
+        ),
         ("def get_config():\n    return get_config()", "c.py, line 2: RecursionError"),
         ("x = 1", "no attribute 'get_config'"),
         ("def get_config():\n    return 3", "get_config() must return an Experiment, not int"),

@@ -162,7 +162,7 @@ def _loaded(given: str) -> Any:
     try:
         exec(compile(content, path, "exec"), module.__dict__)
         return module.get_config(*([argument] if argument else []))
-    except (KeyboardInterrupt, UserError):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a config file raises, the end of the process too
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
@@ -177,6 +177,8 @@ def _one_line(error: BaseException) -> str:
         fields, wrong = [f.name for f in dataclasses.fields(kind)], unknown[2]
         return f"{unknown[1]} has no field {wrong!r}{near(wrong, fields)}; it has {listed(fields)}"
     last = shortened(said.strip().rpartition("\n")[2], 200)
+    if isinstance(error, UserError):
+        return last
     return f"{type(error).__name__}: {last}" if last else type(error).__name__
 
 
