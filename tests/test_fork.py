@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from helpers import ROOT, Silent, Stop, files, grow, load_config, rows_of, same, with_tree
 
-from experiments.report import figures, tables
+from experiments.report import baselines, figures, tables
 from experiments.report.reading import Run
 from experiments.report.write import write_report
 from wsdjax import data, models, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
+from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Hold, Overrides, Photos
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_json
 from wsdjax.trainer import Trainer, Watch, fork, start
@@ -457,3 +457,19 @@ def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
     after = files(workdir / "branches")
     assert {path: after[path] for path in before} == before
     assert store.is_done("leaf")
+
+
+def test_what_a_lineage_has_read_is_told_batch_by_batch(tmp_path):
+    """As the n-grams beside a language model count it: a fork's own stream begins at the fork."""
+    tree_ = {
+        "trunk": Branch(steps=3, schedule=Constant()),
+        "new": Branch(parent="trunk@2", steps=2, schedule=Hold(), data_seed=7),
+    }
+    store = grow(tmp_path, with_tree(tree_))
+    run, branch = Run(store.workdir), store.branches()["new"]
+    dataset = data.load(branch.data)
+    first, second = (data.Stream(dataset.train, branch.batch_size, seed) for seed in (0, 7))
+    expected = [first[0], first[1], second[0], second[1]]
+    read = list(baselines._read_by(run, branch, dataset))
+    assert len(read) == 4
+    assert all(same(one, two) for one, two in zip(read, expected, strict=True))
