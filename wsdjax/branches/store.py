@@ -139,15 +139,11 @@ class BranchStore(Records):
         return self.record(name)["branch"]["end"] in self.steps(name)
 
     def save(self, name: str, state: State, rows: str = "") -> None:
-        """Begins to save a node; returns once the state may be donated.
+        """Begins to save a node, with the checksum of the branch's `rows` so far; returns once the
+        state may be donated.
 
         The snapshots that were begun before are whole by then: a branch that has a checkpoint has
         every snapshot up to it that it was to keep.
-
-        Args:
-          name: the branch's.
-          state: what is saved.
-          rows: the checksum of the branch's rows so far (`wsdjax.branches.metrics`).
 
         Raises:
           OSError: if a save before this one failed, or this one was skipped.
