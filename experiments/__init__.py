@@ -1,1 +1,1 @@
-"""What a run is: entry points, configs, figures and the report."""
+"""Runs: entry points, configs, figures and the report."""

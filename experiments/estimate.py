@@ -1,4 +1,4 @@
-"""What a run will cost, told before it starts: parameters, tokens, FLOPs, memory."""
+"""The cost of a run, told before it starts: parameters, tokens, FLOPs, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What whoever runs this can mend."""
+"""Errors that whoever runs this can mend."""
 
 
 class UserError(Exception):

@@ -28,9 +28,9 @@ class Point(NamedTuple):
     """The largest relative error of the k eigenvalues."""
     products: int
     seconds: list[float]
-    """Of each timed run, compilation not included."""
+    """The time of each timed run, compilation not included."""
     cpu_seconds: list[float]
-    """Of all threads: what other load on the machine moves less."""
+    """The time of all threads, which other load on the machine moves less."""
 
     @property
     def median(self) -> float:
@@ -118,7 +118,7 @@ def _timed(solve: Solve, point: Point) -> tuple[float, float]:
 
 
 def _fastest(points: list[Point], error: float) -> Point | None:
-    """Of those with this error or less."""
+    """The fastest of those with this error or less."""
     good = [point for point in points if point.error <= max(error, FLOOR)]
     return min(good, key=lambda point: point.median, default=None)
 

@@ -1,4 +1,4 @@
-"""What the benchmark measures on: weights and examples at which the Hessian is well defined."""
+"""The benchmark's subject: weights and examples at which the Hessian is well defined."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def of_run(workdir: str, node: str, examples: int) -> Subject:
 
 
 def _candidates(count: int) -> int:
-    """Of which `count` are to be away from kinks."""
+    """The number of candidates, of which `count` are to be away from kinks."""
     return 2 * count + _AT_ONCE
 
 

@@ -46,7 +46,7 @@ the SXM modules of NVIDIA's; a TPU v3 chip is two devices)."""
 
 
 class Speed(NamedTuple):
-    """Of one update of all replicates."""
+    """The speed of one update of all replicates."""
 
     first_seconds: float
     """With compilation."""
@@ -153,7 +153,7 @@ def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
 
 
 def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
-    """Of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
+    """Batches of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
     random = np.random.default_rng(0)
     shapes = cost.batch_shapes(branch.data, branch.batch_size)
 

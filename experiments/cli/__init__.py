@@ -222,7 +222,7 @@ def end(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _told_on_standard_error() -> Iterator[None]:
-    """What the library logs is told there, and what other libraries repeat is not."""
+    """Tells there what the library logs, and not what other libraries repeat."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -29,7 +29,7 @@ def is_one(argument: str) -> bool:
 
 
 def experiment(given: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """What the config file returns, with its fields set in the order of the arguments, and the
+    """The config file's experiment, with its fields set in the order of the arguments, and the
     arguments that are none of its own.
 
     Args:
@@ -147,7 +147,7 @@ def length(text: str) -> Length:
 
 
 def _loaded(given: str) -> Any:
-    """What a config file's ``get_config`` returns; the file is executed once."""
+    """Calls a config file's ``get_config``; the file is executed once."""
     path, _, argument = given.partition(":")
     try:
         content = Path(path).read_bytes() if Path(path).is_file() else None

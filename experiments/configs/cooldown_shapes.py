@@ -1,4 +1,4 @@
-"""What the shape of the cooldown does, and what averaging does without one (Dremov et al.).
+"""The effect of the cooldown's shape, and of averaging without a cooldown (Dremov et al.).
 
     python -m experiments.run --config=experiments/configs/cooldown_shapes.py
 

@@ -4,4 +4,4 @@ from wsdjax.errors import UserError
 
 
 class PrepareError(UserError):
-    """What could not be prepared and what to do about it, in one line."""
+    """An error that says what could not be prepared and what to do about it, in one line."""

@@ -85,7 +85,7 @@ def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> It
 def _rows(
     name: str, text_field: str
 ) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], Any]]:
-    """What a row is called, the rows with their numbers, and what reads one."""
+    """The name for a row, the rows with their numbers, and the function that reads one."""
     if name.startswith("hf:"):
         return "row", hub.rows(name), lambda row: row
     suffix = suffix_of(name)

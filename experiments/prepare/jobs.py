@@ -30,12 +30,12 @@ from wsdjax.files import naming, read_json_lines, write_if_changed
 
 JOBS = "jobs.jsonl"
 _MOST_SHARDS = 2_048
-"""Of a split, since training looks at each one's header before it begins."""
+"""The limit for a split, since training looks at each one's header before it begins."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the shards, beside the inputs and the tokenizer."""
+    """The settings that decide the shards, beside the inputs and the tokenizer."""
 
     held_out: float = 0.005
     """The share of documents for testing."""
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may be left out, which decides no shard of inputs that have no such fault."""
+    """The faults that are tolerated, which decide no shard of inputs that have none."""
 
     bad_rows: str = "stop"
     """"stop" or "skip": what a row that cannot be read leads to."""
@@ -75,16 +75,16 @@ class Job(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a job has made."""
+    """The product of a job."""
 
     job: int
     inputs: list[list]
-    """Of each source the name, the size, the time and the SHA-256 of its content; "" for none."""
+    """Each source's name, size, time and the SHA-256 of its content; "" for none."""
     shards: list[str]
     """The digests of its shards; [] where that was not written down."""
     text_bytes: int = 0
     lost_bytes: int = 0
-    """Of the text's bytes, those that the tokenizer has no tokens for."""
+    """Bytes of the text that the tokenizer has no tokens for."""
     rows_left_out: int = 0
     where: list[str] = []  # noqa: RUF012
     """The first rows that were left out, and why."""
@@ -185,7 +185,7 @@ class Inputs(NamedTuple):
 
     @property
     def changed_name(self) -> str:
-        """Of the first that is not what it was."""
+        """The name of the first that is not what it was."""
         pairs = zip_longest([each[:3] for each in self.before], map(list, self.now))
         return next(str((new or old)[0]) for old, new in pairs if old != new)
 
@@ -196,7 +196,7 @@ def inputs(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> Inputs:
 
 
 def unchanged(made: dict[int, Made], jobs: Sequence[Job]) -> dict[int, Made]:
-    """What was made of the very inputs of these jobs, with their names and times of now."""
+    """Results made of the very inputs of these jobs, with their present names and times."""
     pairs = {
         job.number: list(zip(made[job.number].inputs, job.sources, strict=True))
         for job in jobs
@@ -222,7 +222,7 @@ def digest(name: str) -> str:
 
 
 def shards(job: Job, out: Path, chosen: Tokenizer) -> list[tokens.Shard]:
-    """What the headers of a job's shards tell.
+    """Reads the headers of a job's shards.
 
     Raises:
       TokensError: for one that is missing, or spoilt since.

@@ -12,7 +12,7 @@ from wsdjax.data.tokenizer import INSTALL
 
 _CHUNK = 2**20
 _PACKED_CHUNK = 2**12
-"""Of a .zst file, in which 4 bytes can stand for 2^17: at most 128 MiB come of it."""
+"""Bytes of a .zst file read at a time; 4 can stand for 2^17, so at most 128 MiB come of them."""
 
 
 def chunks(name: str) -> Iterator[bytes]:
@@ -46,7 +46,7 @@ def _gzip(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _zstandard(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Of one frame or several."""
+    """Unpacks one frame or several."""
     try:
         import zstandard
     except ImportError:

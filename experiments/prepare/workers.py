@@ -34,7 +34,7 @@ _CHARACTERS_TOGETHER = 2**20
 
 
 class Settings(NamedTuple):
-    """What every worker is to know."""
+    """Settings that all workers share."""
 
     out: Path
     tokenizer: str

@@ -171,7 +171,7 @@ class _Loss:
             results.unlink_cells(path)
 
     def _path(self, _: Measure, owner: str, steps: list[int], given: Values, path: Path) -> _Seeds:
-        """Of each seed the parameters at the end, and what a probe along nodes is given."""
+        """Yields for each seed the parameters at the end, and what a probe along nodes is given."""
         for i in range(self._resolved.seeds):
             along = iterates(self._store, owner, steps, i)
             cells = path.with_name(f"{path.stem}-seed{i}.cells")
@@ -179,8 +179,8 @@ class _Loss:
             yield along[-1], kinds.Path(self._loss_fn, along, *of, file=cells)
 
     def _node(self, kind: Measure, owner: str, steps: list[int], given: Values, _: Path) -> _Seeds:
-        """Of each seed the parameters, and what a probe of a node is given: Adam's moments too if
-        it asks for them and there are any."""
+        """Yields for each seed the parameters, and what a probe of a node is given: Adam's moments
+        too if it asks for them and there are any."""
         (step,) = steps
         whole = state.State(step, self._store.params(self._branch, step))
         if kind.takes_moments:
@@ -194,7 +194,7 @@ class _Loss:
             yield params, kinds.Node(self._loss_fn, *of, one.opt_state or None, optimizer)
 
     def _settings(self, kind: Measure) -> tuple[Values, str]:
-        """What a result depends on, and as much of that as flags set as part of a file's name,
+        """The settings a result depends on, and those that flags set as part of a file's name,
         with the branch whose data are other than its root's."""
         facts, root = self._sample.facts, self._store.lineage(self._branch)[0].branch
         given: Values = {name: self._flags[name] for name in kind.uses}

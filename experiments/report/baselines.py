@@ -1,4 +1,4 @@
-"""What n-grams make of a run's held-out text, beside its language models: in bits a byte."""
+"""N-grams on a run's held-out text, beside its language models: in bits a byte."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Overlay(NamedTuple):
     fitted: np.ndarray
     """a + b Omega, with the a and b of least squares."""
     correlation: float
-    """Of loss and Omega, after the first tenth of the updates."""
+    """The correlation of loss and Omega, after the first tenth of the updates."""
 
 
 @functools.lru_cache(maxsize=1)

@@ -63,7 +63,7 @@ def state_of(store: BranchStore, branch: ResolvedBranch, by_rows: bool = False) 
 
 
 def changes(branch: ResolvedBranch, parent: ResolvedBranch | None, base: AdamW | None) -> str:
-    """What a branch changes of its parent, or a root of the experiment's optimizer `base`,
+    """A branch's changes to its parent, or a root's to the experiment's optimizer `base`,
     beside the schedule, as it would be written."""
     before = parent.optimizer if parent else base
     found = [

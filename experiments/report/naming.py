@@ -1,4 +1,4 @@
-"""What the field calls the schedule of a lineage, and what its data are called."""
+"""The field's name for the schedule of a lineage, and the name of its data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsdjax.tree.branch import ResolvedBranch
 
 
 def schedule_name(run: Run, name: str) -> str:
-    """What the field calls the schedule of a lineage, and the shape of its last decay."""
+    """The field's name for the schedule of a lineage, and the shape of its last decay."""
     schedules = [run.branches[segment.branch].schedule for segment in run.lineage(name)]
     schedules = [each for each in schedules if each.called]
     kinds = [kind for kind, _ in itertools.groupby(each.called for each in schedules)]

@@ -54,11 +54,11 @@ class Run:
         return max(1, round(0.02 * max(last)))
 
     def record(self) -> dict[str, Any]:
-        """What `branch.json` holds of the first branch: machine and versions too."""
+        """The `branch.json` of the first branch: machine and versions too."""
         return self.store.record(next(iter(self.branches)))
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What `branch.json` keeps of a branch's data."""
+        """The facts that `branch.json` keeps about a branch's data."""
         return self.store.record(name).get("data_facts", {})
 
     def date(self) -> str:

@@ -65,7 +65,7 @@ class Look(NamedTuple):
 
 
 def looks(run: Run) -> dict[str, Look]:
-    """Of each branch; once the colours are used up the lines are dash-dotted."""
+    """The look of each branch; once the colours are used up the lines are dash-dotted."""
     unused = itertools.chain.from_iterable(
         ((colour, line) for colour in COLOURS) for line in itertools.cycle(("-", "-."))
     )

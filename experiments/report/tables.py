@@ -39,11 +39,11 @@ class Final(NamedTuple):
     held_out_accuracy: np.ndarray
     held_out_loss_at_fork: np.ndarray | None
     changes: str
-    """What was changed beside the schedule along the lineage."""
+    """Changes beside the schedule along the lineage."""
 
 
 def final_values(run: Run) -> list[Final]:
-    """Of each leaf of the tree that has been evaluated, and of each average of its weights."""
+    """One for each leaf of the tree that has been evaluated, and each average of its weights."""
     found = []
     for branch in run.ends():
         updates, evaluations = run.table(branch.name)
@@ -108,7 +108,7 @@ def _changes(run: Run, name: str) -> str:
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:
-    """What the config compares: for each method the held-out loss at its budgets, and the
+    """The config's comparison: for each method the held-out loss at its budgets, and the
     updates spent in all, those that its branches share counted once (Wen et al.)."""
     branches, compared = run.branches, run.compared
     if not compared:
@@ -185,7 +185,7 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
 
 
 def _bits(run: Run, ends: list[Final]) -> list[str]:
-    """Of language models and of n-grams beside them."""
+    """Bits a byte of language models and of n-grams beside them."""
     models = []
     for end in ends:
         name = end.lineage[-1]

@@ -100,7 +100,7 @@ class Checkpoints:
         self._pending = (step, response)
 
     def facts(self, step: int) -> dict[str, Any]:
-        """What the record of a checkpoint keeps beside the state's own; {} if it is not local,
+        """Facts that a checkpoint's record keeps beside the state's own; {} if it is not local,
         which is not worth a journey, or cannot be read, which whoever loads it is told."""
         if not self.is_local:
             return {}
@@ -268,7 +268,7 @@ class _Preserve:
 
 
 def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: no averages where there are none, and in a snapshot no moments."""
+    """The items of a checkpoint: no averages where there are none, and in a snapshot no moments."""
     items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     optional = ("opt_state", "averages")
     return {name: value for name, value in items.items() if name not in optional or value}

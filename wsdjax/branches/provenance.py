@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def changes(record: Mapping[str, Any]) -> list[str]:
-    """What of the packages and the machine in a branch's record is another here."""
+    """Lists the packages and the machine in a branch's record that differ here."""
     kind = record["branch"]["data"]["type"]
     was = {
         **record["versions"],

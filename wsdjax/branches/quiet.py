@@ -25,7 +25,7 @@ logging.getLogger("absl").addFilter(_news)
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What orbax says to the root logger meanwhile is filtered too."""
+    """Filters what orbax says to the root logger meanwhile, too."""
     root = logging.getLogger()
     root.addFilter(_news)
     try:

@@ -51,7 +51,7 @@ class Records:
         return list(self.branches())
 
     def branches(self) -> dict[str, ResolvedBranch]:
-        """What each branch is, in the order in which they were made: parents come first.
+        """The branches, in the order in which they were made: parents come first.
 
         Raises:
           DamagedFile: for a branch without a record, or whose parent has none or does not reach
@@ -78,7 +78,7 @@ class Records:
         return found
 
     def record(self, name: str) -> dict[str, Any]:
-        """What `branch.json` holds.
+        """The content of `branch.json`.
 
         Raises:
           MissingNode: for a branch that does not exist, naming those that do.
@@ -94,7 +94,7 @@ class Records:
         return self.record(name)["trained_with"]
 
     def lineage(self, name: str) -> list[Segment]:
-        """What leads from the initialisation to the end of a branch, root first.
+        """The segments from the initialisation to the end of a branch, root first.
 
         Raises:
           MissingNode: for a branch that does not exist.
@@ -205,7 +205,7 @@ _PIECES = {
 
 
 def _wrong(record: Mapping[str, Any], name: str) -> str | None:
-    """What keeps this from being the record of a branch of that name."""
+    """Tells what keeps this from being the record of a branch of that name."""
     for key, kind in _KINDS.items():
         if not isinstance(value := record.get(key), kind):
             return f"is no record of a branch ({key} is {value!r:.40})"

@@ -1,4 +1,4 @@
-"""What may be added to a workdir, and which of its branches train together.
+"""Decides what may be added to a workdir, and which of its branches train together.
 
 A plan is a function of what is there and what is asked; the store carries it out.
 """

@@ -1,4 +1,4 @@
-"""What a workdir holds beside its branches: `config.json`, `status.json` and `report.html`."""
+"""The files of a workdir beside its branches: `config.json`, `status.json` and `report.html`."""
 
 from __future__ import annotations
 

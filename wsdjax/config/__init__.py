@@ -1,4 +1,4 @@
-"""What config files import: an experiment and all that it is made of."""
+"""The names that config files import: an experiment and all that it is made of."""
 
 from wsdjax.config.data import Bigram, Cifar10, Photos, Stdlib, Text
 from wsdjax.config.experiment import (

@@ -103,11 +103,11 @@ class _Tokens(_Sequences):
         raise NotImplementedError
 
     def text(self) -> Description:
-        """What is prepared; raises as `describe` does."""
+        """The prepared text; raises as `describe` does."""
         raise NotImplementedError
 
     def describe(self) -> Described:
-        """Of the text it keeps the hash, and the bytes of held-out text for each token: bits a
+        """Its facts are the text's hash and the bytes of held-out text for each token: bits a
         byte are nats a token / (these times ln 2)."""
         text = self.text()
         examples = text.windows("train", self.length)

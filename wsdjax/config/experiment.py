@@ -1,4 +1,4 @@
-"""What an experiment is: typed dataclasses, checked before anything compiles.
+"""Experiments as typed dataclasses, checked before anything compiles.
 
 A config file's ``get_config()`` returns an `Experiment`. Its ``tree`` declares the branches
 of training; ``python -m experiments.run`` trains whatever of it is still missing. The classes
@@ -36,7 +36,7 @@ class AdamW(Kind):
 
 @kind
 class Overrides(Kind):
-    """What a branch changes of its parent's optimizer; None keeps the parent's value."""
+    """A branch's changes to its parent's optimizer; None keeps the parent's value."""
 
     peak_value: float | None = number(None, gt=0)
     b1: float | None = number(None, ge=0, lt=1)
@@ -102,7 +102,7 @@ class Experiment(Kind):
     seed: int = number(0, ge=0, lt=SIZE)
     seeds: int = number(1, ge=1, lt=2**16)
     length: Length | None = number(None, ge=1)
-    """What percentages in the tree are of."""
+    """The length that percentages in the tree refer to."""
     averages: Averages = field(default_factory=Averages)
     # How it is watched and kept: no part of what a branch means.
     eval_every: Length = number(100, ge=1)
@@ -175,7 +175,7 @@ def check_name(name: str) -> None:
 
 
 def describe_all(data_sets: Iterable[DataConfig | None]) -> dict[str, Described]:
-    """What must be known of data sets, by their `key`: one call that reads them all, for
+    """Describes data sets, by their `key`: one call that reads them all, for
     `wsdjax.tree.resolve`. One that is not prepared is left out, for whoever loads it to tell."""
     from wsdjax.data.tokens import NotPrepared
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Rate = Callable[[Any], Any]
 """eta(t), t the absolute number of an update: an ``optax.Schedule``."""
 Shapes = dict[str, tuple[tuple[int, ...], str]]
-"""Of the arrays of one example, with their dtypes."""
+"""Shapes and dtypes of the arrays of one example, by name."""
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class Kind:
 
     @property
     def called(self) -> str:
-        """What reports call it."""
+        """The name that reports give it."""
         return type(self).__name__
 
     def check(self, path: str) -> None:
@@ -49,7 +49,7 @@ class Kind:
 
 
 TYPES: dict[str, type[Kind]] = {}
-"""What a config is made of, by name."""
+"""The pieces that configs are made of, by name."""
 K = TypeVar("K", bound=Kind)
 
 
@@ -117,7 +117,7 @@ class Schedule(Kind):
 
     @property
     def shape_called(self) -> str:
-        """What a legend adds of its shape."""
+        """The words that a legend adds for its shape."""
         return ""
 
     def rate(self, span: Span) -> Rate:
@@ -134,25 +134,25 @@ class Schedule(Kind):
 
 
 class Described(NamedTuple):
-    """What must be known of a data set beside its config."""
+    """Facts about a data set that its config does not tell."""
 
     classes: int
     """Values of a target."""
     examples: int
-    """Of one training epoch."""
+    """Training examples in one epoch."""
     evaluated: int
     """Held-out examples that are evaluated."""
     facts: Mapping[str, Any] = MappingProxyType({})
-    """What else a branch's record keeps, to know the data by."""
+    """Further facts that a branch's record keeps, to know the data by."""
     text: Description | None = None
-    """Of a text's token shards."""
+    """The description of a text's token shards."""
 
 
 class DataConfig(Kind):
     """A data set."""
 
     unit: str
-    """What an example has `units` of: "images" or "tokens"."""
+    """The kind of `units` that an example has: "images" or "tokens"."""
     augment: bool = False
     revision = 1
     """Counts the changes of what an index gives."""
@@ -165,11 +165,11 @@ class DataConfig(Kind):
 
     @property
     def shapes(self) -> Shapes:
-        """Of the arrays of an example."""
+        """Shapes and dtypes of the arrays of an example."""
         raise NotImplementedError
 
     def describe(self) -> Described:
-        """What is to be known of the data; those that are not `inert` are read, or made.
+        """The facts about the data; those that are not `inert` are read, or made.
 
         Raises:
           NotPrepared: if there are none, naming the command that prepares them.
@@ -186,7 +186,7 @@ class DataConfig(Kind):
         raise NotImplementedError
 
     def note(self) -> str:
-        """What a report has to tell of them."""
+        """A remark about them for reports."""
         return ""
 
 

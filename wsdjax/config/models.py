@@ -74,8 +74,8 @@ class Transformer(_Language):
     attention: str = choice("fused", "plain")
     """In training: fused where the device has it (`wsdjax.models.attention`)."""
     remat: str = choice("none", "dots", "layers")
-    """What the backward pass computes again: nothing, all but the products with weights, or
-    whole layers from their inputs."""
+    """The part that the backward pass computes again: nothing, all but the products with
+    weights, or whole layers from their inputs."""
     loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 

@@ -22,7 +22,7 @@ def number(default: Any, **bounds: float) -> Any:
 
 
 SIZE = 2**31
-"""What every size is below: indices and counts are int32."""
+"""The bound that every size is below: indices and counts are int32."""
 
 
 def count(default: Any, least: int = 1, **bounds: float) -> Any:

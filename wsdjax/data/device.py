@@ -25,7 +25,7 @@ class DeviceSplit:
 
     size: int
     arrays: Any
-    """What `examples` reads: a pytree of arrays, an argument of compiled functions."""
+    """A pytree of arrays that `examples` reads, an argument of compiled functions."""
     examples: Callable[[Any, jax.Array], Batch]
     """``examples(arrays, indices [B]) -> {"inputs": [B, ...], "targets": [B, ...]}``."""
     together: int = 250

@@ -1,4 +1,4 @@
-"""What n-grams alone can predict: the baseline that a language model's loss is held against.
+"""Predictions of n-grams alone: the baseline that a language model's loss is held against.
 
 Interpolated Kneser-Ney (Chen and Goodman, "An empirical study of smoothing techniques for language
 modeling", 1999, section 3.2), with one discount for each order and a uniform distribution below

@@ -35,8 +35,8 @@ class Shard(NamedTuple):
     tokens: int
     greatest: int
     text_bytes: int
-    """Of the text in UTF-8 that tokens stand for, a separator counting as one byte: what bits a
-    byte are of."""
+    """Bytes of the UTF-8 text that the tokens stand for, a separator counting as one: those of
+    bits a byte."""
     digest: str
     """The beginning of the tokens' SHA-256, in hexadecimal."""
 
@@ -106,7 +106,7 @@ class ShardWriter:
 
 
 def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
-    """What a shard's header tells.
+    """Reads a shard's header.
 
     Raises:
       TokensError: for a shard that is missing, no shard, cut short, or another tokenizer's.

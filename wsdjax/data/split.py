@@ -1,4 +1,4 @@
-"""What a data set is to whoever trains on it: splits that give batches by number.
+"""A data set as training sees it: splits that give batches by number.
 
 A split keeps its examples where it suits them: images in device memory (`DeviceSplit`), text in
 files that the host reads (`HostSplit`).
@@ -52,4 +52,4 @@ class Dataset:
     train: Split
     test: Split
     classes: tuple[str, ...] = ()
-    """What the classes of images are called; tokens have no names."""
+    """The names of the classes of images; tokens have no names."""

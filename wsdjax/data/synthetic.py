@@ -78,7 +78,7 @@ def _sequence(arrays, key, length):
 
 
 def make_language(config: Bigram) -> Language:
-    """What may follow what, a function of `config.language` and the language's sizes."""
+    """Draws what may follow what, a function of `config.language` and the language's sizes."""
     v, k = config.vocabulary, config.choices
     order_key, kind_key, other_key = jax.random.split(jax.random.key(config.language), 3)
     cycle = np.asarray(jax.random.permutation(order_key, v), np.int32)
@@ -127,12 +127,12 @@ def entropy_rate(config: Bigram) -> float:
 
 
 class SplitLoss(NamedTuple):
-    """What two kinds of targets contribute to a mean loss, which is their sum, in nats a token."""
+    """The parts of two kinds of targets in a mean loss, which is their sum, in nats a token."""
 
     determined: jax.Array
-    """Of targets after a token that determines them: 0 at best."""
+    """The part of targets after a token that determines them: 0 at best."""
     ambiguous: jax.Array
-    """Of the others."""
+    """The part of the others."""
     entropy: jax.Array
     """The least that `ambiguous` can be on such inputs, in expectation."""
 

@@ -17,7 +17,7 @@ from wsdjax.files import write_if_changed
 
 INSTALL = 'pip install -c constraints.txt -e ".[text]"'
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
-"""What the usual tokenizers call the token that ends a document."""
+"""Names that the usual tokenizers give the token that ends a document."""
 
 
 class TokenizerError(UserError):

@@ -49,7 +49,7 @@ __all__ = ["HEADER_BYTES", "Shard", "ShardWriter", "TokensError", "read_shard", 
 JSON = "tokens.json"
 SPLITS = ("train", "test")
 VERIFIED_BYTES = 2**30
-"""Of a split that is verified whenever it is opened."""
+"""The largest split that is verified whenever it is opened."""
 _MAPPED = 256
 """Shards of a split that are mapped at a time: each is an open file, of which a process may have
 some 1,000."""
@@ -62,7 +62,7 @@ class NotPrepared(TokensError, FileNotFoundError):
 
 
 class Description(NamedTuple):
-    """What `tokens.json` tells."""
+    """The content of `tokens.json`."""
 
     directory: Path
     tokenizer: str
@@ -73,7 +73,7 @@ class Description(NamedTuple):
     separator: int
     splits: dict[str, list[Shard]]
     lost_bytes: int = 0
-    """Of text that the tokenizer has no tokens for."""
+    """Bytes of text that the tokenizer has no tokens for."""
     rows_left_out: int = 0
     """Rows that could not be read, and were to be left out."""
 
@@ -95,7 +95,7 @@ class Description(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Of the tokenizer and of all tokens: another text has another."""
+        """The hash of the tokenizer and of all tokens: another text has another."""
         content = json.dumps([self.fingerprint, self.separator, self.splits])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -125,7 +125,7 @@ def not_there(directory: str | Path) -> str:
 
 
 def describe(directory: str | Path) -> Description:
-    """What is prepared in a directory, without a look at the shards.
+    """Describes what is prepared in a directory, without a look at the shards.
 
     Raises:
       NotPrepared: if there is no tokens.json, naming the command that makes it.

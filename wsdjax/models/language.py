@@ -1,4 +1,4 @@
-"""What language models share: an embedding, a head, and a loss whose logits never exist whole."""
+"""Parts of all language models: an embedding, a head, and a loss whose logits never exist whole."""
 
 from __future__ import annotations
 

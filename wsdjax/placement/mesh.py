@@ -18,7 +18,7 @@ class Shardings:
     since a jitted function compiles anew for another placement of its arguments."""
 
     replicates: NamedSharding
-    """What each replicate has one of, [R]."""
+    """Leaves of which each replicate has one, [R]."""
     batch: NamedSharding
     """Leaves [R, B, ...], spread over replicates and over examples."""
     everywhere: NamedSharding

@@ -1,4 +1,4 @@
-"""What trains a tree: the loop, how it begins, what is checked before, and how a workdir grows."""
+"""Training of a tree: the loop, how it begins, what is checked before, and how a workdir grows."""
 
 from wsdjax.trainer.growth import fork, grow, resolved_in
 from wsdjax.trainer.loop import Diverged, Stopped

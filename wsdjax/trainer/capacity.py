@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
     what: str
     fields: dict[str, int]
-    """Of the config, by their paths, which decide its size."""
+    """The config's fields that decide its size, by their paths."""
     bytes: float
     on_host: bool = False
     """Whether the host holds it, and not each device."""

@@ -62,7 +62,7 @@ class Group:
         return sum(branch.seeds for branch in self.branches)
 
     def batch(self, n: int) -> data.Batch:
-        """What update n sees."""
+        """The batch that update n sees."""
         return jax.device_put(self.stream[n - 1 - self.first.data_start], self.placed.batch)
 
     def hyper(self, n: int) -> Hyper:

@@ -1,4 +1,4 @@
-"""What of a tree is missing, and its training, one group of siblings at a time."""
+"""Trains what is missing of a tree, one group of siblings at a time."""
 
 from __future__ import annotations
 

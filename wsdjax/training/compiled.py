@@ -1,4 +1,4 @@
-"""What is compiled and loaded once, for all the branches that can share it."""
+"""Programs and data, compiled and loaded once for all the branches that can share them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training a model costs, from its trace: nothing is computed or allocated."""
+"""The cost of training a model, from its trace: nothing is computed or allocated."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from wsdjax.tree.branch import ResolvedBranch
 
 
 class Cost(NamedTuple):
-    """Of one replicate."""
+    """The cost of one replicate."""
 
     parameters: int
     flops: int
-    """Of the matrix products of one update: three times those of the loss, one for the forward
-    pass and two for the backward pass. What rematerialisation repeats is not in it, so that
-    utilisation by it is the model's own (Chowdhery et al.)."""
+    """FLOPs of the matrix products of one update: three times those of the loss, one for the
+    forward pass and two for the backward pass. What rematerialisation repeats is not in it, so
+    that utilisation by it is the model's own (Chowdhery et al.)."""
     state_bytes: int
     """Parameters, gradients, both moments of Adam, averages of the weights."""
     activation_bytes: int
-    """What the forward pass leaves for the backward pass of one micro-batch, with attention as it
-    is on the devices that are here. What the backward pass makes itself comes on top: with `remat`
-    a layer's own activations, of plain attention the scores too."""
+    """Arrays that the forward pass leaves for the backward pass of one micro-batch, with
+    attention as it is on the devices that are here. What the backward pass makes itself comes
+    on top: with `remat` a layer's own activations, of plain attention the scores too."""
 
     def bytes_of_device(self, replicates: int) -> float:
         """On each device, for so many replicates: states are shared by those along the
@@ -106,7 +106,7 @@ def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
 
 
 def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
-    """What a batch of a data set is like, from its config alone: the data need not be there."""
+    """Shapes of a data set's batch, from its config alone: the data need not be there."""
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         for name, (shape, dtype) in data.shapes.items()
@@ -114,7 +114,7 @@ def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
 
 
 def _flops(jaxpr: Jaxpr) -> int:
-    """Of the matrix products of a trace; a loop of unknown length counts once."""
+    """FLOPs of the matrix products of a trace; a loop of unknown length counts once."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":

@@ -60,7 +60,7 @@ def abstract(params: Any, averages: Any) -> State:
 
 
 def parameters_alone(state: State) -> State:
-    """What a snapshot holds."""
+    """The state as a snapshot holds it."""
     return State(state.step, state.params)
 
 

@@ -30,10 +30,10 @@ class ResolvedBranch:
     accumulate: int
     """Micro-batches of one update."""
     seed: int
-    """Of the first replicate's initialisation; the next ones have seed + 1, ..."""
+    """The seed of the first replicate's initialisation; the next ones have seed + 1, ..."""
     seeds: int
     data_seed: int
-    """Of the first replicate's stream of batches."""
+    """The seed of the first replicate's stream of batches."""
     data_start: int
     """Where that stream began: update n sees its batch n - 1 - data_start."""
     reset_optimizer: bool

@@ -18,7 +18,7 @@ from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed, near, shown
 
 Known = Mapping[str, Described]
-"""What is known of data sets, as `wsdjax.config.describe_all` gives it; no other is looked at."""
+"""Facts about data sets, as `wsdjax.config.describe_all` gives them; no others are looked at."""
 _NOTHING: Known = MappingProxyType({})
 
 
@@ -186,7 +186,7 @@ def _parent_of(branch: Branch) -> tuple[str, str]:
 def units(
     data: DataConfig, batch_size: int, length: int | None = None, described: Known = _NOTHING
 ) -> dict[str, float]:
-    """What one epoch and one token of `data`, and one percent of `length`, are in updates."""
+    """One epoch and one token of `data`, and one percent of `length`, in updates."""
     one: dict[str, float] = {}
     if known := _known(data, described):
         one["epochs"] = known.examples // batch_size

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from experiments.report.reading import Run
 
 Values = dict[str, Any]
-"""What was measured of one seed."""
+"""The values measured for one seed."""
 Tell = Callable[[str], None]
 
 
@@ -53,11 +53,11 @@ class Measure(NamedTuple):
     """A probe: what it measures, how that is told, and the figure of it."""
 
     measure: Callable[[Any], Values]
-    """Of a `Node`, or of a `Path`; the first line of its documentation is one of the help."""
+    """Measures a `Node`, or a `Path`; the first line of its documentation is one of the help."""
     headline: Callable[[Values], str]
-    """What of a result is told when it is there."""
+    """The line that tells a result when it is there."""
     drawn: tuple[str, ...]
-    """What of a result its figure takes: numbers, or lists or objects of them."""
+    """Entries of a result that its figure takes: numbers, or lists or objects of them."""
     figure: Callable[[Run, Group], Figure]
     caption: str
     """In HTML."""
@@ -66,7 +66,7 @@ class Measure(NamedTuple):
     uses: tuple[str, ...] = ()
     """The flags that it goes by, beside those of the loss."""
     fixed: Mapping[str, int] = MappingProxyType({})
-    """What else a result goes by, which no flag sets."""
+    """Further settings of a result, which no flag sets."""
     sees_examples: bool = True
     """False for what goes by parameters alone."""
     takes_moments: bool = False
@@ -84,14 +84,14 @@ class Result(NamedTuple):
     """BRANCH/FILE, by which it is dropped."""
     branch: str
     content: dict[str, Any]
-    """Of its file: `probe`, `steps`, `settings`, `sample`, `results` (one for each seed)."""
+    """Its file's content: `probe`, `steps`, `settings`, `sample`, `results` (one for each seed)."""
 
 
 SPLITS = {"train": "training", "test": "held-out"}
 
 
 class Group(NamedTuple):
-    """What a probe measured with one choice of settings."""
+    """The results of a probe with one choice of settings."""
 
     probe: str
     measure: Measure
@@ -109,7 +109,7 @@ class Group(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What was measured, and with which settings."""
+        """Says what was measured, and with which settings."""
         rest = dict(self.settings)
         said = "of the parameters alone"
         if self.measure.sees_examples:
@@ -119,7 +119,7 @@ class Group(NamedTuple):
 
     @property
     def losses(self) -> str:
-        """Of the sample, at the first and the last node, each with its sampling error; nothing
+        """The sample's loss at the first and the last node, each with its sampling error; nothing
         for a probe that sees no example."""
         if not self.measure.sees_examples:
             return ""
@@ -129,7 +129,7 @@ class Group(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Of the figure."""
+        """The figure's heading."""
         return "\n".join(filter(None, (self.title, self.losses)))
 
     @property
@@ -156,5 +156,5 @@ def _loss(result: Result) -> str:
 
 
 def with_error(loss: float, error: float | None) -> str:
-    """Of a split that was drawn whole the error is 0, of one example it is unknown."""
+    """The error of a split that was drawn whole is 0, that of one example is unknown."""
     return f"{loss:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"

@@ -1,4 +1,4 @@
-"""What `experiments.probe` measures: at a node of a run, or along several of them.
+"""The measures of `experiments.probe`: at a node of a run, or along several of them.
 
 Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results.
 """

@@ -1,4 +1,4 @@
-"""What `experiments.probe` measured of a run: its files read, told apart, and in figures."""
+"""Results of `experiments.probe` for a run: its files read, told apart, and in figures."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def unlink_cells(path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a result's file holds.
+    """Reads a result's file.
 
     Raises:
       DamagedFile: if it is no result, saying how to drop it.
