@@ -28,7 +28,7 @@ def is_one(argument: str) -> bool:
     return bool(_OVERRIDE.fullmatch(argument))
 
 
-def experiment(given: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+def experiment(given: str, arguments: Sequence[str]) -> tuple[config.Experiment, list[str]]:
     """The config file's experiment, with its fields set in the order of the arguments, and the
     arguments that are none of its own.
 

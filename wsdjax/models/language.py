@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 if TYPE_CHECKING:
     from wsdjax import config
@@ -17,7 +18,7 @@ NORMAL = nnx.initializers.normal(0.02)
 """N(0, 0.02), the initialisation of all weights but those of output projections."""
 
 
-def computed_in(compute: str, training: bool) -> Any:
+def computed_in(compute: str, training: bool) -> DTypeLike | None:
     """The dtype that a `Language` is made with: None, its parameters' own, but in training."""
     return jnp.bfloat16 if training and compute == "bfloat16" else None
 
@@ -43,7 +44,9 @@ class Language(nnx.Module):
     the operands of matrix products are in `dtype`.
     """
 
-    def __init__(self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: Any):
+    def __init__(
+        self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: DTypeLike | None
+    ):
         sizes = config.vocabulary, config.width
         self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, rngs=rngs)
         self.embed.dtype = dtype  # its own default is float32, whatever its parameters become

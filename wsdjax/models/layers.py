@@ -7,15 +7,18 @@ for one `scan` over them. A probe knows no model, and would take such a leaf for
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+    from wsdjax.models import Model, Params
+
 _STACK = "layers"
 
 
-def unstacked(params: Any) -> Any:
+def unstacked(params: Params) -> Params:
     """The parameters with ``layers/00``, ``layers/01``, ... in place of stacked ones, as well as
     what is like them: an eigenvector, a second moment. Of a model without a stack, as they are."""
     if _STACK not in params:
@@ -26,7 +29,7 @@ def unstacked(params: Any) -> Any:
     return {**params, _STACK: layers}
 
 
-def stacked(params: Any) -> Any:
+def stacked(params: Params) -> Params:
     """The inverse of `unstacked`."""
     if _STACK not in params:
         return params
@@ -34,7 +37,7 @@ def stacked(params: Any) -> Any:
     return {**params, _STACK: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
 
 
-def by_layer(model: Any) -> Any:
+def by_layer(model: Model) -> Model:
     """The same `Model` of `unstacked` parameters."""
     return dataclasses.replace(
         model,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from wsdjax.models.language import Language, Linear
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class RNN(Language):
     """Layers of cells between an embedding and a head; parameters stacked, [layers, ...]."""
 
-    def __init__(self, config: config.RNN, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: config.RNN, rngs: nnx.Rngs, dtype: DTypeLike | None):
         super().__init__(config, rngs, dtype)
         layer = {"lstm": LSTM, "gru": GRU}[config.cell]
         self.layers = nnx.vmap(lambda rngs: layer(config.width, rngs, dtype))(
@@ -42,7 +43,7 @@ class Cells(nnx.Module):
     """Cells of one layer, with the parameters, the order of gates and the initialisation of
     PyTorch: uniform within 1/sqrt(width)."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs, dtype: Any, gates: int):
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: DTypeLike | None, gates: int):
         bound = 1 / math.sqrt(width)
 
         def uniform(key, shape, dtype, **_):
@@ -57,7 +58,7 @@ class Cells(nnx.Module):
 
 
 class LSTM(Cells):
-    def __init__(self, width: int, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: DTypeLike | None):
         super().__init__(width, rngs, dtype, gates=4)
 
     def __call__(self, x_LxBxD: jax.Array) -> jax.Array:
@@ -73,7 +74,7 @@ class LSTM(Cells):
 
 
 class GRU(Cells):
-    def __init__(self, width: int, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: DTypeLike | None):
         super().__init__(width, rngs, dtype, gates=3)
 
     def __call__(self, x_LxBxD: jax.Array) -> jax.Array:

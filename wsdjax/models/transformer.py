@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from wsdjax.models.attention import Attention
 from wsdjax.models.language import NORMAL, Language, Linear
@@ -21,7 +22,11 @@ class Transformer(Language):
     [layers, ...], and applied by one `scan`, so that depth costs no compilation."""
 
     def __init__(
-        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+        self,
+        config: config.Transformer,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        attention: Attention,
     ):
         super().__init__(config, rngs, dtype)
         self.layers = nnx.vmap(lambda rngs: Layer(config, rngs, dtype, attention))(
@@ -49,7 +54,11 @@ class Layer(nnx.Module):
     """Attention and MLP, each on a normalised input and added to the residual stream."""
 
     def __init__(
-        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+        self,
+        config: config.Transformer,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        attention: Attention,
     ):
         self.parallel = config.parallel_residual
         self.attention_norm = _norm(config, rngs, dtype)
@@ -67,7 +76,11 @@ class SelfAttention(nnx.Module):
     """Causal attention with rotary positions, and with grouped queries if kv_heads < heads."""
 
     def __init__(
-        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any, attention: Attention
+        self,
+        config: config.Transformer,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        attention: Attention,
     ):
         self.attend = attention
         self.size = config.width // config.heads
@@ -92,7 +105,7 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """down(gelu(up x)), or down(silu(gate x) up x): SwiGLU (Shazeer)."""
 
-    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None):
         self.gated = config.gated
         if config.gated:
             self.gate = _linear(config, config.width, config.hidden, rngs, dtype)
@@ -120,7 +133,7 @@ def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
-def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Any) -> nnx.Module:
+def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None) -> nnx.Module:
     if config.norm == "rms":
         return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
     return nnx.LayerNorm(
@@ -138,7 +151,7 @@ def _linear(
     inputs: int,
     outputs: int,
     rngs: nnx.Rngs,
-    dtype: Any,
+    dtype: DTypeLike | None,
     output: bool = False,
 ) -> Linear:
     """Output projections start smaller, so that the residual stream's variance does not grow

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wsdjax import data, models
+from wsdjax.config import DataConfig
 from wsdjax.config.json import key
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training.state import State
@@ -44,13 +45,13 @@ class Compiled:
 
         return self._once((key(branch.model, branch.averages, branch.accumulate), placed), make)
 
-    def train_split(self, config: Any) -> data.Split:
+    def train_split(self, config: DataConfig) -> data.Split:
         return self._data(config)[0].train
 
-    def test_batches(self, config: Any, placed: Shardings) -> list[data.Batch]:
+    def test_batches(self, config: DataConfig, placed: Shardings) -> list[data.Batch]:
         return jax.device_put(self._data(config)[1], placed.everywhere)
 
-    def _data(self, config: Any) -> tuple[data.Dataset, list[data.Batch]]:
+    def _data(self, config: DataConfig) -> tuple[data.Dataset, list[data.Batch]]:
         def make():
             dataset = data.load(config)
             return dataset, data.in_order(dataset.test)

@@ -9,12 +9,14 @@ import jax
 from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
 from wsdjax import models
-from wsdjax.config import Averages
+from wsdjax.config import Averages, DataConfig, ModelConfig
 from wsdjax.config.json import key
-from wsdjax.models import Batch
+from wsdjax.models import Batch, Params
 from wsdjax.placement import mesh
 from wsdjax.training import averages
 from wsdjax.tree.branch import ResolvedBranch
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class Cost(NamedTuple):
@@ -40,7 +42,10 @@ class Cost(NamedTuple):
 
 
 def of_update(
-    config: Any, batch: Batch, accumulate: int = 1, averaged: Averages | None = None
+    config: ModelConfig,
+    batch: Batch | Shapes,
+    accumulate: int = 1,
+    averaged: Averages | None = None,
 ) -> Cost:
     """The cost of one update of a model.
 
@@ -68,7 +73,7 @@ def of_update(
     )
 
 
-def of_state(config: Any, averaged: Averages | None = None) -> tuple[Any, int]:
+def of_state(config: ModelConfig, averaged: Averages | None = None) -> tuple[Params, int]:
     """(the shapes of a model's parameters, the `state_bytes` of one replicate)."""
     model = models.build(config)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -94,7 +99,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
+def _left_behind(model: models.Model, params: Params, batch: Batch) -> int:
     def forward(params, batch):
         _, backward = jax.vjp(lambda p: model.loss(p, batch), params)
         return jax.tree.leaves(backward)
@@ -105,7 +110,7 @@ def _left_behind(model: models.Model, params: Any, batch: Batch) -> int:
     return _bytes([var.aval for var in made])
 
 
-def batch_shapes(data: Any, batch_size: int) -> dict[str, Any]:
+def batch_shapes(data: DataConfig, batch_size: int) -> Shapes:
     """Shapes of a data set's batch, from its config alone: the data need not be there."""
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)

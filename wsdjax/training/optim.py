@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from wsdjax.config import AdamW
+from wsdjax.models import Params
 
 NOT_DECAYED = ("bias", "scale")
 """Names of parameters without weight decay: biases and the gains of normalisation layers."""
@@ -49,7 +50,7 @@ def adamw(hyper: Hyper) -> optax.GradientTransformation:
     )
 
 
-def decayed(params: Any) -> Any:
+def decayed(params: Params) -> Any:
     """True for each leaf that weight decay acts on."""
 
     def is_decayed(path, _):
@@ -58,12 +59,12 @@ def decayed(params: Any) -> Any:
     return jax.tree.map_with_path(is_decayed, params)
 
 
-def init(params: Any) -> optax.OptState:
+def init(params: Params) -> optax.OptState:
     """The state of `adamw` for these parameters; it depends on no hyperparameter."""
     return adamw(hyper(AdamW())).init(params)
 
 
-def second_moment(opt_state: optax.OptState) -> tuple[Any, Any]:
+def second_moment(opt_state: optax.OptState) -> tuple[Params, jax.Array]:
     """(nu, like the parameters, and the count of updates in it) of a state of `adamw`."""
     adam = next(part for part in opt_state if isinstance(part, optax.ScaleByAdamState))
     return adam.nu, adam.count

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.extend.core import Literal
 
 from wsdjax.config import Averages
-from wsdjax.models import Model
+from wsdjax.models import Model, Params
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
 
@@ -24,8 +25,8 @@ class State:
 
     step: Any
     """Scalar int32."""
-    params: Any
-    opt_state: Any = field(default_factory=dict)
+    params: Params
+    opt_state: optax.OptState = field(default_factory=dict)
     """Empty in a snapshot, which has the parameters alone."""
     averages: Any = field(default_factory=dict)
     """Averages of the weights (`wsdjax.training.averages`); empty without any."""
@@ -53,7 +54,7 @@ def with_new_moments(state: State) -> State:
     return dataclasses.replace(state, opt_state=jax.vmap(optim.init)(state.params))
 
 
-def abstract(params: Any, averages: Any) -> State:
+def abstract(params: Params, averages: Any) -> State:
     """The state that goes with both, which are shapes and dtypes [R, ...], as is the result."""
     opt_state = jax.eval_shape(jax.vmap(optim.init), params)
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state, averages)

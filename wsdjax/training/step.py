@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from wsdjax.config import Averages
-from wsdjax.models import Batch, Model
+from wsdjax.models import Batch, Model, Params
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
 from wsdjax.training import state as states
@@ -69,7 +69,9 @@ def make_step(
     )
 
 
-def _accumulated(of_batch: Callable[[Any, Batch], Any], parts: int) -> Callable[[Any, Batch], Any]:
+def _accumulated(
+    of_batch: Callable[[Params, Batch], Any], parts: int
+) -> Callable[[Params, Batch], Any]:
     """The mean of ``of_batch(params, part)`` over equal parts of a batch, one after the other."""
     if parts == 1:
         return of_batch
@@ -91,7 +93,7 @@ def _accumulated(of_batch: Callable[[Any, Batch], Any], parts: int) -> Callable[
     return of_parts
 
 
-def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:
+def make_evaluate(model: Model) -> Callable[[Params, Sequence[Batch]], Metrics]:
     """``evaluate(params, batches) -> metrics``: means over all examples of all batches, [R].
 
     Every replicate sees the same batches; a batch weighs as many as its examples.
@@ -111,7 +113,7 @@ def make_evaluate(model: Model) -> Callable[[Any, Sequence[Batch]], Metrics]:
     return evaluate
 
 
-def make_average(averaged: Averages) -> Callable[[State], dict[str, Any]]:
+def make_average(averaged: Averages) -> Callable[[State], dict[str, Params]]:
     """``average(state) -> {name: params}``, jitted: the averaged weights, leaves [R, ...]."""
     return jax.jit(
         lambda state: jax.vmap(lambda a, params: averages.values(averaged, a, params))(
