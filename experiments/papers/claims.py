@@ -169,6 +169,18 @@ def crossing(lengths: ArrayLike, excess: ArrayLike, draws: int = 2_000, seed: in
     return Finding(value, (low, high), len(y), verdict)
 
 
+def at_most(found: Finding, bound: float) -> Finding:
+    """The same value, judged by whether it is at most a bound; with an interval, such as that of
+    `crossing`."""
+    low, high = found.interval
+    verdict = Verdict.NOT_TOLD_APART
+    if high <= bound:
+        verdict = Verdict.HELD
+    elif low > bound:
+        verdict = Verdict.NOT_HELD
+    return dataclasses.replace(found, verdict=verdict)
+
+
 def _first_at_most_zero(x: np.ndarray, y: np.ndarray) -> float:
     above_zero = np.flatnonzero(y > 0)
     if not len(above_zero):
