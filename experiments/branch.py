@@ -14,87 +14,83 @@ go on. Schedules and data sets are written as in a config file.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-from absl import flags
 
 from experiments import cli
+from experiments.cli.overrides import length
+from experiments.cli.table import aligned
 from wsdjax import config
-from wsdjax.config import Branch, Overrides
+from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
 from wsdjax.config import json as serial
+from wsdjax.config.kinds import K
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
-_NAME = flags.DEFINE_string("name", None, "fork, extend: the new branch's name.")
-_STEPS = flags.DEFINE_string(
-    "steps", None, 'fork, extend: its length; 350, "5 epochs", "3e9 tokens", "10%".'
-)
-_SCHEDULE = flags.DEFINE_string("schedule", "Cooldown", "fork: its schedule, as in a config file.")
-_DATA = flags.DEFINE_string("data", None, "fork, extend: another data set, as in a config file.")
-_DATA_SEED = flags.DEFINE_integer("data_seed", None, "fork, extend: a fresh stream of this seed.")
-_RESET = flags.DEFINE_bool("reset_optimizer", False, "fork, extend: Adam's moments from zero.")
-_AVERAGES = flags.DEFINE_string("averages", None, 'fork, extend: "Averages(ema=0.99)", say.')
-_CHECKPOINT_DIR = flags.DEFINE_string("checkpoint_dir", None, "As for experiments.run.")
-for _field in dataclasses.fields(Overrides):
-    flags.DEFINE_float(_field.name, None, "fork, extend: in place of the parent's.")
+Given = argparse.Namespace
+_HYPERPARAMETERS = [field.name for field in dataclasses.fields(Overrides)]
 
 
-def main(arguments: list[str]) -> None:
-    commands: dict[str, tuple[int, Callable]] = {
-        "list": (0, _list),
-        "show": (1, _show),
-        "diff": (2, _diff),
-        "fork": (1, _fork),
-        "extend": (1, _extend),
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__, words=True)
+    parser.add_argument("--workdir", help="the run's directory")
+    parser.add_argument("--name", help="fork, extend: the new branch's name")
+    parser.add_argument("--steps", help='its length; 350, "5 epochs", "3e9 tokens", "10%%"')
+    parser.add_argument("--schedule", default="Cooldown", help="fork: as in a config file")
+    parser.add_argument("--data", help="fork, extend: another data set, as in a config file")
+    parser.add_argument("--data_seed", type=int, help="a fresh stream of this seed")
+    parser.switch("reset_optimizer", "fork, extend: Adam's moments from zero")
+    parser.add_argument("--averages", help='fork, extend: "Averages(ema=0.99)", say')
+    parser.add_argument("--checkpoint_dir", help="as for experiments.run")
+    for name in _HYPERPARAMETERS:
+        parser.add_argument(f"--{name}", type=float, help="fork, extend: in place of the parent's")
+    return cli.call(parser, _branch, argv)
+
+
+def _branch(given: Given) -> int | None:
+    commands: dict[str, tuple[int, Callable, list[str]]] = {
+        "list": (0, _list, []),
+        "show": (1, _show, []),
+        "diff": (2, _diff, []),
+        "fork": (1, _fork, [*_GROWING, "schedule"]),
+        "extend": (1, _extend, _GROWING),
     }
-    name, *rest = arguments or [""]
+    name, *rest = given.words or [""]
     if name not in commands:
         raise ConfigError(f"{shown(name)} is no command; the commands are {', '.join(commands)}")
-    count, command = commands[name]
+    count, command, taken = commands[name]
     if len(rest) != count:
         takes = ("no branch", "one branch", "two branches")[count]
-        given = shortened(" ".join(rest), 100) or "none"
-        raise ConfigError(f"{name} takes {takes}, got {given}")
-    if not _WORKDIR.value:
-        raise ConfigError(f"{name}: give the run's directory, --workdir=runs/NAME")
-    workdir = Path(_WORKDIR.value)
-    if not (workdir / "branches").is_dir():
-        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
+        raise ConfigError(f"{name} takes {takes}, got {shortened(' '.join(rest), 100) or 'none'}")
+    workdir = cli.run_directory(given)
 
-    from experiments.report.reading import experiment_of
     from wsdjax.branches import BranchStore
+    from wsdjax.branches.workdir import experiment_of
 
     experiment = experiment_of(workdir)
     keep = {} if experiment is None else {"keep": experiment.keep}
-    _refuse_unused(name)
-    command(BranchStore(workdir, _CHECKPOINT_DIR.value, **keep), *rest)
+    cli.refuse_unused(given, name, taken)
+    return command(BranchStore(workdir, given.checkpoint_dir, **keep), given, *rest)
 
 
-def _refuse_unused(command: str) -> None:
-    """A flag that a command takes no notice of is a mistake."""
-    growing = [_NAME, _STEPS, _SCHEDULE, _DATA, _DATA_SEED, _RESET, _AVERAGES, _CHECKPOINT_DIR]
-    names = [flag.name for flag in growing] + [f.name for f in dataclasses.fields(Overrides)]
-    used = {"fork": names, "extend": [name for name in names if name != _SCHEDULE.name]}
-    for name in names:
-        if flags.FLAGS[name].present and name not in used.get(command, []):
-            raise ConfigError(f"{command} takes no --{name}")
+_GROWING = [
+    *("name", "steps", "data", "data_seed", "reset_optimizer", "averages", "checkpoint_dir"),
+    *_HYPERPARAMETERS,
+]
 
 
 # Looking.
 
 
-def _list(store) -> None:
+def _list(store, given: Given) -> None:
     from experiments.report.drawing import drawing
 
     print("\n".join(drawing(store)))
 
 
-def _show(store, name: str) -> None:
+def _show(store, given: Given, name: str) -> None:
     from experiments.report.drawing import state_of, summary
 
     record, branches = store.record(name), store.branches()
@@ -120,7 +116,7 @@ def _show(store, name: str) -> None:
         print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
 
 
-def _diff(store, one: str, two: str) -> None:
+def _diff(store, given: Given, one: str, two: str) -> None:
     from experiments.report.drawing import state_of
 
     branches = store.branches()
@@ -133,73 +129,70 @@ def _diff(store, one: str, two: str) -> None:
         ("held-out loss", *(state_of(store, branches[name])[1] or "-" for name in (one, two)))
     )
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(aligned(rows)))
     print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")
 
 
 # Adding.
 
 
-def _fork(store, node: str) -> None:
-    if not _NAME.value:
+def _fork(store, given: Given, node: str) -> int:
+    if not given.name:
         raise ConfigError("fork: give the new branch a name with --name")
-    _add(store, _NAME.value, node, parse(_SCHEDULE.value, "--schedule", config.SCHEDULES))
+    schedule = parse(given.schedule, "--schedule", Schedule)
+    return _add(store, given, given.name, node, schedule)
 
 
-def _extend(store, name: str) -> None:
+def _extend(store, given: Given, name: str) -> int:
     store.record(name)
     branch = store.branches()[name]
-    if not isinstance(branch.schedule, config.Constant | config.Hold | config.InverseSqrt):
+    if not branch.schedule.endless:
         raise ConfigError(
             f"extend goes on with a trunk's own schedule, and that of {name}, "
             f"{type(branch.schedule).__name__}, has ended: use fork, with a --schedule"
         )
-    new = _NAME.value or f"{name}-from-{branch.end}"
-    _add(store, new, f"{name}@{branch.end}", branch.schedule)
+    new = given.name or f"{name}-from-{branch.end}"
+    return _add(store, given, new, f"{name}@{branch.end}", branch.schedule)
 
 
-def _add(store, name: str, node: str, schedule: Any) -> None:
+def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from experiments.report.reading import experiment_of
-    from wsdjax import tree
+    from wsdjax.branches.workdir import experiment_of
+    from wsdjax.trainer import resolved_in
 
-    if _STEPS.value is None:
+    if given.steps is None:
         raise ConfigError("give the new branch's length with --steps")
-    overrides = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Overrides)}
     branch = Branch(
-        steps=cli.length(_STEPS.value),
+        steps=length(given.steps),
         schedule=schedule,
         parent=node,
-        optimizer=Overrides(**overrides),
-        reset_optimizer=_RESET.value,
-        data=parse(_DATA.value, "--data", config.DATA),
-        data_seed=_DATA_SEED.value,
-        averages=parse(_AVERAGES.value, "--averages", ("Averages",)),
+        optimizer=Overrides(**{each: getattr(given, each) for each in _HYPERPARAMETERS}),
+        reset_optimizer=given.reset_optimizer,
+        data=_piece(given.data, "--data", DataConfig),
+        data_seed=given.data_seed,
+        averages=_piece(given.averages, "--averages", Averages),
     )
     config.validate_branch(name, branch)
-    parent, branches = node.partition("@")[0], store.branches()
-    store.record(parent)
     experiment = experiment_of(store.workdir)
     if experiment is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
-    if _CHECKPOINT_DIR.value and "://" not in _CHECKPOINT_DIR.value:
-        cli.check_writable("--checkpoint_dir", Path(_CHECKPOINT_DIR.value).expanduser())
-    length = tree.run_length(experiment)
-    resolved = tree.resolve_branch(name, branch, branches[parent], branches, length)
-    launch(experiment, store, {name: resolved}, declared=False)
+    if given.checkpoint_dir:
+        cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
+    resolved = resolved_in(store, name, branch, experiment)
+    return launch(experiment, store, {name: resolved}, declared=False)
 
 
-def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
+def _piece(text: str | None, flag: str, base: type[K]) -> K | None:
+    return None if text is None else parse(text, flag, base)
+
+
+def parse(text: str, flag: str, base: type[K]) -> K:
     """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
 
     Raises:
       ConfigError: for anything else.
     """
-    if text is None:
-        return None
     given = f"{flag}={shortened(text, 100)}"
     example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
     if len(text) > 1_000:  # and so no deeper than Python can read
@@ -212,11 +205,12 @@ def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
         name = call.func.id  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ConfigError(f"{given}: {example}") from None
+    kinds = base.kinds()
     if name not in kinds:
         raise ConfigError(
             f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
         )
-    kind = config.TYPES[name]
+    kind = kinds[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     has = f"it has {', '.join(fields) or 'no fields'}"
     if len(positional) > len(fields):
@@ -236,4 +230,4 @@ def parse(text: str | None, flag: str, kinds: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.end(main())

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import jax
 
 from wsdjax import tree
-from wsdjax.data.tokens import NotPrepared
 from wsdjax.training import cost
 from wsdjax.tree.branch import ResolvedBranch
 
@@ -41,12 +40,8 @@ def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
         lines[1] += f", in {first.accumulate} micro-batches"
     if getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu":
         lines[2] += " with plain attention"
-    for data in {repr(branch.data): branch.data for branch in branches.values()}.values():
-        try:
-            data.facts()
-        except NotPrepared as error:
-            lines.append(f"not there yet: {error}")
-    return lines
+    missing = dict.fromkeys(branch.data.not_there() for branch in branches.values())
+    return lines + [f"not there yet: {why}" for why in missing if why]
 
 
 def _examples(branches: Mapping[str, ResolvedBranch], updates: Mapping[str, int]) -> str:

@@ -1,25 +1,20 @@
-"""What every run does: trains what is missing of some branches, and draws the report again."""
+"""A command that trains: `wsdjax.trainer.grow` with what is printed, signals and a report."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from experiments.cli.progress import progress
+from experiments.cli.progress import Training
 from experiments.estimate import estimate
-from experiments.report.reading import read_config
 from experiments.report.write import write_report
-from wsdjax import tree
-from wsdjax.branches import BranchStore
+from wsdjax.branches import BranchStore, workdir
 from wsdjax.config import Experiment
-from wsdjax.config.json import to_json
 from wsdjax.errors import ConfigError
-from wsdjax.files import write_atomically, write_json
-from wsdjax.trainer.loop import Diverged, Stopped, Trainer
+from wsdjax.trainer import Diverged, Stopped, Watch, grow
 from wsdjax.tree import rates as lineage
 from wsdjax.tree.branch import ResolvedBranch
 
@@ -27,9 +22,9 @@ from wsdjax.tree.branch import ResolvedBranch
 def launch(
     experiment: Experiment,
     store: BranchStore,
-    branches: dict[str, ResolvedBranch],
+    branches: Mapping[str, ResolvedBranch],
     declared: bool = True,
-) -> None:
+) -> int:
     """Trains what is missing of `branches` in a workdir and draws its report.
 
     Args:
@@ -37,68 +32,48 @@ def launch(
       store: the workdir's.
       branches: what is to be trained, old and new.
       declared: whether the experiment declares these branches, and is to be the workdir's config.
+
+    Returns:
+      An exit code: 130 after a stop, 1 after a divergence.
     """
-    trainer = Trainer(
-        store,
-        progress(),
-        tree.every(experiment, "eval_every"),
-        tree.every(experiment, "checkpoint_every"),
-        experiment.tensorboard,
-        None if experiment.snapshot_every is None else tree.every(experiment, "snapshot_every"),
-    )
-    there = store.branches()
-    store.check(branches)
-    _check_siblings(store, branches)
-    _check_compared(experiment, {**there, **branches})
-    trainer.check(
-        {n: branch for n, branch in branches.items() if n not in there or not store.is_done(n)}
-    )
-    with store.lock():
-        store.register(branches)
-        page = store.workdir / "report.html"
-        missing = trainer.missing(list(branches))
-        old = read_config(store.workdir) or {}
-        config = to_json(experiment)
-        # How a finished run would be watched is no news; what its report compares is.
-        unchanged = not declared or old.get("compare") == config["compare"]
-        if not missing and page.exists() and unchanged:
-            print(
-                f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained."
-            )
-            if declared and config["snapshot_every"] not in (None, old.get("snapshot_every")):
-                print(
-                    f"snapshot_every = {config['snapshot_every']}: what is trained keeps no more "
-                    "snapshots; train in another --workdir to have them",
-                    file=sys.stderr,
-                )
-            _write_status(store, _status(store))  # which a kill may have kept from being told
-            return
-        if declared:
-            content = config if missing or not old else {**old, "compare": config["compare"]}
-            write_json(store.workdir / "config.json", content)
-        page.unlink(missing_ok=True)  # a page that is there is up to date
-        for line in estimate({name: branches[name] for name in missing}):
-            print(line, file=sys.stderr)
-        _print_jumps(store, missing)
-        _write_status(store, "running")
-        status, code = "incomplete", 0
+    _check_compared(experiment, {**store.branches(), **branches})
+    asked: list[int] = []
+    drawn = False
+
+    with contextlib.ExitStack() as noted:
+
+        def planned(missing: list[str]) -> None:
+            for line in estimate({name: branches[name] for name in missing}):
+                print(line, file=sys.stderr)
+            _print_jumps(store, missing)
+            noted.enter_context(_signals(asked.append))
+
+        def draw(where: Path) -> None:
+            nonlocal drawn
+            drawn = True
+            noted.close()
+            print(write_report(where))
+
+        watch = Watch.of(experiment, Training())
+        declares = experiment if declared else None
         try:
-            with _signals() as asked:
-                trainer.asked_to_stop = lambda: bool(asked)
-                trainer.train(list(branches))
-            print(write_report(store.workdir))
-            status = _status(store)
+            grow(store, branches, watch, declares, lambda: bool(asked), planned, draw)
         except Stopped as error:
-            status, code = f"stopped: {error}", 130
             print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
+            return 130
         except Diverged as error:
-            status, code = f"diverged: {error}", 1
-            print(write_report(store.workdir))
             print(f"error: {error}", file=sys.stderr)
-        finally:
-            _write_status(store, status)
-        if code:
-            sys.exit(code)
+            return 1
+    if not drawn:
+        print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
+        kept = (workdir.read_config(store.workdir) or {}).get("snapshot_every")
+        if declared and experiment.snapshot_every not in (None, kept):
+            print(
+                f"snapshot_every = {experiment.snapshot_every}: what is trained keeps no more "
+                "snapshots; train in another --workdir to have them",
+                file=sys.stderr,
+            )
+    return 0
 
 
 def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranch]) -> None:
@@ -109,21 +84,6 @@ def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranc
                     f"compare.{row}: there is no branch {name!r}; the branches are "
                     f"{', '.join(branches)}"
                 )
-
-
-def _check_siblings(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:
-    """That no branch is trained which is not asked for: those that were begun together stay in
-    one program, since alone they would not be the same to the bit."""
-    there = store.names()
-    for name in branches:
-        if name not in there or store.is_done(name):
-            continue
-        if others := [each for each in store.siblings(name) if each not in branches]:
-            raise ConfigError(
-                f"{name} was begun in one program with {', '.join(others)}, which would be "
-                "trained with it and is not declared here: declare it too, as it was, or use "
-                "another workdir"
-            )
 
 
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
@@ -139,41 +99,19 @@ def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list that this gives, for the trainer to save and
-    stop; a second one acts at once."""
-    asked: list[int] = []
+def _signals(note: Callable[[int], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM are noted, for the trainer to save and stop; a second one acts at
+    once."""
 
-    def note(number, _):
-        asked.append(number)
+    def noted(number, _):
+        note(number)
         print("\nStopping after this update; once more stops at once.", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, noted) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _status(store: BranchStore) -> str:
-    return "done" if all(map(store.is_done, store.names())) else "incomplete"
-
-
-def _write_status(store: BranchStore, status: str) -> None:
-    """Over the old one where the disk has no room for another: a stop is told even so."""
-    file, content = store.workdir / "status.json", json.dumps({"status": status}) + "\n"
-    try:
-        write_atomically(file, content)
-    except OSError:
-        if status == "running":
-            raise
-        with contextlib.suppress(OSError), open(file, "r+", opener=_no_link) as there:
-            there.write(content)
-            there.truncate()
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)

@@ -9,58 +9,52 @@ the data need not be prepared.
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
-
 from experiments import cli
-from wsdjax.config import Experiment, validate
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file; see experiments/configs."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/NAME of the config.")
-_CHECKPOINT_DIR = flags.DEFINE_string(
-    "checkpoint_dir", None, "Where checkpoints go if not into the workdir: a bucket, for example."
-)
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Tell what the run would cost, and stop.")
-flags.mark_flag_as_required("config")
+from wsdjax.config import Experiment, describe_all, validate
 
 
-def main() -> None:
-    experiment = _CONFIG.value
-    validate(experiment)
-    if _DRY_RUN.value:
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__, config=True)
+    parser.add_argument("--workdir", help="where the run lives; runs/NAME of the config")
+    parser.add_argument("--checkpoint_dir", help="where checkpoints go, such as a bucket")
+    parser.switch("dry_run", "tell what the run would cost, and stop")
+    return cli.call(parser, _run, argv)
+
+
+def _run(given: argparse.Namespace) -> int:
+    validate(given.experiment)
+    if given.dry_run:
         from experiments.estimate import estimate
         from wsdjax import tree
 
-        print("\n".join(estimate(tree.resolve(experiment))))
-        return
-    workdir = Path(_WORKDIR.value or Path("runs") / Path(_config_file()).stem)
-    run(experiment, workdir, _CHECKPOINT_DIR.value)
+        # Nothing of the data is read but what a length in epochs goes by.
+        in_epochs = tree.measured_in(given.experiment, "epoch")
+        described = describe_all(given.experiment.data_sets() if in_epochs else [])
+        print("\n".join(estimate(tree.resolve(given.experiment, described))))
+        return 0
+    named = Path("runs") / Path(given.config.partition(":")[0]).stem
+    return run(given.experiment, Path(given.workdir or named), given.checkpoint_dir)
 
 
-def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> None:
+def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> int:
     """Trains what is missing in `workdir` of the experiment's tree, and draws the report."""
     cli.check_writable("--workdir", workdir)
-    if checkpoint_dir and "://" not in checkpoint_dir:
-        cli.check_writable("--checkpoint_dir", Path(checkpoint_dir).expanduser())
+    if checkpoint_dir:
+        cli.check_writable("--checkpoint_dir", checkpoint_dir)
 
     from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
 
-    branches = tree.resolve(experiment)
+    branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
 
     from experiments.launch import launch
     from wsdjax.branches import BranchStore
 
-    launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), branches)
-
-
-def _config_file() -> str:
-    """The path given as --config, without the argument that may follow a colon."""
-    return config_flags.get_config_filename(flags.FLAGS["config"])
+    return launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), branches)
 
 
 if __name__ == "__main__":
-    cli.run(main, read_config=True)
+    cli.end(main())

@@ -1,11 +1,8 @@
-"""What the tests share: the tiny tree, trained once, and the entry point as a subprocess."""
+"""The environment of the tests, and the fixtures that several of them take."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,62 +14,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from helpers import TINY, finish, start  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-ROOT = Path(__file__).parent.parent
-TINY = ROOT / "tests" / "configs" / "tiny.py"
-
-
-def load_config(path: Path = TINY):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]
-
-
-def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
-    """An entry point, such as ``start("experiments.run", "--config=...")``."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-"""For processes that are killed: JAX does not write an entry of its cache all at once."""
-
-
-def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
-
-
-def same(a, b) -> bool:
-    """Whether two pytrees are equal to the bit."""
-    leaves_a, tree_a = jax.tree.flatten(jax.device_get(a))
-    leaves_b, tree_b = jax.tree.flatten(jax.device_get(b))
-    return tree_a == tree_b and all(
-        x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes()
-        for x, y in zip(leaves_a, leaves_b, strict=True)
-    )
-
-
-def rows_of(store, name: str) -> list[dict]:
-    """A branch's rows without their timings."""
-    from wsdjax.branches.metrics import read_rows
-
-    rows = read_rows(store.directory(name) / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +25,16 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def compiled_fully():
+    """For what the compiler's optimisations might change, such as where bfloat16 is rounded, in a
+    file whose other programs are compiled quickly."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

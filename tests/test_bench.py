@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, finish, load_config, start
+from helpers import ROOT, call, load_config
 
 from experiments.bench import race, training
 from experiments.bench.peers import CONTESTANTS, Contestant, Outcome
@@ -100,7 +100,7 @@ def test_the_command_writes_what_it_measured(tmp_path):
     # Of the fixture's shapes, which are compiled by now.
     small = ("--widths=4", "--steps=10", "--batch=12", "--k=2", "--repeats=1")
     written = (f"--out={out}", f"--figure={tmp_path / 'f'}", "--peers=hessian-eigenthings")
-    code, printed, err = finish(start("experiments.bench", "curvature", *small, *written))
+    code, printed, err = call("experiments.bench", "curvature", *small, *written)
     assert code == 0, err
     assert "times as fast" in printed
     result = json.loads(out.read_text())
@@ -120,7 +120,7 @@ def test_training_is_timed_in_tokens_and_operations(tmp_path):
     """Of both replicates: batches of 4 windows of 16 tokens, and the FLOPs of their shapes."""
     out, config = tmp_path / "bench.json", ROOT / "tests" / "configs" / "tiny_lm.py"
     given = (f"--config={config}", "--config.batch_size=4", "--updates=3", f"--out={out}")
-    code, printed, err = finish(start("experiments.bench", "training", *given))
+    code, printed, err = call("experiments.bench", "training", *given)
     assert code == 0, err
     assert "tokens a second" in printed
     assert "% of what a large matrix product reaches here" in printed
@@ -170,6 +170,6 @@ def test_the_share_of_the_peak_is_of_the_makers_number(kind, dtype, share, monke
     ],
 )
 def test_a_mistake_has_a_clear_error(arguments, said):
-    code, _, err = finish(start("experiments.bench", *arguments))
+    code, _, err = call("experiments.bench", *arguments)
     assert code == 2
     assert said in err

@@ -11,32 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import load_config, rows_of, same
-from test_resume import Silent
+from helpers import files, grow, load_config, rows_of, same, with_tree
 
 from experiments.launch import launch
 from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Diverged, Trainer
+from wsdjax.trainer import Diverged
 from wsdjax.training import optim
 from wsdjax.training import state as states
 from wsdjax.training.step import make_evaluate, make_step
-
-
-def grow(workdir, config, names=None):
-    store = BranchStore(workdir, keep=config.keep)
-    with store.lock():
-        branches = tree.resolve(config)
-        store.register(branches)
-        trainer = Trainer(store, Silent(), config.eval_every, config.checkpoint_every)
-        trainer.train(names or list(branches))
-    return store
-
-
-def with_tree(branches, **changes):
-    return dataclasses.replace(load_config(), tree=branches, **changes)
 
 
 def test_a_fork_with_the_parents_schedule_is_the_parent_continued(tmp_path):
@@ -84,10 +69,6 @@ def test_children_leave_their_parents_files_alone(finished, tmp_path):
     store = grow(workdir, config)
     assert store.is_done("late")
     assert files(workdir / "branches/trunk") == before
-
-
-def files(directory):
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_rates_along_a_lineage_are_the_single_formula(finished):

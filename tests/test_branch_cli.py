@@ -6,16 +6,14 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import finish, rows_of, same, start
-from test_branch import files
-from test_resume import kill
+from helpers import call, files, kill, rows_of, same
 
 from wsdjax import schedules
 from wsdjax.branches import BranchStore
 
 
 def branch(*arguments):
-    return finish(start("experiments.branch", *arguments))
+    return call("experiments.branch", *arguments)
 
 
 def fork(workdir, node, name, *more):

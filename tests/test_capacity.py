@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import load_config
+from helpers import load_config
 
 from wsdjax import memory, tree
 from wsdjax.config import RNN, Averages, Bigram, Photos, Transformer

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, finish, start
+from helpers import ROOT, call, finish, start
 
 from wsdjax import config, data
 from wsdjax.data import cifar10
@@ -71,7 +71,7 @@ class Finder(importlib.machinery.PathFinder):
         return None if name == "tensorflow" else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
 from experiments.prepare.__main__ import main
-main(sys.argv[1:])
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -156,10 +156,9 @@ def test_a_missing_tensorflow_is_answered_by_the_command_that_installs_it(tmp_pa
 
 
 def test_an_unknown_name_is_answered_by_those_there_are():
-    code, out, err = finish(start("experiments.prepare", "cifar11"))
+    code, out, err = call("experiments.prepare", "cifar11")
     assert (code, out) == (2, "")
-    assert "choose from" in err
-    assert "cifar10" in err
+    assert "name the data set first: cifar10 or text" in err
     assert len(err.strip().splitlines()) == 1, err
 
 

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and that it refuses early."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -12,12 +13,25 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import NO_CACHE, ROOT, TINY, command, finish, same, start
-from test_branch import files
-from test_resume import flip_a_byte
+from helpers import (
+    NO_CACHE,
+    ROOT,
+    TINY,
+    call,
+    command,
+    files,
+    finish,
+    flip_a_byte,
+    load_config,
+    same,
+    start,
+)
 
+from experiments.cli import overrides
 from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import JsonLines, read_rows
+from wsdjax.branches.metrics import read_rows
+from wsdjax.branches.rows import JsonLines
+from wsdjax.config import validate
 
 MISTAKES = {
     "a mistyped field": (["--config.optimizer.peak_valu=1"], "peak_valu"),
@@ -46,7 +60,7 @@ MISTAKES = {
     ),
     "an unknown field in the file": (
         ["--config=tests/configs/mistaken.py"],
-        "mistaken.py: Branch has no field 'stepz', did you mean 'steps'?",
+        "mistaken.py, line 7: Branch has no field 'stepz', did you mean 'steps'?",
     ),
     "a file of no name": (["--config=" + "x" * 5_000], "there is no such file"),
     "a directory": (["--config=tests"], "--config=tests: there is no such file"),
@@ -73,8 +87,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
     workdir = tmp_path / "w"
     own = any(argument.startswith("--config=") for argument in arguments)
     config = [] if own else [f"--config={TINY}"]
-    process = start("experiments.run", *config, f"--workdir={workdir}", *arguments)
-    code, out, err = finish(process)
+    code, out, err = call("experiments.run", *config, f"--workdir={workdir}", *arguments)
     assert code == 2, err
     assert named in err
     assert len(err.strip().splitlines()) <= 2, err
@@ -96,10 +109,84 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
 )
 def test_a_flag_that_is_given_twice_is_refused(arguments, tmp_path):
     """Where the last would be taken without a word."""
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert re.search(r"--(workdir|probe|batch|out|directory) is given more than once", err)
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("experiments.run", "--config=tests/configs/tiny.py", "--dry_run"), 0, "72 updates"),
+        (("experiments.branch", "show", "decay", "--workdir=W"), 0, "lineage       trunk@24"),
+        (("experiments.probe", "--workdir=W", "--node=decay", "--probe=x"), 2, "the probes are"),
+        (("experiments.report", "--workdir=W"), 0, "Report:  "),
+        (("experiments.prepare", "text", "--out=x"), 2, "give --input and --tokenizer"),
+        (("experiments.bench",), 2, "name the benchmark first: curvature or training"),
+    ],
+)
+def test_each_command_is_a_module_that_ends_with_its_exit_code(arguments, code, said, finished):
+    arguments = [argument.replace("=W", f"={finished}") for argument in arguments]
+    found, out, err = finish(start(*arguments))
+    assert found == code, err
+    assert said in out + err
+
+
+def test_a_command_may_be_called_again_and_says_everything_once(finished, tmp_path):
+    """With other flags; what the library logs is neither repeated nor left to be logged later."""
+    logger = logging.getLogger("wsdjax")
+    before = list(logger.handlers), logger.level, logger.propagate
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    for _ in range(2):
+        flip_a_byte(workdir / "branches/cosine/checkpoints/36")
+        code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
+        assert code == 0, err
+        assert err.count("cosine/checkpoints/36 is damaged") == 1
+        code, out, _ = call("experiments.branch", "list", f"--workdir={workdir}")
+        assert (code, out.count("cosine")) == (0, 1)
+        assert call("experiments.run", f"--config={TINY}", "--config.seeds=0")[0] == 2
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+def test_a_config_file_is_executed_once(tmp_path):
+    """To explain a mistake too."""
+    config, log = tmp_path / "c.py", tmp_path / "log"
+    config.write_text(f"open({str(log)!r}, 'a').write('x')\n{TINY.read_text()}")
+    for mistake in ("--config.sed=3", "--config.seeds=many", "wrong", "--config.tree.trunk=1"):
+        log.write_text("")
+        code, _, err = call("experiments.run", f"--config={config}", mistake)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert log.read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "value"),
+    [
+        (["--config.seeds=3"], "seeds", 3),
+        (["--config.seeds", "3"], "seeds", 3),
+        (["--config.optimizer.peak_value=1"], "optimizer.peak_value", 1.0),
+        (["--config.optimizer.clip_norm=inf"], "optimizer.clip_norm", float("inf")),
+        (["--config.model.widths=(8, 4)"], "model.widths", (8, 4)),
+        (["--config.model.widths=8"], "model.widths", (8,)),
+        (["--config.tensorboard"], "tensorboard", True),
+        (["--config.tensorboard=false"], "tensorboard", False),
+        (["--noconfig.tensorboard"], "tensorboard", False),
+        (["--config.tree.trunk.steps=50%", "--config.length=60"], "tree.trunk.steps", "50%"),
+        (["--config.snapshot_every=none"], "snapshot_every", None),
+        (["--config.snapshot_every=6"], "snapshot_every", 6),
+        (["--config.tree.trunk.averages.ema=0.5"], "tree.trunk.averages.ema", 0.5),
+        (["--config.tree.trunk.data_seed=7"], "tree.trunk.data_seed", 7),
+        (["--config.tree.decay.parent=trunk@20"], "tree.decay.parent", "trunk@20"),
+    ],
+)
+def test_a_flag_sets_a_field_by_its_type(flags, path, value):
+    experiment, rest = overrides.experiment(str(TINY), [*flags, "--dry_run"])
+    assert rest == ["--dry_run"]
+    validate(experiment)
+    for name in path.split("."):
+        experiment = experiment[name] if isinstance(experiment, dict) else getattr(experiment, name)
+    assert (experiment, type(experiment)) == (value, type(value))
 
 
 def test_an_unknown_data_set(tmp_path):
@@ -110,7 +197,7 @@ def test_an_unknown_data_set(tmp_path):
             "data=Photos(noise=0.8, size=2_000, eval_size=50)", 'data="imagenet"'
         )
     )
-    code, _, err = finish(start("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w"))
+    code, _, err = call("experiments.run", f"--config={config}", f"--workdir={tmp_path}/w")
     allowed = "Photos, Cifar10, Text, Stdlib, Bigram"
     assert (code, err.strip()) == (2, f"error: data = 'imagenet': must be one of {allowed}")
 
@@ -118,7 +205,7 @@ def test_an_unknown_data_set(tmp_path):
 @pytest.mark.parametrize("given", [("--config=quickstart",), ("--config", "quickstart")])
 def test_a_config_that_is_not_there(given):
     """The error names those that are: a name alone is a likely mistake."""
-    code, _, err = finish(start("experiments.run", *given))
+    code, _, err = call("experiments.run", *given)
     assert code == 2
     assert err.startswith("error: --config=quickstart: there is no such file; ours are experiments")
     assert "quickstart" in err.partition(";")[2]
@@ -128,7 +215,7 @@ def test_a_config_that_is_not_there(given):
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ("experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/file/w")
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert "file/w cannot be written (Not a directory): choose another --workdir" in err
     assert len(err.strip().splitlines()) == 1, err
@@ -144,6 +231,10 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
         ),
         ("def get_config():\n    raise RuntimeError", "c.py, line 2: RuntimeError"),
         ("import sys\nsys.exit(3)", "c.py, line 2: SystemExit: 3"),
+        (
+            "from wsdjax import plans\nplans.wsd_s((), 3, 1e-4)",
+            "c.py, line 2: budgets = (): must hold one",
+        ),
         ("def get_config():\n    return get_config()", "c.py, line 2: RecursionError"),
         ("x = 1", "no attribute 'get_config'"),
         ("def get_config():\n    return 3", "get_config() must return an Experiment, not int"),
@@ -152,7 +243,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_a_config_file_that_fails(text, said, tmp_path):
     (tmp_path / "c.py").write_text(text)
     arguments = ("experiments.run", f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w")
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1, err
@@ -198,14 +289,14 @@ def interrupted(tmp_path, number, **environment):
 
 def test_a_second_process_on_the_same_workdir_is_refused(finished):
     with BranchStore(finished).lock():
-        code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+        code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={finished}")
     assert code == 2
     assert "another process is training in" in err
 
 
 def test_a_finished_workdir_says_so_and_does_nothing(finished):
     before = files(finished)
-    code, out, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={finished}"))
+    code, out, err = call("experiments.run", f"--config={TINY}", f"--workdir={finished}")
     assert (code, err) == (0, "")
     assert "Nothing is missing" in out
     assert files(finished) == before
@@ -213,7 +304,7 @@ def test_a_finished_workdir_says_so_and_does_nothing(finished):
 
 def test_divergence_ends_the_command_with_an_error(tmp_path):
     arguments = ["--config.optimizer.peak_value=1e30", f"--workdir={tmp_path}/w"]
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", *arguments))
+    code, _, err = call("experiments.run", f"--config={TINY}", *arguments)
     assert code == 1
     assert re.search(r"error: not finite at update \d: trunk seed 0, trunk seed 1", err)
     assert "diverged" in json.loads((tmp_path / "w/status.json").read_text())["status"]
@@ -233,7 +324,7 @@ def test_a_report_of_what_diverged(finished, tmp_path):
         for row in rows:
             again.write(row)
         again.close()
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert (code, err) == (0, "")
     assert "Correlation" not in out
 
@@ -245,15 +336,15 @@ def test_a_comparison_that_is_added_is_drawn(finished, tmp_path):
     both = 'compare={"WSD": ("decay",), "cosine": ("cosine",)},'
     config.write_text(TINY.read_text().replace("eval_every=7,", f"eval_every=99, {both}"))
     arguments = ("experiments.run", f"--config={config}", f"--workdir={workdir}")
-    code, out, _ = finish(start(*arguments))
+    code, out, _ = call(*arguments)
     assert code == 0
     assert re.search(r"WSD +\d\.\d{4} ± \d\.\d{4} \(36\) +36\n", out)
     written = json.loads((workdir / "config.json").read_text())
     assert written["eval_every"] == 7  # as it was watched
     assert set(written["compare"]) == {"WSD", "cosine"}
-    assert "Nothing is missing" in finish(start(*arguments))[1]
+    assert "Nothing is missing" in call(*arguments)[1]
     config.write_text(config.read_text().replace('("cosine",)', '("sine",)'))
-    code, _, err = finish(start(*arguments))
+    code, _, err = call(*arguments)
     assert code == 2
     assert "compare.cosine: there is no branch 'sine'" in err
 
@@ -290,7 +381,7 @@ def test_the_report_is_drawn_from_the_files_alone(finished, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for branch in ("trunk", "decay", "cosine"):
         shutil.rmtree(workdir / "branches" / branch / "checkpoints")
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
     assert (workdir / "report.html").read_text() == (finished / "report.html").read_text()
     assert out.splitlines()[:6] == (finished.parent / "out").read_text().splitlines()[:6]
@@ -303,19 +394,19 @@ def test_a_half_trained_run_has_a_report(finished, tmp_path):
         shutil.rmtree(workdir / "branches" / branch / "checkpoints")
     (workdir / "branches/cosine/metrics.jsonl").unlink()
     (workdir / "branches/decay/metrics.jsonl").write_text("")
-    code, out, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
     assert "warmup-cosine" not in out
     assert "Not finished: decay (at 24 of 36), cosine (at 0 of 36)." in out
     (workdir / "branches/trunk/metrics.jsonl").unlink()
-    code, _, err = finish(start("experiments.report", f"--workdir={workdir}"))
+    code, _, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
 
 
 def test_a_damaged_end_is_noticed_and_made_again(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "w")
     flip_a_byte(workdir / "branches/cosine/checkpoints/36")
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
     assert code == 0, err
     assert "cosine/checkpoints/36 is damaged" in err
     assert same(BranchStore(workdir).restore("cosine"), BranchStore(finished).restore("cosine"))
@@ -325,13 +416,13 @@ def test_a_page_that_was_not_drawn_again_is_drawn(finished, tmp_path):
     """A new branch takes the old page away, and a finished run without a page draws it."""
     workdir = shutil.copytree(finished, tmp_path / "w")
     (workdir / "report.html").unlink()
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}"))
+    code, _, err = call("experiments.run", f"--config={TINY}", f"--workdir={workdir}")
     assert (code, err) == (0, "")
     assert (workdir / "report.html").exists()
 
 
 def test_a_report_of_nothing(tmp_path):
-    code, _, err = finish(start("experiments.report", f"--workdir={tmp_path}"))
+    code, _, err = call("experiments.report", f"--workdir={tmp_path}")
     assert code == 2
     assert "no run is there" in err
 
@@ -356,8 +447,6 @@ def test_the_readmes_python_lines_run(finished, tmp_path):
 def test_every_config_resolves():
     """Each file in experiments/configs declares a tree that is valid."""
     for config in sorted((ROOT / "experiments" / "configs").glob("*.py")):
-        from conftest import load_config
-
         from wsdjax.config import validate
         from wsdjax.tree import resolve
 
@@ -383,9 +472,7 @@ def test_a_bar_is_shown_on_a_terminal(tmp_path):
 def test_rows_go_to_tensorboard_too_when_asked(tmp_path):
     from tensorboardX import SummaryWriter  # noqa: F401
 
-    process = start(
-        "experiments.run", f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.tensorboard"
-    )
-    code, _, err = finish(process)
+    arguments = (f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.tensorboard")
+    code, _, err = call("experiments.run", *arguments)
     assert code == 0, err
     assert list(Path(tmp_path / "w/branches/decay/tensorboard").glob("events.*"))

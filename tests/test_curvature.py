@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse.linalg
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -46,7 +46,7 @@ def test_memory_does_not_change_products(x64, monkeypatch):
     """Linearized once, or made again for every product."""
     params, batches = mlp()
     kept = probes.hvp(mlp_loss, params, params, batches)
-    monkeypatch.setattr("wsdjax.probes.objective.LINEARIZED_BYTES", 0)
+    monkeypatch.setattr("wsdjax.probes.hessian.LINEARIZED_BYTES", 0)
     again = probes.hvp(mlp_loss, params, params, batches)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), kept, again)
 

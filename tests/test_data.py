@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from wsdjax import data
 from wsdjax.config import Bigram, Photos, Stdlib
@@ -219,9 +219,9 @@ def test_configs_and_streams_of_text_import_no_jax(tmp_path):
     """A mistake in a config of text is told before JAX is there to be imported."""
     code = (
         "import sys\n"
-        "from wsdjax import data\n"
         "from wsdjax.config import Stdlib\n"
-        "print(Stdlib().classes, Stdlib().examples > 0, 'jax' in sys.modules)\n"
+        "described = Stdlib().describe()\n"
+        "print(described.classes, described.examples > 0, 'jax' in sys.modules)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
@@ -236,3 +236,16 @@ def test_no_epoch_is_another_nor_of_another_seed(config):
     firsts = [np.asarray(streams[e * streams.batches_per_epoch]["inputs"]) for e in range(3)]
     rows = {row.tobytes() for first in firsts for row in first}
     assert len(rows) == 9
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("seed", [3, (0, 7)])
+def test_the_rows_of_one_process_are_those_of_the_batch(clean, augment, seed):
+    stream = data.Stream(clean.train, 8, seed, augment)
+    for t in (0, 13):
+        whole = stream[t]
+        for rows in ((0, 3), (3, 8), (5, 6)):
+            mine = stream.rows(t, *rows)
+            for name, leaf in whole.items():
+                at = (slice(*rows),) if seed == 3 else (slice(None), slice(*rows))
+                np.testing.assert_array_equal(mine[name], leaf[at])

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 
 @pytest.mark.parametrize(("commands", "count"), [("run", 160), ("branch", 40)])
 def test_what_is_malformed_is_refused_in_one_message_and_nothing_is_written(commands, count):
-    """In a process of its own, since the entry points' flags have the same names."""
+    """In a process of its own, which keeps the data sets that it has loaded."""
     script = (
         "from tests.faults import configs\n"
         f"found = configs._worker({count}, 1, {commands!r})\n"

@@ -11,18 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, load_config, rows_of, same
-from test_branch import files, grow, with_tree
-from test_resume import Silent, Stop
+from helpers import ROOT, Silent, Stop, files, grow, load_config, rows_of, same, with_tree
 
-from experiments.report import figures, tables
+from experiments.report import baselines, figures, tables
 from experiments.report.reading import Run
 from experiments.report.write import write_report
-from wsdjax import data, models, plans, tree
+from wsdjax import data, models, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Overrides, Photos
-from wsdjax.files import DamagedFile
-from wsdjax.trainer.loop import Trainer, fork
+from wsdjax.config import CNN, Averages, Branch, Constant, Cooldown, Hold, Overrides, Photos
+from wsdjax.errors import ConfigError
+from wsdjax.files import DamagedFile, read_json, write_json
+from wsdjax.trainer import Trainer, Watch, fork, start
 from wsdjax.training import averages, optim
 from wsdjax.training import state as states
 from wsdjax.training.step import make_evaluate, make_step
@@ -229,7 +228,7 @@ def test_moments_and_averages_can_both_begin_anew(averaged):
     branch = dataclasses.replace(
         store.branches()["decay"], reset_optimizer=True, averages=Averages(window=2)
     )
-    new = states.forked(node, branch, config.averages)
+    new = start.forked(node, branch, config.averages)
     assert set(new.averages) == {"window"}
     assert new.averages["window"]["count"].tolist() == [0, 0]
     assert new.opt_state[1].count.tolist() == [0, 0]
@@ -264,7 +263,7 @@ def test_averages_are_resumed_to_the_bit(averaged, tmp_path):
     stopped = BranchStore(tmp_path, keep=20)
     with stopped.lock():
         stopped.register(tree.resolve(config))
-        trainer = Trainer(stopped, Silent(12), 1, 2)
+        trainer = Trainer(stopped, Watch(1, 2, progress=Silent(12)))
         with pytest.raises(Stop):
             trainer.train(["decay"])
     assert stopped.steps("decay") == [10]
@@ -316,57 +315,18 @@ def test_a_held_out_curve_is_broken_where_the_data_change(forked):
 
 
 @pytest.fixture
-def first_format(tmp_path):
-    """A workdir written by the commit before this format: a trunk of 4 updates and a decay."""
-    return unpacked("workdir_format_1.tar.gz", tmp_path / "old")
-
-
-def unpacked(name, directory):
-    with tarfile.open(ROOT / "tests" / "data" / name) as archive:
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(directory, **safe)
-    return directory
-
-
-def test_a_workdir_of_the_first_format_is_read_forked_and_left_alone(
-    first_format, tmp_path, caplog
-):
-    store = BranchStore(first_format)
-    assert store.record("trunk")["format"] == 1
-    branches = store.branches()
-    assert branches["decay"].data_seed == 0
-    assert branches["decay"].averages == Averages()
-    state = store.restore("trunk")
-    assert (int(state.step), state.averages) == (4, {})
-    before = files(first_format / "branches")
-    # The same tree is not refused, and its new branch goes on from the old node.
-    config = with_tree(
-        plans.wsd(8, 2, 4)
-        | {"sqrt": Branch(parent="trunk", steps=3, schedule=Cooldown("sqrt"), data_seed=3)},
-        model=CNN(widths=(2,)),
-    )
-    with caplog.at_level("WARNING", logger="wsdjax"):
-        grown = grow(first_format, config)
-    # The photographs' blocks were chosen otherwise then: the stream is not what it was.
-    assert "the data of Photos, revision 1 (here 2)" in caplog.text
-    assert grown.is_done("sqrt")
-    after = files(first_format / "branches")
-    assert {path: after[path] for path in before} == before
-    model = models.build(branches["trunk"].model)
-    batch = data.Stream(data.load(branches["trunk"].data).train, 8, (3, 4))[0]
-    np.testing.assert_allclose(
-        first_losses(grown, "sqrt"), jax.vmap(model.loss)(state.params, batch), rtol=1e-5
-    )
-
-
-def test_a_workdir_as_format_2_began_goes_on(tmp_path, caplog):
-    """Of commit a9c6116, whose rows and records had no checksums: a trunk, and a decay whose last
-    update is missing. Its parent is not touched, and what is added can be told from damage."""
+def second_format(tmp_path):
+    """A workdir of commit a9c6116: a trunk, and a decay whose last update is missing."""
     with tarfile.open(ROOT / "tests" / "data" / "workdir_format_2.tar.xz") as archive:
-        archive.extractall(
-            tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
-        )
-    workdir = tmp_path / "a9c6116"
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(tmp_path, **safe)
+    return tmp_path / "a9c6116"
+
+
+def test_a_workdir_as_format_2_began_goes_on(second_format):
+    """Whose rows and records had no checksums. Its parent is not touched, and what is added can be
+    told from damage."""
+    workdir = second_format
     store = BranchStore(workdir)
     assert store.steps("decay") == [35]
     before = files(workdir / "branches/trunk")
@@ -385,27 +345,59 @@ def test_a_workdir_as_format_2_began_goes_on(tmp_path, caplog):
         store.metrics("decay")
 
 
-def test_a_workdir_of_a_newer_format_is_refused(first_format):
-    from wsdjax.config import ConfigError
+@pytest.mark.parametrize(("number", "age"), [(1, "an older"), (99, "a newer")])
+def test_a_workdir_of_another_format_is_refused_by_name(second_format, number, age):
+    path = second_format / "branches/trunk/branch.json"
+    path.write_text(path.read_text().replace('"format": 2', f'"format": {number}'))
+    said = rf"trunk/branch.json has format {number}: written by {age} wsdjax; this one reads 2 to 3"
+    with pytest.raises(ConfigError, match=said):
+        BranchStore(second_format).branches()
 
-    path = first_format / "branches/trunk/branch.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ConfigError, match="has format 99: written by a newer wsdjax"):
-        BranchStore(first_format).branches()
+
+def test_a_workdir_of_format_2_is_forked_and_its_stream_read(second_format):
+    """From an old node, with a stream of its own, whose files stay as they were."""
+    store = BranchStore(second_format)
+    trunk, node = store.branches()["trunk"], store.restore("trunk")
+    before = files(second_format / "branches")
+    fork(store, "new", Branch(parent="trunk", steps=3, schedule=Cooldown("sqrt"), data_seed=3))
+    after = files(second_format / "branches")
+    assert {path: after[path] for path in before} == before
+    model = models.build(trunk.model)
+    batch = data.Stream(data.load(trunk.data).train, 8, (3, 4))[0]
+    losses = jax.vmap(model.loss)(node.params, batch)
+    np.testing.assert_allclose(first_losses(store, "new"), losses, rtol=1e-5)
 
 
 def test_a_fork_from_a_python_session(forked, tmp_path):
-    """`train.fork` adds a branch and trains it; again, it goes on or does nothing."""
+    """`fork` adds a branch and trains it; again, it goes on or does nothing."""
     workdir = shutil.copytree(forked.workdir, tmp_path / "w")
     store = BranchStore(workdir)
     branch = Branch(parent="trunk@20", steps=5, schedule=Constant(4))
     for _ in range(2):
-        resolved = fork(store, "python", branch, eval_every=7, checkpoint_every=5)
+        resolved = fork(store, "python", branch, Watch(7, 5))
         assert (resolved.start, resolved.end) == (20, 25)
     # Alone, where `kept` had a sibling: the same but for the last bits.
     losses = [s.metrics(n).updates["loss"] for s, n in ((store, "python"), (forked, "kept"))]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert BranchStore(workdir).is_done("python")
+
+
+def test_a_fork_from_python_is_watched_as_the_workdir_is(finished, tmp_path):
+    """Lengths in percent of its config's, evaluations, snapshots, the status; and no report is
+    left that does not show it."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    path, status = workdir / "config.json", workdir / "status.json"
+    write_json(path, {**read_json(path, ""), "length": 50, "snapshot_every": "6%"})
+    status.unlink()
+    store = BranchStore(workdir)
+    resolved = fork(store, "python", Branch(parent="trunk", steps="10%", schedule=Cooldown()))
+    assert (resolved.start, resolved.end) == (24, 29)
+    assert store.metrics("python").evaluations["step"].tolist() == [7, 14, 21, 24, 28, 29]
+    assert store.steps("python") == [25, 29]
+    assert store.snapshots("python") == [27]
+    assert read_json(status, "") == {"status": "done"}
+    assert not (workdir / "report.html").exists()
+    assert read_json(path, "")["length"] == 50
 
 
 def test_a_parent_is_trained_to_the_fork_and_no_further(tmp_path, caplog):
@@ -461,7 +453,23 @@ def test_a_parent_is_unchanged_to_the_byte(forked, tmp_path):
     resolved = tree.resolve_branch("leaf", branch, branches["on"], branches)
     with store.lock():
         store.register({"leaf": resolved})
-        Trainer(store, Silent(), config.eval_every, config.checkpoint_every).train(["leaf"])
+        Trainer(store, Watch(config.eval_every, config.checkpoint_every)).train(["leaf"])
     after = files(workdir / "branches")
     assert {path: after[path] for path in before} == before
     assert store.is_done("leaf")
+
+
+def test_what_a_lineage_has_read_is_told_batch_by_batch(tmp_path):
+    """As the n-grams beside a language model count it: a fork's own stream begins at the fork."""
+    tree_ = {
+        "trunk": Branch(steps=3, schedule=Constant()),
+        "new": Branch(parent="trunk@2", steps=2, schedule=Hold(), data_seed=7),
+    }
+    store = grow(tmp_path, with_tree(tree_))
+    run, branch = Run(store.workdir), store.branches()["new"]
+    dataset = data.load(branch.data)
+    first, second = (data.Stream(dataset.train, branch.batch_size, seed) for seed in (0, 7))
+    expected = [first[0], first[1], second[0], second[1]]
+    read = list(baselines._read_by(run, branch, dataset))
+    assert len(read) == 4
+    assert all(same(one, two) for one, two in zip(read, expected, strict=True))

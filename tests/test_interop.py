@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import load_config
+from helpers import load_config
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
@@ -22,8 +22,9 @@ from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Bigram, Transformer
 from wsdjax.data.device import DeviceSplit
 from wsdjax.errors import ConfigError
+from wsdjax.interop import weights
 from wsdjax.interop.foreign_config import check_weights, config_of
-from wsdjax.trainer.loop import Stopped, Trainer
+from wsdjax.trainer import Stopped, Trainer, Watch
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = {
@@ -568,7 +569,7 @@ def test_a_write_that_is_cut_short_leaves_no_other_model(llama, tmp_path, monkey
     def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(interop, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OSError, match=r"No space left on device: .*/model.safetensors"):
         interop.save_huggingface(model, params, there)
     assert [path.name for path in there.iterdir()] == ["model.safetensors"]
@@ -666,7 +667,7 @@ def test_a_tree_starts_from_a_directory(llama, tokens, tmp_path):
         tree=plans.cosine(4, 1),
     )
     branches, store = tree.resolve(config), BranchStore(tmp_path / "run")
-    trainer = Trainer(store, checkpoint_every=2)
+    trainer = Trainer(store, Watch(checkpoint_every=2))
     trainer.check(branches)
     store.register(branches)
     trainer.asked_to_stop = lambda: True

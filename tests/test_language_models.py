@@ -7,8 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, finish, load_config, rows_of, same, start
-from test_tokens import documents, write
+from helpers import ROOT, call, finish, load_config, rows_of, same, start, token_lists, write_shards
 
 from experiments.estimate import estimate
 from wsdjax import data, models, probes, tree
@@ -17,7 +16,7 @@ from wsdjax.config import Branch, Constant, Cooldown, Text
 from wsdjax.data import tokenizer
 from wsdjax.data.ngrams import ngram_loss
 from wsdjax.errors import ConfigError
-from wsdjax.trainer.loop import Trainer
+from wsdjax.trainer import Trainer
 from wsdjax.trainer.preflight import warn_of_another_tokenizer
 from wsdjax.training import cost
 
@@ -25,7 +24,7 @@ TINY = ROOT / "tests" / "configs" / "tiny_lm.py"
 
 
 def run(workdir, *more):
-    return finish(start("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *more))
+    return call("experiments.run", f"--config={TINY}", f"--workdir={workdir}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +41,17 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     assert "Transformer: 12,704 parameters, 2 seeds" in err
     assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
+    assert "experiments.report --baselines counts them" in out
+    assert "n-grams counted on" not in out
+    assert not (workdir / "baselines.json").exists()
+
+
+def test_n_grams_are_counted_when_asked_for_and_kept(trained):
+    """On what was read and on the whole text; a later report has them without counting."""
+    workdir = trained[0]
+    code, out, err = call("experiments.report", f"--workdir={workdir}", "--baselines")
+    assert code == 0, err
+    assert "takes a minute" in err
     counted = json.loads((workdir / "baselines.json").read_text())["bits_a_byte"]
     assert [list(each) for each in counted.values()] == 2 * [["bigram", "3-gram", "5-gram"]]
     few, many = (each["5-gram"] for each in counted.values())
@@ -52,6 +62,10 @@ def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     expected = ngram_loss(read, held_out, 2, 257) / np.log(2)
     assert next(iter(counted.values()))["bigram"] == pytest.approx(expected)
     assert f"counted on the {read.size:,} tokens that were read: bigram {expected:.3f}" in out
+    kept = (workdir / "baselines.json").stat()
+    _, again, _ = call("experiments.report", f"--workdir={workdir}")
+    assert again == out
+    assert (workdir / "baselines.json").stat().st_mtime_ns == kept.st_mtime_ns
     assert branch.start == 12, "1,536 tokens are 12 batches of 8 windows of 16"
 
 
@@ -62,7 +76,7 @@ def test_a_tokenizer_that_did_not_make_the_text_is_told(tmp_path, caplog):
     theirs = tokenizer.train_bpe("x", ["some text"], 300)
     theirs.save(str(weights / "tokenizer.json"))
     data_ = Text(str(directory), 8)
-    write(directory, {"train": [documents([90])], "test": [documents([40], 1)]})
+    write_shards(directory, {"train": [token_lists([90])], "test": [token_lists([40], 1)]})
     base = dataclasses.replace(load_config(TINY), data=data_, weights=str(weights))
     branches = {"trunk": Branch(steps=2, schedule=Constant())}
     (branch,) = tree.resolve(dataclasses.replace(base, tree=branches)).values()
@@ -88,8 +102,8 @@ def windows_of(batch):
 def test_text_that_was_prepared_anew_is_refused(tmp_path):
     """By what goes on with a stream of the old one; a stream of its own is another matter."""
     directory = tmp_path / "text"
-    spread = {"train": [documents([90])], "test": [documents([40], 1)]}
-    write(directory, spread)
+    spread = {"train": [token_lists([90])], "test": [token_lists([40], 1)]}
+    write_shards(directory, spread)
     base = dataclasses.replace(load_config(TINY), data=Text(str(directory), 8), seeds=1)
     branches = {
         "trunk": Branch(steps=2, schedule=Constant()),
@@ -100,7 +114,7 @@ def test_text_that_was_prepared_anew_is_refused(tmp_path):
     store = BranchStore(tmp_path / "w")
     store.register({"trunk": resolved["trunk"]})
     Trainer(store).check(resolved)
-    write(directory, {**spread, "train": [documents([90], 2)]})
+    write_shards(directory, {**spread, "train": [token_lists([90], 2)]})
     for name in ("trunk", "decay"):
         with pytest.raises(ConfigError, match=r"not the data that 'trunk' .* \(sha256 was"):
             Trainer(store).check({name: resolved[name]})
@@ -130,7 +144,7 @@ def test_a_node_is_probed_as_any_other(trained):
         "--examples=30",
         "--split=test",
     )
-    code, _, err = finish(start("experiments.probe", f"--workdir={workdir}", *arguments))
+    code, _, err = call("experiments.probe", f"--workdir={workdir}", *arguments)
     assert code == 0, err
     store = BranchStore(workdir)
     branch = store.branches()["decay"]
@@ -183,7 +197,7 @@ def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group()
 
 def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):
     arguments = ("--config=experiments/configs/lm_pythia160m.py", f"--workdir={tmp_path / 'w'}")
-    code, _, err = finish(start("experiments.run", *arguments))
+    code, _, err = call("experiments.run", *arguments)
     assert code == 2
     assert "python -m experiments.prepare text" in err
     assert len(err.strip().splitlines()) == 1

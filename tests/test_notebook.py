@@ -1,7 +1,7 @@
 """The notebook of probes runs as it stands, top to bottom."""
 
 import nbformat
-from conftest import ROOT
+from helpers import ROOT
 from nbclient import NotebookClient
 
 NOTEBOOK = ROOT / "experiments" / "notebooks" / "probes.ipynb"

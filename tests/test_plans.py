@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import load_config
+from helpers import load_config
 
 from wsdjax import plans, schedules, tree
 from wsdjax.config import (

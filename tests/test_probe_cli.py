@@ -9,10 +9,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import NO_CACHE, TINY, finish, rows_of, same, start
+from helpers import NO_CACHE, TINY, call, rows_of, same, start
 
-from experiments.probe import measured
 from experiments.probe.nodes import parse_node
+from experiments.report.probes import results as measured
+from experiments.report.probes.measure import with_error
 from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
@@ -30,14 +31,14 @@ def snapped(tmp_path_factory):
     """The tiny tree with snapshots after every sixth update."""
     workdir = tmp_path_factory.mktemp("snapped") / "w"
     arguments = ("--config.snapshot_every=6", f"--workdir={workdir}")
-    code, _, err = finish(start("experiments.run", f"--config={TINY}", *arguments))
+    code, _, err = call("experiments.run", f"--config={TINY}", *arguments)
     assert code == 0, err
     return workdir
 
 
 def probe(workdir, node, name, *more):
     arguments = (f"--workdir={workdir}", f"--node={node}", f"--probe={name}", *more)
-    return finish(start("experiments.probe", *arguments, "--examples=60"))
+    return call("experiments.probe", *arguments, "--examples=60")
 
 
 def file_of(directory, stem):
@@ -317,7 +318,7 @@ def test_a_node_that_is_not_there_is_refused(snapped, node, said):
 
 @pytest.mark.parametrize(("error", "said"), [(0.0, "0"), (None, "unknown"), (0.0123, "0.012")])
 def test_a_loss_is_told_with_its_error(error, said):
-    assert measured.with_error(1.23456, error) == f"1.235 ± {said}"
+    assert with_error(1.23456, error) == f"1.235 ± {said}"
 
 
 def test_more_examples_than_there_are(snapped):
@@ -334,7 +335,7 @@ def test_a_probe_that_was_killed_gives_what_one_that_was_not_gives(snapped, tmp_
     for workdir in (whole, killed):
         shutil.rmtree(workdir / "branches" / "trunk" / "probes", ignore_errors=True)
         shutil.rmtree(workdir / "branches" / "decay" / "probes", ignore_errors=True)
-    code, _, err = finish(start("experiments.probe", f"--workdir={whole}", *options))
+    code, _, err = call("experiments.probe", f"--workdir={whole}", *options)
     assert code == 0, err
     first = killed / "branches" / "trunk" / "probes"
     process = start("experiments.probe", f"--workdir={killed}", *options, **NO_CACHE)
@@ -343,7 +344,7 @@ def test_a_probe_that_was_killed_gives_what_one_that_was_not_gives(snapped, tmp_
     process.kill()
     process.wait()
     assert len(list(killed.glob("branches/*/probes/*.json"))) < 4, "it ended before it was killed"
-    code, out, err = finish(start("experiments.probe", f"--workdir={killed}", *options))
+    code, out, err = call("experiments.probe", f"--workdir={killed}", *options)
     assert code == 0, err
     assert out.count("is there") >= 1
     found = sorted(path.relative_to(whole) for path in whole.glob("branches/*/probes/*"))
@@ -490,7 +491,7 @@ def test_results_are_dropped_by_name(probed, tmp_path):
     names = sorted(path.name for path in directory.glob("*.json"))
 
     def drop(*arguments):
-        return finish(start("experiments.probe", "drop", f"--workdir={workdir}", *arguments))
+        return call("experiments.probe", "drop", f"--workdir={workdir}", *arguments)
 
     for arguments, said in (
         ((), "name the results"),
@@ -519,6 +520,6 @@ def test_snapshots_of_a_run_that_is_stopped_are_made_again(snapped, tmp_path):
     store.discard_after("cosine", 35)
     assert 36 not in store.nodes("cosine")
     arguments = (f"--config={TINY}", "--config.snapshot_every=6", f"--workdir={workdir}")
-    code, _, err = finish(start("experiments.run", *arguments))
+    code, _, err = call("experiments.run", *arguments)
     assert code == 0, err
     assert same(store.params("cosine", 36), BranchStore(snapped).params("cosine", 36))

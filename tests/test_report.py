@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
-from conftest import finish, load_config, start
+from helpers import call, grow, load_config, with_tree
 from matplotlib.figure import Figure
-from test_branch import grow, with_tree
 
 from experiments.report import style, tables
 from experiments.report.bound import overlays
@@ -190,6 +189,6 @@ def test_a_config_with_fields_of_another_kind_is_named(tmp_path):
 
 def test_a_report_of_no_run(tmp_path):
     (tmp_path / "branches").mkdir()
-    code, _, err = finish(start("experiments.report", f"--workdir={tmp_path}"))
+    code, _, err = call("experiments.report", f"--workdir={tmp_path}")
     assert (code, err.count("\n")) == (2, 1)
     assert "no run is there" in err

@@ -12,10 +12,23 @@ import sys
 import time
 
 import jax
-import numpy as np
 import pytest
-from conftest import NO_CACHE, ROOT, TINY, finish, load_config, rows_of, same, start
+from helpers import (
+    NO_CACHE,
+    ROOT,
+    TINY,
+    Silent,
+    Stop,
+    finish,
+    flip_a_byte,
+    kill,
+    load_config,
+    rows_of,
+    same,
+    start,
+)
 
+from wsdjax import trainer as train
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.branches.checkpoints import Checkpoints
@@ -23,8 +36,7 @@ from wsdjax.branches.metrics import read
 from wsdjax.config import Branch, Constant, Cooldown, Overrides
 from wsdjax.errors import UserError
 from wsdjax.files import read_json, write_json
-from wsdjax.trainer import loop as train
-from wsdjax.trainer.loop import Stopped, Trainer
+from wsdjax.trainer import Stopped, Trainer, Watch
 
 BRANCHES = ("trunk", "decay", "cosine")
 
@@ -66,20 +78,6 @@ def test_ten_kills_leave_no_trace(finished, tmp_path):
     assert_same_run(workdir, finished)
 
 
-def kill(what, branch, step, *arguments) -> int:
-    """Runs an entry point until it dies there; how it ended."""
-    script = [sys.executable, str(ROOT / "tests" / "killed.py"), what, branch, str(step)]
-    process = subprocess.run(
-        [*script, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    return process.returncode
-
-
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds):
     """Three stops; once the newest checkpoint of one is lost, and the group goes back to the
@@ -97,13 +95,13 @@ def test_siblings_that_were_stopped_end_as_if_they_had_not_been(tmp_path, seeds)
     assert stopped.siblings("b") == ["a", "b"]
     for until in (7, 12, 13):
         with stopped.lock(), pytest.raises(Stop):
-            Trainer(stopped, Silent(until), 4, 5).train(["a", "b"])
+            Trainer(stopped, Watch(4, 5, progress=Silent(until))).train(["a", "b"])
         if until == 12:
             assert stopped.steps("b") == stopped.steps("a") == [5, 10]
             stopped.discard_after("b", 5)
     for store in stores:
         with store.lock():
-            Trainer(store, Silent(), 4, 5).train(["a", "b"])
+            Trainer(store, Watch(4, 5, progress=Silent())).train(["a", "b"])
     for name in branches:
         assert rows_of(stopped, name) == rows_of(whole, name)
         assert same(stopped.restore(name), whole.restore(name))
@@ -118,7 +116,7 @@ def test_a_stop_that_is_asked_for_saves_first(finished, tmp_path):
     seen = []
     progress.update = lambda step, loss, rate: seen.append(step)
     with store.lock(), pytest.raises(Stopped, match="trunk is saved at update 9 of 24"):
-        Trainer(store, progress, 7, 5, asked_to_stop=lambda: len(seen) >= 8).train(["trunk"])
+        Trainer(store, Watch(7, 5, progress=progress), lambda: len(seen) >= 8).train(["trunk"])
     assert store.steps("trunk") == [5, 9]
     code, _, err = finish(
         start("experiments.run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}")
@@ -288,19 +286,20 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
     for store in stores:
         store.register(tree.resolve(config))
         with store.lock():
-            Trainer(store, Silent(), 7, 5).train(["trunk", "early"])
+            Trainer(store, Watch(7, 5, progress=Silent())).train(["trunk", "early"])
     damaged, whole = stores
     flip_a_byte(tmp_path / "damaged/branches/trunk/checkpoints/8")
     shutil.rmtree(tmp_path / "damaged/branches/early")
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from test_resume import *\n"
-        "from wsdjax.config import Cooldown\n"
+        "from helpers import *\n"
+        "from wsdjax.config import *\n"
         f"branches = {branches!r}\n"
         "config = dataclasses.replace(load_config(), tree=branches)\n"
         f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
         "store.register(tree.resolve(config))\n"
-        "with store.lock(): Trainer(store, Silent(), 7, 5).train(['trunk', 'early'])\n"
+        "watch = Watch(7, 5, progress=Silent())\n"
+        "with store.lock(): Trainer(store, watch).train(['trunk', 'early'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -324,14 +323,6 @@ def run_again(workdir) -> str:
     return err
 
 
-def flip_a_byte(checkpoint):
-    numbers = [path for path in checkpoint.glob("state/*/c/**/*") if path.is_file()]
-    largest = max(numbers, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
-
-
 @pytest.fixture
 def with_snapshots(tmp_path):
     """A trunk and its decay with a snapshot at every third update, and how to train it again."""
@@ -345,7 +336,7 @@ def with_snapshots(tmp_path):
         store = BranchStore(workdir)
         with store.lock():
             store.register(resolved)
-            Trainer(store, Silent(until), 7, 6, snapshot_every=3).train(list(resolved))
+            Trainer(store, Watch(7, 6, 3, progress=Silent(until))).train(list(resolved))
         return store
 
     return grow
@@ -433,28 +424,13 @@ def test_a_snapshot_stays_in_the_record_of_later_checkpoints(with_snapshots, tmp
     assert again.lost_snapshots("trunk") == [3]
 
 
-class Stop(Exception):
-    pass
-
-
-class Silent(train.Silent):
-    """It can stop the run after an update."""
-
-    def __init__(self, until=None):
-        self.until = until
-
-    def update(self, step, loss, rate):
-        assert np.isfinite(loss)
-        if step == self.until:
-            raise Stop
-
-
 @pytest.fixture
 def trainer():
     config = load_config()
 
     def make(store, keep_until=None):
-        inner = Trainer(store, Silent(keep_until), config.eval_every, config.checkpoint_every)
+        watch = Watch(config.eval_every, config.checkpoint_every, progress=Silent(keep_until))
+        inner = Trainer(store, watch)
         if keep_until is None:
             return inner
 

@@ -112,7 +112,7 @@ def test_replicates_are_as_alone_and_no_logit_depends_on_a_later_token(config):
         assert not np.allclose(changed[:, 4:], logits[i, :, 4:], atol=1e-6)
 
 
-def test_bfloat16_is_close_to_float32(config):
+def test_bfloat16_is_close_to_float32(config, compiled_fully):
     config = dataclasses.replace(config, compute="bfloat16")
     exact, model = models.build(config), models.build(config, training=True)
     params = jax.jit(model.init)(jax.random.key(0))

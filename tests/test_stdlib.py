@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from test_text import read, texts
+from helpers import documents_of, texts
 
 from wsdjax import data
 from wsdjax.config import Stdlib
@@ -33,7 +33,8 @@ def library(tmp_path, monkeypatch):
 def test_the_library_is_split_by_file_and_prepared_once(name, library, monkeypatch):
     config = Stdlib(name, length=32, eval_size=3)
     dataset = data.load(config)
-    assert (config.classes, config.examples) == (
+    described = config.describe()
+    assert (described.classes, described.examples) == (
         257 if name == "bytes" else 300,
         dataset.train.size,
     )
@@ -46,7 +47,7 @@ def test_the_library_is_split_by_file_and_prepared_once(name, library, monkeypat
         for split, held_out in (("train", False), ("test", True)):
             expected = [list(made[p].encode()) for p in paths if (number[p] == 0) == held_out]
             assert expected
-            assert read(directory, split) == expected
+            assert documents_of(directory, split) == expected
     stdlib.describe.cache_clear()
     monkeypatch.setattr(stdlib, "prepare", None)  # it is not called again
     assert data.load(config).train.size == dataset.train.size
@@ -89,7 +90,7 @@ def test_two_that_prepare_at_once_make_one(library, monkeypatch):
     monkeypatch.setattr(stdlib, "prepare", overtaken)
     described = stdlib.describe("bytes")
     assert [described.directory] == list(library.iterdir())
-    assert Stdlib(length=32).examples > 0
+    assert Stdlib(length=32).describe().examples > 0
 
 
 def test_the_real_library_is_megabytes_of_text(monkeypatch, tmp_path):

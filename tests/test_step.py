@@ -16,7 +16,15 @@ from wsdjax.training.step import make_evaluate, make_step
 
 pytestmark = pytest.mark.usefixtures("full_precision")
 MODEL = models.build(CNN(widths=(4, 4)))
+STEP = make_step(MODEL)
+LOSS_AND_GRADIENT = jax.jit(jax.value_and_grad(MODEL.loss))
 CONFIG = AdamW(peak_value=1e-2, weight_decay=0.3, clip_norm=0.5, b1=0.8, b2=0.95)
+
+
+def created(*seeds, dtype=jnp.float32):
+    """The initial state of these seeds, whose numbers are of `dtype`."""
+    state = jax.jit(lambda: states.create(MODEL, seeds))()
+    return jax.tree.map(as_float64, state) if dtype == jnp.float64 else state
 
 
 def batches(count, replicates, dtype=jnp.float32):
@@ -35,7 +43,7 @@ def hypers(rates, replicates):
 
 def test_adamw_is_optaxs():
     """Over ten updates, with clipping, and the decay on kernels only."""
-    params = MODEL.init(jax.random.key(0))
+    params = states.replicate(created(0), 0).params
     rates = np.linspace(1e-2, 1e-3, 10)
     reference = optax.chain(
         optax.clip_by_global_norm(CONFIG.clip_norm),
@@ -49,14 +57,14 @@ def test_adamw_is_optaxs():
         ),
     )
     ours, theirs = (params, optim.init(params)), (params, reference.init(params))
-    gradient = jax.jit(jax.grad(MODEL.loss))
     for rate, batch in zip(rates, batches(10, 1), strict=True):
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
         updates, state = optim.adamw(optim.hyper(CONFIG, rate)).update(
-            gradient(ours[0], batch), ours[1], ours[0]
+            LOSS_AND_GRADIENT(ours[0], batch)[1], ours[1], ours[0]
         )
         ours = optax.apply_updates(ours[0], updates), state
-        updates, state = reference.update(gradient(theirs[0], batch), theirs[1], theirs[0])
+        gradient = LOSS_AND_GRADIENT(theirs[0], batch)[1]
+        updates, state = reference.update(gradient, theirs[1], theirs[0])
         theirs = optax.apply_updates(theirs[0], updates), state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours[0], theirs[0])
 
@@ -64,9 +72,9 @@ def test_adamw_is_optaxs():
 def test_the_first_update_by_hand():
     """theta - eta (g / (|g| + eps) + lambda theta) on kernels; no decay on biases."""
     config = dataclasses.replace(CONFIG, clip_norm=float("inf"))
-    params = MODEL.init(jax.random.key(0))
+    params = states.replicate(created(0), 0).params
     batch = jax.tree.map(lambda leaf: leaf[0], next(batches(1, 1)))
-    gradients = jax.grad(MODEL.loss)(params, batch)
+    gradients = LOSS_AND_GRADIENT(params, batch)[1]
     updates, _ = optim.adamw(optim.hyper(config, 0.01)).update(
         gradients, optim.init(params), params
     )
@@ -80,17 +88,16 @@ def test_the_first_update_by_hand():
 def test_replicates_are_as_alone_in_float64():
     """Three seeds in one program equal each seed alone, over fifty updates."""
     with jax.enable_x64(True):
-        state = jax.tree.map(as_float64, states.create(MODEL, [0, 1, 2]))
-        alone = [jax.tree.map(as_float64, states.create(MODEL, [i])) for i in range(3)]
-        step = make_step(MODEL)
+        state = created(0, 1, 2, dtype=jnp.float64)
+        alone = [created(i, dtype=jnp.float64) for i in range(3)]
         rates = np.linspace(1e-2, 0, 50)
         data = [jax.tree.map(as_float64, b) for b in batches(50, 3)]
         for batch, hyper in zip(data, hypers(rates, 3), strict=True):
-            state, _ = step(state, batch, hyper)
+            state, _ = STEP(state, batch, hyper)
         for i in range(3):
             for batch, hyper in zip(data, hypers(rates, 1), strict=True):
                 mine = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch)
-                alone[i], _ = step(alone[i], mine, hyper)
+                alone[i], _ = STEP(alone[i], mine, hyper)
             together = states.section(state, i, i + 1).params
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9),
@@ -105,14 +112,14 @@ def as_float64(leaf):
 
 def test_metrics_belong_to_before_the_update():
     """Loss, gradient and parameter norm of theta_n-1 on batch n; the update's own norm."""
-    state = states.create(MODEL, [0, 1])
+    state = created(0, 1)
     before = jax.tree.map(np.asarray, state.params)
     batch, hyper = next(batches(1, 2)), next(hypers([0.01], 2))
-    after, metrics = make_step(MODEL)(state, batch, hyper)
+    after, metrics = STEP(state, batch, hyper)
     assert int(after.step) == 1
     for i in range(2):
         params, mine = jax.tree.map(lambda leaf, i=i: leaf[i], (before, batch))
-        loss, gradient = jax.value_and_grad(MODEL.loss)(params, mine)
+        loss, gradient = LOSS_AND_GRADIENT(params, mine)
         moved = jax.tree.map(lambda a, b, i=i: a[i] - b, after.params, params)
         for name, expected in (
             ("loss", loss),
@@ -124,7 +131,7 @@ def test_metrics_belong_to_before_the_update():
 
 
 def test_other_hyperparameters_compile_nothing_new():
-    step, state = make_step(MODEL), states.create(MODEL, [0])
+    step, state = make_step(MODEL), created(0)
     batch = next(batches(1, 1))
     for rate in (0.1, 0.01):
         state, _ = step(state, batch, next(hypers([rate], 1)))
@@ -135,7 +142,7 @@ def test_other_hyperparameters_compile_nothing_new():
 
 def test_an_evaluation_weighs_a_batch_by_its_examples():
     """A ragged last batch changes nothing: the mean is over examples, not over batches."""
-    state = states.create(MODEL, [0, 1])
+    state = created(0, 1)
     batch = jax.tree.map(lambda leaf: leaf[0], next(batches(1, 1)))
     ragged = [jax.tree.map(lambda leaf, s=s: leaf[s], batch) for s in (slice(5), slice(5, 8))]
     evaluate = make_evaluate(MODEL)
@@ -143,8 +150,9 @@ def test_an_evaluation_weighs_a_batch_by_its_examples():
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6)
     params = states.replicate(state, 1).params
-    np.testing.assert_allclose(whole["loss"][1], MODEL.loss(params, batch), rtol=1e-6)
-    right = MODEL.apply(params, batch["inputs"]).argmax(-1) == batch["targets"]
+    loss = LOSS_AND_GRADIENT(params, batch)[0]
+    np.testing.assert_allclose(whole["loss"][1], loss, rtol=1e-6)
+    right = jax.jit(MODEL.apply)(params, batch["inputs"]).argmax(-1) == batch["targets"]
     assert whole["accuracy"][1] == pytest.approx(float(right.mean()))
 
 
@@ -154,7 +162,7 @@ def test_micro_batches_are_the_large_batch():
         data = [jax.tree.map(as_float64, b) for b in batches(3, 2)]
         found = []
         for accumulate in (1, 4):
-            state = jax.tree.map(as_float64, states.create(MODEL, [0, 1]))
+            state = created(0, 1, dtype=jnp.float64)
             step = make_step(MODEL, accumulate=accumulate)
             for batch, hyper in zip(data, hypers([1e-2, 1e-2, 1e-3], 2), strict=True):
                 state, metrics = step(state, batch, hyper)
@@ -180,7 +188,7 @@ def test_micro_batches_bound_what_is_in_memory_at_a_time():
 
 def test_the_state_is_donated():
     """Its memory becomes the new state's."""
-    state = states.create(MODEL, [0])
-    new, _ = make_step(MODEL)(state, next(batches(1, 1)), next(hypers([1e-3], 1)))
+    state = created(0)
+    new, _ = STEP(state, next(batches(1, 1)), next(hypers([1e-3], 1)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))

@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow
 import pytest
 import zstandard
-from conftest import ROOT, command, finish, start
+from helpers import ROOT, command, documents_of, finish, start, texts
 from pyarrow import parquet
 
 from experiments.prepare import __main__ as prepare
 from experiments.prepare import documents as reading
 from experiments.prepare import hub
-from experiments.prepare import records as prepare_records
+from experiments.prepare import jobs as prepare_jobs
 from experiments.prepare.documents import documents
 from experiments.prepare.jobs import Made, split_into_jobs
 from experiments.prepare.sources import Source, find
@@ -31,13 +31,6 @@ from wsdjax import data
 from wsdjax.config import Text
 from wsdjax.data import tokenizer, tokens
 from wsdjax.errors import UserError
-
-
-def texts(count, seed=0, words=30):
-    """Documents in several alphabets, with line ends and what looks like a separator."""
-    random = np.random.default_rng(seed)
-    known = ["loss", "rate", "Grüße", "温度", "\n", "<|endoftext|>", "😀", "\t", "steps"]
-    return [f"{i} " + " ".join(random.choice(known, words)) for i in range(count)]
 
 
 def write_jsonl(path: Path, documents, field="text"):
@@ -62,9 +55,9 @@ def write_parquet(path: Path, documents, field="text"):
     parquet.write_table(rows, path, row_group_size=3)
 
 
-def run(out: Path, *arguments: str, tokenizer="bytes", held_out="0.4", workers="1"):
-    """The command, in this process; its jobs run in others."""
-    prepare.main(
+def attempt(out: Path, *arguments: str, tokenizer="bytes", held_out="0.4", workers="1") -> int:
+    """The exit code of the command, in this process; its jobs run in others."""
+    return prepare.main(
         [
             "text",
             *("--out", str(out), "--tokenizer", tokenizer),
@@ -74,30 +67,17 @@ def run(out: Path, *arguments: str, tokenizer="bytes", held_out="0.4", workers="
     )
 
 
+def run(*arguments, **options) -> None:
+    assert attempt(*arguments, **options) == 0
+
+
 def refused(capsys, *arguments, **options) -> str:
     """The one line that the command ends with."""
-    with pytest.raises(SystemExit) as error:
-        run(*arguments, **options)
-    assert error.value.code == 2
+    assert attempt(*arguments, **options) == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1, said
     return said
-
-
-def read(out: Path, split: str) -> list[list[int]]:
-    """The documents of a split, by the shards' own bytes."""
-    found: list[list[int]] = []
-    for path in sorted(out.glob(f"{split}-*.tokens")):
-        document: list[int] = []
-        for token in np.frombuffer(path.read_bytes()[64:], "<u2").tolist():
-            if token == tokens.describe(out).separator:
-                found.append(document)
-                document = []
-            else:
-                document.append(token)
-        assert not document
-    return found
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -124,7 +104,7 @@ def test_every_format_gives_its_documents_in_order(tmp_path):
     order = [*range(40), *range(20, 25)]
     for split, kept in (("train", False), ("test", True)):
         expected = [list(made[i].encode()) for i in order if held_out[i] == kept]
-        assert read(tmp_path / "out", split) == expected
+        assert documents_of(tmp_path / "out", split) == expected
     dataset = data.load(Text(str(tmp_path / "out"), 16))
     assert dataset.train.part(0, 1)["inputs"].shape == (1, 16)
 
@@ -221,8 +201,9 @@ def test_what_came_to_nothing_is_begun_anew(tmp_path, capsys):
     write_jsonl(path, texts(40), "txt")
     prepared = ("text", "--tokenizer=bytes", "--held_out=0.4", "--workers=1")
     assert "it has meta, txt. Name it with --text_field" in refused(capsys, out, str(path))
-    prepare.main([*prepared, f"--out={out}", "--input", str(path), "--text_field=txt"])
-    assert len(read(out, "train") + read(out, "test")) == 40
+    arguments = [*prepared, f"--out={out}", "--input", str(path), "--text_field=txt"]
+    assert prepare.main(arguments) == 0
+    assert len(documents_of(out, "train") + documents_of(out, "test")) == 40
     said = capsys.readouterr().out
     assert "held-out tokens: --held_out takes a larger share" in said
     other, path = tmp_path / "other", tmp_path / "b.txt"
@@ -231,7 +212,7 @@ def test_what_came_to_nothing_is_begun_anew(tmp_path, capsys):
     for i, text in enumerate(texts(20)):
         (tmp_path / f"{i}.txt").write_text(text)
     run(other, str(tmp_path / "*.txt"))
-    assert len(read(other, "train") + read(other, "test")) == 20
+    assert len(documents_of(other, "train") + documents_of(other, "test")) == 20
 
 
 def test_a_document_is_neither_cut_nor_padded(tmp_path):
@@ -273,7 +254,7 @@ def test_a_learned_tokenizer_gives_its_own_tokens(corpus, tmp_path):
     again = tokenizer.train_bpe("x", texts(60), 300)
     assert again.fingerprint == trained.fingerprint
     run(tmp_path / "out", corpus.replace("*", "00"), tokenizer=str(path), workers="2")
-    found = read(tmp_path / "out", "train") + read(tmp_path / "out", "test")
+    found = documents_of(tmp_path / "out", "train") + documents_of(tmp_path / "out", "test")
     expected = [each.tolist() for each in trained.encode(texts(60))]
     assert sorted(found) == sorted(expected)
     described = tokens.describe(tmp_path / "out")
@@ -536,7 +517,9 @@ def test_what_is_prepared_within_its_own_corpus_is_no_corpus(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", texts(40))
     for _ in range(2):
         run(tmp_path / "out", str(tmp_path))
-    assert len(read(tmp_path / "out", "train") + read(tmp_path / "out", "test")) == 40
+    assert (
+        len(documents_of(tmp_path / "out", "train") + documents_of(tmp_path / "out", "test")) == 40
+    )
 
 
 def ascii_only(path: Path) -> str:
@@ -662,7 +645,7 @@ def test_what_was_touched_or_moved_is_unchanged_and_what_changed_is_refused(
 def test_a_full_disk_is_told_of_with_the_file_and_what_to_do(tmp_path, capsys, monkeypatch):
     (tmp_path / "jobs.jsonl").symlink_to("/dev/full")
     done = Made(0, [], [])
-    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_records.add(tmp_path, done))
+    monkeypatch.setattr(prepare, "prepare_text", lambda *_: prepare_jobs.add(tmp_path, done))
     said = refused(capsys, tmp_path, "any")
     assert f"{tmp_path / 'jobs.jsonl'}: No space left on device: make room" in said
 
@@ -696,7 +679,7 @@ def test_bad_rows_are_left_out_counted_and_told(tmp_path, capsys):
     assert f"  {path}, line 42: no JSON (Expecting" in said
     assert "jobs.jsonl has more" in said
     assert tokens.describe(out).rows_left_out == 31
-    assert len(read(out, "train") + read(out, "test")) == 40
+    assert len(documents_of(out, "train") + documents_of(out, "test")) == 40
     assert "31 rows were left out, such as" in refused(capsys, out, str(path))
 
 

@@ -6,44 +6,20 @@ import hashlib
 import json
 import os
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import FINGERPRINT, SEPARATOR, VOCABULARY, token_lists, write_shards
 
 from experiments.prepare.text import verify
 from experiments.report.baselines import bits_a_byte
 from wsdjax import data, tree
-from wsdjax.config import Text
+from wsdjax.config import Text, describe_all
 from wsdjax.data import tokens
 from wsdjax.data.host import HostSplit, _order
 from wsdjax.errors import UserError
 
-VOCABULARY, SEPARATOR, LENGTH = 97, 96, 8
-FINGERPRINT, OTHER = "ab" * 32, "cd" * 32
-
-
-def write(directory: Path, splits, vocabulary=VOCABULARY) -> tokens.Description:
-    """Shards of these lists of documents: ``{"train": [[document, ...], ...], "test": ...}``."""
-    directory.mkdir(exist_ok=True)
-    shards: dict[str, list[tokens.Shard]] = {}
-    for split, lists in splits.items():
-        for number, documents in enumerate(lists):
-            path = directory / tokens.shard_name(split, number)
-            writer = tokens.ShardWriter(path, FINGERPRINT, vocabulary)
-            for document in documents:
-                writer.write_document(np.asarray(document), SEPARATOR, len(document))
-            writer.close()
-            shard = tokens.read_shard(path, FINGERPRINT, vocabulary)
-            shards.setdefault(split, []).append(shard)
-    described = tokens.Description(directory, "test", FINGERPRINT, vocabulary, SEPARATOR, shards)
-    tokens.write_description(described)
-    return described
-
-
-def documents(sizes, seed=0, vocabulary=SEPARATOR):
-    random = np.random.default_rng(seed)
-    return [random.integers(0, vocabulary, size) for size in sizes]
+LENGTH, OTHER = 8, "cd" * 32
 
 
 def joined(texts):
@@ -53,18 +29,18 @@ def joined(texts):
 @pytest.fixture
 def directory(tmp_path):
     splits = {
-        "train": [documents([30, 0, 41], 1), documents([5], 2), documents([70, 19], 3)],
-        "test": [documents([60], 4)],
+        "train": [token_lists([30, 0, 41], 1), token_lists([5], 2), token_lists([70, 19], 3)],
+        "test": [token_lists([60], 4)],
     }
-    write(tmp_path / "text", splits)
+    write_shards(tmp_path / "text", splits)
     return tmp_path / "text"
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 2**16, 2**16 + 1, 2**20])
 def test_what_is_written_is_read(vocabulary, tmp_path):
     """In 2 bytes a token where the vocabulary allows; a separator ends each document."""
-    texts = [np.where(t == SEPARATOR, 0, t) for t in documents([50, 33], vocabulary=vocabulary)]
-    described = write(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
+    texts = [np.where(t == SEPARATOR, 0, t) for t in token_lists([50, 33], vocabulary=vocabulary)]
+    described = write_shards(tmp_path / "text", {"train": [texts], "test": [texts]}, vocabulary)
     assert tokens.describe(tmp_path / "text") == described
     (shard,) = described.splits["train"]
     written = joined(texts).astype("<u2" if vocabulary <= 2**16 else "<u4").tobytes()
@@ -87,7 +63,7 @@ def test_window_i_of_a_shard_starts_at_i_times_the_length(directory, mapped, mon
     described = tokens.describe(directory)
     windows = tokens.Windows(described, "train", LENGTH)
     shards = [
-        joined(documents(sizes, seed))
+        joined(token_lists(sizes, seed))
         for seed, sizes in ((1, [30, 0, 41]), (2, [5]), (3, [70, 19]))
     ]
     expected = [
@@ -112,9 +88,11 @@ def test_fewer_windows_are_spread_evenly_over_all(directory):
 
 def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
     config = Text(str(directory), LENGTH, eval_tokens=30)
-    assert (config.classes, config.examples, config.units) == (VOCABULARY, 20, LENGTH)
-    assert tree.units(config, 4) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
-    assert config.facts()["bytes_per_token"] == 1
+    described = config.describe()
+    assert (described.classes, described.examples, config.units) == (VOCABULARY, 20, LENGTH)
+    known = describe_all([config])
+    assert tree.units(config, 4, None, known) == {"epochs": 5, "tokens": 1 / (4 * LENGTH)}
+    assert described.facts["bytes_per_token"] == 1
     dataset = data.load(config)
     assert (dataset.train.size, dataset.test.size) == (20, 3)
     assert [len(b["targets"]) for b in data.in_order(dataset.test, 2)] == [2, 1]
@@ -131,7 +109,7 @@ def test_bits_a_byte_are_of_the_held_out_text(tmp_path):
         shards[split] = [tokens.read_shard(path, FINGERPRINT, VOCABULARY)]
     described = tokens.Description(tmp_path, "test", FINGERPRINT, VOCABULARY, SEPARATOR, shards)
     tokens.write_description(described)
-    size = Text(str(tmp_path), LENGTH).facts()["bytes_per_token"]
+    size = Text(str(tmp_path), LENGTH).describe().facts["bytes_per_token"]
     assert size == pytest.approx(301 / 61)
     assert bits_a_byte(np.log(2) * size, size) == pytest.approx(1)
 
@@ -149,6 +127,13 @@ def test_a_stream_of_text_is_a_function_of_seed_and_step(directory):
             np.testing.assert_array_equal(data.Stream(train, 6, 3)[t][name], batch[name])
             np.testing.assert_array_equal(beside[t][name][1], batch[name])
     assert not np.array_equal(first["inputs"], stream[1]["inputs"])
+
+
+def test_the_rows_of_one_process_are_those_of_the_batch(directory):
+    stream = data.Stream(data.load(Text(directory, LENGTH)).train, 6, (0, 7))
+    for name, leaf in stream[5].items():
+        parts = [stream.rows(5, *rows)[name] for rows in ((0, 1), (1, 4), (4, 6))]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), leaf)
 
 
 def test_every_epoch_is_another_permutation(directory):
@@ -320,7 +305,7 @@ def test_a_separator_within_a_document_is_not_written(tmp_path):
 
 def test_a_split_without_a_whole_window_is_told(directory):
     """Before anything is loaded too: the config needs the number of windows."""
-    for read in (lambda config: config.examples, data.load):
+    for read in (Text.describe, data.load):
         with pytest.raises(UserError, match=r"tokens.json: the longest shard of 'train' has 91"):
             read(Text(str(directory), 91))
     with pytest.raises(UserError, match=r"the longest shard of 'test' has 61 tokens.*window 67"):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import load_config
+from helpers import load_config
 
 from wsdjax import plans, schedules, tree
 from wsdjax.config import (
@@ -15,6 +15,7 @@ from wsdjax.config import (
     Branch,
     Constant,
     Cooldown,
+    Experiment,
     Overrides,
     Photos,
     Stdlib,
@@ -263,7 +264,7 @@ def test_a_whole_number_will_do_for_a_float():
 def test_a_config_survives_json():
     """Infinite clipping and tuples included; so does a branch."""
     config = load_config()
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), Experiment) == config
     for branch in tree.resolve(config).values():
         assert ResolvedBranch.from_json(json.loads(json.dumps(branch.to_json()))) == branch
 
@@ -274,7 +275,7 @@ def test_whatever_is_called_type_survives_json():
     config.tree["type"] = Branch(3, Cooldown(), "trunk", Overrides(clip_norm=float("inf")))
     config.compare = {"type": ("type",), "inf": ("decay",)}
     validate(config)
-    read = from_json(json.loads(json.dumps(to_json(config))))
+    read = from_json(json.loads(json.dumps(to_json(config))), Experiment)
     assert read == config
     assert read.tree["type"].optimizer.clip_norm == float("inf")
     branch = tree.resolve(config)["type"]
@@ -318,14 +319,11 @@ def test_micro_batches_and_first_weights_are_part_of_a_branch():
         assert len(tree.groups({"trunk": trunk, "other": other})) == 2
 
 
-def test_an_edge_of_the_first_format_streams_by_its_own_seed():
-    fields = tree.resolve(dataclasses.replace(load_config(), seed=5))["trunk"].to_json()
-    later = ("data_seed", "data_start", "reset_optimizer", "averages", "accumulate", "weights")
-    for new in later:
-        del fields[new]
-    branch = ResolvedBranch.from_json(fields)
-    assert (branch.data_seed, branch.data_start, branch.reset_optimizer) == (5, 0, False)
-    assert (branch.accumulate, branch.weights) == (1, "")
+def test_a_branch_that_lacks_a_field_or_has_another_is_refused():
+    fields = tree.resolve(load_config())["trunk"].to_json()
+    del fields["data_seed"]
+    with pytest.raises(ConfigError, match="lacks, or should not hold, data_seed, more"):
+        ResolvedBranch.from_json({**fields, "more": 1})
 
 
 def test_a_branch_may_be_called_inf():

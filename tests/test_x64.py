@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import same
+from helpers import same
 from losses import mlp, mlp_loss
 
 from wsdjax import data, models, probes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,22 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def checksums(tree: Any, first_format: bool = False) -> dict[str, int]:
+def checksums(tree: Any) -> dict[str, int]:
     """A 32-bit checksum for each leaf by its path, the same however the leaf is sharded.
 
     The sum of the leaf's words, each scrambled with its position: a change of one word always
-    changes it, any other with a chance of 1 - 2^-32. In the first format of checkpoints a word
-    was multiplied by an odd number instead, which misses two flipped signs.
+    changes it, any other with a chance of 1 - 2^-32.
     """
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
-    sums = jax.device_get(_sums(list(leaves), first_format))
+    sums = jax.device_get(_sums(list(leaves)))
     return {jax.tree_util.keystr(p): int(s) for p, s in zip(paths, sums, strict=True)}
 
 
-@partial(jax.jit, static_argnums=1)
-def _sums(leaves: list[jax.Array], first_format: bool) -> list[jax.Array]:
-    weigh = _multiplied if first_format else _scrambled
-    return [jnp.sum(weigh(_words(leaf)), dtype=jnp.uint32) for leaf in leaves]
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.sum(_scrambled(_words(leaf)), dtype=jnp.uint32) for leaf in leaves]
 
 
 def _words(leaf: jax.Array) -> jax.Array:
@@ -35,19 +32,15 @@ def _words(leaf: jax.Array) -> jax.Array:
 
 def _scrambled(words: jax.Array) -> jax.Array:
     # The finaliser of MurmurHash3, a bijection of 32-bit words.
-    x = words ^ (_positions(words, stride=1) * np.uint32(0x9E3779B9) + np.uint32(1))
+    x = words ^ (_positions(words) * np.uint32(0x9E3779B9) + np.uint32(1))
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
-def _multiplied(words: jax.Array) -> jax.Array:
-    return words * (_positions(words, stride=2) + np.uint32(1))
-
-
-def _positions(words: jax.Array, stride: int) -> jax.Array:
-    """`stride` times each word's place in row-major order, modulo 2^32."""
-    found = jnp.zeros(words.shape, jnp.uint32)
+def _positions(words: jax.Array) -> jax.Array:
+    """Each word's place in row-major order, modulo 2^32."""
+    stride, found = 1, jnp.zeros(words.shape, jnp.uint32)
     for axis in reversed(range(words.ndim)):
         found += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride % 2**32)
         stride *= words.shape[axis]

@@ -203,7 +203,7 @@ _REMEDIES = {
 
 
 def explained(error: OSError) -> str:
-    """What the system said, of which file, and what to do, in a line."""
+    """The system's error, the file, and what to do, in a line."""
     said = error.strerror or " ".join(str(error).split())
     of = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno or 0)

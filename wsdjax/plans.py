@@ -34,14 +34,14 @@ def wsd(
 ) -> Tree:
     """`trunk` and `decay`; along them the rate is ``schedules.wsd`` over `total_steps`."""
     return {
-        "trunk": _branch(combined([total_steps], [decay_steps]), Constant(warmup_steps)),
-        "decay": _branch(decay_steps, Cooldown(shape, end_value), "trunk"),
+        "trunk": Branch(combined([total_steps], [decay_steps]), Constant(warmup_steps)),
+        "decay": Branch(decay_steps, Cooldown(shape, end_value), "trunk"),
     }
 
 
 def cosine(total_steps: Length, warmup_steps: Length, end_value: float = 0.0) -> Tree:
     """`cosine`, one branch from the initialisation; its rate is ``schedules.warmup_cosine``."""
-    return {"cosine": _branch(total_steps, WarmupCosine(warmup_steps, end_value))}
+    return {"cosine": Branch(total_steps, WarmupCosine(warmup_steps, end_value))}
 
 
 def cooldown_lengths(
@@ -58,10 +58,10 @@ def cooldown_lengths(
     decays = [share(end, decay_fraction) for end in ends]
     stable = [combined([end], [decay]) for end, decay in zip(ends, decays, strict=True)]
     trunk = f"{name}_trunk"
-    branches = {trunk: _branch(stable[-1], Constant(warmup_steps))}
+    branches = {trunk: Branch(stable[-1], Constant(warmup_steps))}
     for i, (start, decay) in enumerate(zip(stable, decays, strict=True), start=1):
         at = trunk if i == len(ends) else f"{trunk}@{start}"
-        branches[f"{name}_{i}"] = _branch(decay, Cooldown(shape, end_value), at)
+        branches[f"{name}_{i}"] = Branch(decay, Cooldown(shape, end_value), at)
     return branches
 
 
@@ -86,12 +86,12 @@ def wsd_s(
         before = [budgets[i - 2]] if i > 1 else []
         # By the paper's count earlier decays lengthen the run: of that before, its own length.
         longer = decays[i - 2 : i - 1] if i > 1 and not budgets_include_decays else []
-        branches[f"wsd_s_stable_{i}"] = _branch(
+        branches[f"wsd_s_stable_{i}"] = Branch(
             combined([budget, *longer], [decay, *before]),
             Constant(warmup_steps),
             f"wsd_s_{i - 1}" if i > 1 else "",
         )
-        branches[f"wsd_s_{i}"] = _branch(decay, Cooldown(shape, end_value), f"wsd_s_stable_{i}")
+        branches[f"wsd_s_{i}"] = Branch(decay, Cooldown(shape, end_value), f"wsd_s_stable_{i}")
     return branches
 
 
@@ -99,11 +99,11 @@ def cyclic_cosine(budgets: Sequence[Length], warmup_steps: Length, end_value: fl
     """cyclic_1, cyclic_2, ...: half a cosine to each budget, from the peak again after each; the
     rate is ``schedules.cyclic_cosine``."""
     _check_some("budgets", budgets)
-    first = _branch(budgets[0], WarmupCosine(warmup_steps, end_value))
+    first = Branch(budgets[0], WarmupCosine(warmup_steps, end_value))
     branches = {"cyclic_1": first}
     for i, (before, budget) in enumerate(pairwise(budgets), start=2):
         steps = combined([budget], [before])
-        branches[f"cyclic_{i}"] = _branch(steps, Rewarm(0, "cosine", end_value), f"cyclic_{i - 1}")
+        branches[f"cyclic_{i}"] = Branch(steps, Rewarm(0, "cosine", end_value), f"cyclic_{i - 1}")
     return branches
 
 
@@ -118,9 +118,7 @@ def oracle_cosines(
     oracle that schedules without a fixed end are held against is the best of several peaks."""
     peak = Overrides(peak_value=peak_value)
     return {
-        f"{name}_{i}": Branch(
-            steps=budget, schedule=WarmupCosine(warmup_steps, end_value), optimizer=peak
-        )
+        f"{name}_{i}": Branch(budget, WarmupCosine(warmup_steps, end_value), optimizer=peak)
         for i, budget in enumerate(budgets, start=1)
     }
 
@@ -136,8 +134,8 @@ def inverse_sqrt(
     """`rsqrt_trunk` and `rsqrt_decay`; the rate is ``schedules.inverse_sqrt``."""
     trunk = InverseSqrt(warmup_steps, timescale)
     return {
-        "rsqrt_trunk": _branch(combined([total_steps], [decay_steps]), trunk),
-        "rsqrt_decay": _branch(decay_steps, Cooldown(shape, end_value), "rsqrt_trunk"),
+        "rsqrt_trunk": Branch(combined([total_steps], [decay_steps]), trunk),
+        "rsqrt_decay": Branch(decay_steps, Cooldown(shape, end_value), "rsqrt_trunk"),
     }
 
 
@@ -153,16 +151,12 @@ def infinite(
     """`fall`, `held` and `anneal` (Singh et al.); the rate is ``schedules.infinite``."""
     fall = WarmupCosine(warmup_steps, constant_value)
     return {
-        "fall": _branch(combined([warmup_steps, cosine_steps], []), fall),
-        "held": _branch(constant_steps, Hold(), "fall"),
-        "anneal": _branch(decay_steps, Cooldown(shape, end_value), "held"),
+        "fall": Branch(combined([warmup_steps, cosine_steps]), fall),
+        "held": Branch(constant_steps, Hold(), "fall"),
+        "anneal": Branch(decay_steps, Cooldown(shape, end_value), "held"),
     }
 
 
 def _check_some(name: str, lengths: Sequence[Length]) -> None:
     if len(lengths) == 0:
         raise ConfigError(f"{name} = {lengths!r}: must hold one length or more")
-
-
-def _branch(steps: Length, schedule, parent: str = "") -> Branch:
-    return Branch(steps=steps, schedule=schedule, parent=parent)

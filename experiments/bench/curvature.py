@@ -11,62 +11,70 @@ threads as XLA, and both keep freed memory.
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from absl import flags
-
-from experiments.bench import output, referee
+from experiments import cli
+from experiments.bench import referee
 from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
-from experiments.bench.race import Comparison, comparisons, race, with_compilation
+from experiments.bench.race import comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
 from experiments.bench.subject import Subject, of_run, trained
+from experiments.cli.results import here, write_result
 from experiments.report.style import save
 from wsdjax.config import CNN
 from wsdjax.errors import ConfigError
 
-_BATCH = flags.DEFINE_integer("batch", 256, "Examples in the loss.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each setting.", lower_bound=1)
-_K = flags.DEFINE_list("k", ["1", "5"], "How many eigenvalues, with commas between them.")
-_PEERS = flags.DEFINE_list("peers", list(PEERS), "Against whom; all there are.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Updates before it is measured.", lower_bound=0)
-_WIDTHS = flags.DEFINE_list("widths", [str(w) for w in CNN().widths], "Of the CNN's layers.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "A run to take weights and examples from.")
-_NODE = flags.DEFINE_string("node", "", "The node of it: BRANCH or BRANCH@STEP.")
-_FIGURE = flags.DEFINE_string("figure", "", "Draws STEM.png and STEM.svg.")
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__)
+    flag = parser.add_argument
+    flag("--batch", default=256, type=cli.number(int, 1), help="examples in the loss")
+    flag("--repeats", default=3, type=cli.number(int, 1), help="timed runs of each setting")
+    flag("--k", default=["1", "5"], type=cli.names, help="how many eigenvalues, with commas")
+    flag("--peers", default=list(PEERS), type=cli.names, help="against whom; all there are")
+    flag("--steps", default=300, type=cli.number(int, 0), help="updates before it is measured")
+    widths = [str(width) for width in CNN().widths]
+    flag("--widths", default=widths, type=cli.names, help="of the CNN's layers")
+    flag("--workdir", help="a run to take weights and examples from")
+    flag("--node", help="the node of it: BRANCH or BRANCH@STEP")
+    flag("--figure", type=Path, help="draws STEM.png and STEM.svg")
+    flag("--out", type=Path, help="a JSON file for the result")
+    return cli.call(parser, _curvature, argv)
 
 
-def main() -> None:
-    if bool(_WORKDIR.value) != bool(_NODE.value):
+def _curvature(given: argparse.Namespace) -> None:
+    if bool(given.workdir) != bool(given.node):
         raise ConfigError("give --workdir and --node together")
-    for name in _PEERS.value:
+    for name in given.peers:
         if name not in PEERS:
             raise ConfigError(f"--peers={name}: the peers are {', '.join(PEERS)}")
-    ks, widths = _numbers(_K), _numbers(_WIDTHS)
+    ks, widths = _numbers("k", given.k), _numbers("widths", given.widths)
     load = os.getloadavg()[0]
-    if _WORKDIR.value:
-        subject = of_run(_WORKDIR.value, _NODE.value, _BATCH.value)
+    if given.workdir:
+        subject = of_run(given.workdir, given.node, given.batch)
     else:
-        subject = trained(widths, _STEPS.value, _BATCH.value)
-    print(f"{subject.name}, {_BATCH.value} examples", flush=True)
-    solvers = _built(subject)
+        subject = trained(widths, given.steps, given.batch)
+    print(f"{subject.name}, {given.batch} examples", flush=True)
+    solvers = _built(subject, given.peers)
     referee.check(subject)
     exact = referee.reference(subject, max(ks))
     if "torch" in _packages():
         referee.check_torch(subject, exact)
 
-    points = [point for k in ks for point in race(CONTESTANTS, solvers, exact[:k], _REPEATS.value)]
+    points = [point for k in ks for point in race(CONTESTANTS, solvers, exact[:k], given.repeats)]
     compared = comparisons(points, OURS)
     shown = {(each.ours.k, each.ours.written): each.ours for each in compared if each.ours}
     cold = {key: with_compilation(solvers[OURS], point) for key, point in shown.items()}
     print("\n".join(table(compared, cold)))
     result = {
         "subject": subject.name,
-        "examples": _BATCH.value,
+        "examples": given.batch,
         "eigenvalues": exact.tolist(),
-        "comparisons": [_plain(each) for each in compared],
+        "comparisons": [each.summary() for each in compared],
         "points": [
             point._asdict() | {"seconds_with_compilation": cold.get((point.k, point.written))}
             for point in points
@@ -74,21 +82,23 @@ def main() -> None:
         "threads": os.cpu_count(),
         "load": {"before": load, "after": os.getloadavg()[0]},
     }
-    output.write(result, _packages())
-    if _FIGURE.value:
-        save(error_against_time(points), Path(_FIGURE.value))
+    if given.out:
+        made = here()
+        write_result(given.out, result, made | {"versions": made["versions"] | _packages()})
+    if given.figure:
+        save(error_against_time(points), given.figure)
 
 
-def _numbers(flag: Any) -> tuple[int, ...]:
-    if not flag.value or not all(text.isdecimal() and int(text) for text in flag.value):
-        raise ConfigError(f"--{flag.name} is positive whole numbers with commas between them")
-    return tuple(map(int, flag.value))
+def _numbers(flag: str, given: list[str]) -> tuple[int, ...]:
+    if not given or not all(text.isdecimal() and int(text) for text in given):
+        raise ConfigError(f"--{flag} is positive whole numbers with commas between them")
+    return tuple(map(int, given))
 
 
-def _built(subject: Subject) -> dict[str, Solve]:
+def _built(subject: Subject, peers: list[str]) -> dict[str, Solve]:
     """The contestants that are installed."""
     solvers = {}
-    for name in (OURS, *_PEERS.value):
+    for name in (OURS, *peers):
         try:
             solvers[name] = CONTESTANTS[name].build(subject)
         except ImportError:
@@ -109,20 +119,3 @@ def _packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _plain(compared: Comparison) -> dict[str, Any]:
-    points = {"peer": compared.peer, "ours": compared.ours}
-    rows = {
-        who: point
-        and {
-            "name": point.name,
-            "k": point.k,
-            "setting": point.setting,
-            "error": point.error,
-            "products": point.products,
-            "seconds": point.median,
-        }
-        for who, point in points.items()
-    }
-    return {**rows, "times_as_fast": compared.times}

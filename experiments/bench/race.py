@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,6 +40,9 @@ class Point(NamedTuple):
     def written(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.setting.items())
 
+    def summary(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._fields[:5]} | {"seconds": self.median}
+
 
 class Comparison(NamedTuple):
     """A peer at its own best error, and ours at that error or better."""
@@ -49,6 +52,10 @@ class Comparison(NamedTuple):
     """None where ours does not get there."""
     times: float | None
     """How often ours is done while the peer is."""
+
+    def summary(self) -> dict[str, Any]:
+        ours = self.ours and self.ours.summary()
+        return {"peer": self.peer.summary(), "ours": ours, "times_as_fast": self.times}
 
 
 def race(

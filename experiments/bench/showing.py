@@ -6,6 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.bench.race import Comparison, Point
+from experiments.cli.table import aligned
 from experiments.report.style import COLOURS, STYLE
 
 _HEADER: tuple[str, ...] = (
@@ -32,8 +33,7 @@ def table(compared: list[Comparison], cold: dict[tuple[int, str], float]) -> lis
         else:
             first = f"{cold[ours.k, ours.written]:.2f}"
             rows.append((*row, *_numbers(ours), first, f"{times:.2f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return aligned(rows, range(len(_HEADER)))
 
 
 def _numbers(point: Point) -> tuple[str, str, str]:

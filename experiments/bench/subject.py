@@ -11,9 +11,11 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from experiments.probe.nodes import parse_node
 from wsdjax import data, models
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, AdamW, Photos
+from wsdjax.errors import ConfigError
 from wsdjax.models import Model
 from wsdjax.probes.vectors import ProbeError, random_like
 from wsdjax.training import optim
@@ -59,8 +61,9 @@ def trained(widths: tuple[int, ...], steps: int, examples: int) -> Subject:
 def of_run(workdir: str, node: str, examples: int) -> Subject:
     """The first replicate at a node of a run, such as decay or decay@900."""
     store = BranchStore(workdir)
-    branch, _, at = node.partition("@")
-    step = int(at) if at.isdecimal() else store.nodes(branch)[-1]
+    branch, (step, *others) = parse_node(node, store)
+    if others:
+        raise ConfigError(f"--node={node}: curvature is measured at one node, not along a range")
     resolved = store.branches()[branch]
     model = models.build(resolved.model)
     params = jax.tree.map(lambda leaf: leaf[0], store.params(branch, step))

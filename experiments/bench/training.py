@@ -9,26 +9,27 @@ reaches here, the only measure where the maker's number is not known.
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
-from experiments.bench import output
+from experiments import cli
+from experiments.cli.results import here, write_result
 from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import validate
+from wsdjax.config import describe_all, validate
 from wsdjax.placement import mesh
+from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
-from wsdjax.training.compiled import Programs
+from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
-from wsdjax.tree.rates import hyper_table
 
 PEAK = {
     "A100": 312e12,
@@ -42,10 +43,6 @@ PEAK = {
 }
 """bfloat16 operations a second of what JAX calls a device, dense, as their makers state them (of
 the SXM modules of NVIDIA's; a TPU v3 chip is two devices)."""
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Of `training`: the config file.")
-flags.mark_flag_as_required("config")
-_UPDATES = flags.DEFINE_integer("updates", 10, "Of `training`: timed updates.", lower_bound=1)
 
 
 class Speed(NamedTuple):
@@ -62,37 +59,47 @@ class Speed(NamedTuple):
         return float(np.median(self.seconds))
 
 
-def main() -> None:
-    experiment = _CONFIG.value
-    validate(experiment)
-    branch = next(iter(tree.resolve(experiment).values()))
-    of_one = cost.of_update(branch.model, _shapes(branch), branch.accumulate, branch.averages)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__, config=True)
+    updates = cli.number(int, 1)
+    parser.add_argument("--updates", default=10, type=updates, help="timed updates")
+    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    return cli.call(parser, _training, argv)
+
+
+def _training(given: argparse.Namespace) -> None:
+    validate(given.experiment)
+    described = describe_all(given.experiment.data_sets())
+    branch = next(iter(tree.resolve(given.experiment, described).values()))
+    of_one = cost.of_branch(branch)
     subject = _subject(branch, of_one)
     print(f"{subject}, on {provenance.machine()}", flush=True)
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)
-    speed = measure(branch, _UPDATES.value)
-    count, unit = _units(branch)
+    speed = measure(branch, given.updates)
+    count = branch.seeds * branch.batch_size * branch.data.units
     each = branch.seeds * of_one.flops / speed.median / jax.device_count()
     result = {
         "subject": subject,
         **speed._asdict(),
         "per_second": count / speed.median,
-        "unit": unit,
+        "unit": branch.data.unit,
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
         "share_of_peak": _of_peak(each, dtype),
         "estimated_bytes": of_one.bytes_of_device(branch.seeds),
     }
     print("\n".join(told(result)))
-    output.write(result)
+    if given.out:
+        write_result(given.out, result, here())
 
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
     placed = mesh.shardings(branch.seeds, branch.batch_size)
-    model, step, _ = Programs().of(branch, placed)
-    now = state.place(state.create(model, branch.replicate_seeds, branch.averages), placed)
+    model, step, _ = Compiled().program(branch, placed)
+    seeds = np.asarray(branch.replicate_seeds, np.uint32)
+    now = state.made(lambda seeds: state.create(model, seeds, branch.averages), placed, seeds)
     table = hyper_table([branch], {branch.name: branch})
     seconds: list[float] = []
     for n, batch in enumerate(_batches(branch, updates + 1)):
@@ -145,13 +152,10 @@ def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
     return flops_per_second / peak if peak and dtype == jnp.bfloat16 else None
 
 
-def _shapes(branch: ResolvedBranch) -> dict[str, Any]:
-    return cost.batch_shapes(branch.data, branch.batch_size)
-
-
 def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
     """Of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
     random = np.random.default_rng(0)
+    shapes = cost.batch_shapes(branch.data, branch.batch_size)
 
     def leaf(of):
         shape = (branch.seeds, *of.shape)
@@ -160,12 +164,7 @@ def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
         return random.normal(size=shape).astype(of.dtype)
 
     for _ in range(count):
-        yield jax.tree.map(leaf, _shapes(branch))
-
-
-def _units(branch: ResolvedBranch) -> tuple[int, str]:
-    """What an update reads: how many, and of what."""
-    return branch.seeds * branch.batch_size * branch.data.units, branch.data.unit
+        yield jax.tree.map(leaf, shapes)
 
 
 def _subject(branch: ResolvedBranch, of_one: cost.Cost) -> str:

@@ -1,58 +1,154 @@
-"""Command lines whose mistakes are answered by a line or two and the exit code 2."""
+"""Command lines: each is a function of its arguments that returns an exit code.
+
+A command describes its flags in a `Parser` and hands that and a function to `call`, which answers
+what the user can mend by a line and the exit code 2. It may be called any number of times in a
+process; only ``if __name__ == "__main__"`` ends one, by ``cli.end(main())``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
+import argparse
+import contextlib
 import logging
 import os
-import re
 import sys
 import tempfile
-import traceback
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from experiments.cli import overrides
-from wsdjax import config
-from wsdjax.config.lengths import Length
 from wsdjax.config.validation import check_path
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.files import explained
 from wsdjax.memory import keep_freed_memory
-from wsdjax.wording import in_short_words, listed, near, printable, shortened, shown
+from wsdjax.wording import in_short_words, near, printable, shortened, shown
+
+_LONGEST = 8_192
+"""Characters of an argument: twice as many as a path may have."""
 
 
-def fail(message: object) -> NoReturn:
-    """Ends the program with a message on standard error."""
-    print(f"error: {told(message)}", file=sys.stderr)
-    sys.exit(2)
+class _Once(argparse.Action):
+    """Keeps a flag's value, and refuses another; a switch is on unless it is given as --noNAME."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.dest in namespace.present:
+            raise ConfigError(f"--{self.dest} is given more than once: give it once")
+        namespace.present.add(self.dest)
+        switched = not str(option_string).startswith("--no")
+        setattr(namespace, self.dest, switched if self.nargs == 0 else values)
 
 
-def told(message: object) -> str:
-    """A message for a terminal: long words such as paths are cut, and what would steer the
-    terminal is escaped."""
-    return in_short_words(printable(str(message)))
+class Parser(argparse.ArgumentParser):
+    """Flags of a command, each given once and in full, as --flag=value or --flag value.
+
+    Args:
+      text: the command's documentation, usage first.
+      words: whether it takes arguments that are no flags; they become `words`.
+      config: whether it takes --config=FILE and --config.field=value; the experiment that they
+        make becomes `experiment`.
+    """
+
+    def __init__(self, text: str | None, words: bool = False, config: bool = False):
+        super().__init__(
+            usage=argparse.SUPPRESS,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.register("action", None, _Once)
+        self._takes_words, self._takes_config = words, config
+        if config:
+            self.add_argument("--config", default="", help="the config file, FILE or FILE:ARGUMENT")
+
+    def switch(self, name: str, help: str) -> None:
+        self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=False, help=help)
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The flags' values, and in `present` the names of those that were given.
+
+        Raises:
+          ConfigError: for anything that cannot be read as meant.
+        """
+        for argument in argv:
+            if any(unicodedata.category(character) == "Cs" for character in argument):
+                raise ConfigError(f"the argument {shown(argument)} is not UTF-8")
+            if len(argument) > _LONGEST:
+                said = f"{argument[:60]}...: an argument of {len(argument):,} characters: too many"
+                raise ConfigError(said)
+        given, rest = self.parse_known_args(list(argv), argparse.Namespace(present=set()))
+        if self._takes_config:
+            # Before anything of the config file is executed.
+            self._refuse(each for each in rest if each[:2] == "--" and not overrides.is_one(each))
+            given.experiment, rest = overrides.experiment(given.config, rest)
+        self._refuse(each for each in rest if each.startswith("-"))
+        given.words = [word for word in rest if word != "--"]
+        if given.words and not self._takes_words:
+            word = shown(given.words[0])
+            raise ConfigError(f"unexpected argument {word}; flags begin with --")
+        return given
+
+    def _refuse(self, flags: Iterable[str]) -> None:
+        for name in (flag.partition("=")[0] for flag in flags if flag != "--"):
+            known = near(name, self._option_string_actions)
+            raise ConfigError(f"unknown flag {shown(name)}{known or ';'} --help tells the flags")
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{shortened(message, 250)}; --help tells the flags")
 
 
-def length(text: str | int) -> Length:
-    """A length as it is typed: a number of updates, or a text."""
-    return int(text) if str(text).isdecimal() and len(str(text)) <= 20 else text
+def number(kind: type[int | float], least: float, most: float = inf) -> Callable[[str], float]:
+    """The type of a flag that is a number within bounds."""
+
+    def parse(text: str) -> float:
+        if not least <= (value := kind(text)) <= most:
+            bounds = f"{least} or more" if most == inf else f"between {least} and {most}"
+            raise argparse.ArgumentTypeError(f"{shortened(text)} must be {bounds}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
 
 
-def check_writable(flag: str, path: Path) -> None:
-    """By a file without a name in what there is of a directory, so that nothing is left behind.
+def names(text: str) -> list[str]:
+    """The type of a flag that is a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def run_directory(given: argparse.Namespace) -> Path:
+    """The --workdir of a command that looks at a run.
+
+    Raises:
+      ConfigError: if none is given, or no run is there.
+    """
+    if not given.workdir:
+        raise ConfigError("give the run's directory, --workdir=runs/NAME")
+    workdir = Path(given.workdir)
+    if not any(workdir.glob("branches/*/")):
+        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/NAME)")
+    return workdir
+
+
+def refuse_unused(given: argparse.Namespace, command: str, taken: Collection[str]) -> None:
+    """A flag that a command takes no notice of is a mistake."""
+    for name in sorted(given.present - {"workdir", *taken}):
+        raise ConfigError(f"{command} takes no --{name}")
+
+
+def check_writable(flag: str, place: str | Path) -> None:
+    """By a file without a name in what there is of a directory, so that nothing is left behind;
+    a bucket is not tried.
 
     Raises:
       ConfigError: for one that cannot be written.
     """
+    if "://" in str(place):
+        return
+    path = Path(place).expanduser()
     check_path(flag, str(path))
     try:
         there = next(each for each in (path, *path.absolute().parents) if each.exists())
@@ -63,12 +159,57 @@ def check_writable(flag: str, path: Path) -> None:
         ) from None
 
 
-class _LengthParser(flags.ArgumentParser):
-    def parse(self, argument):
-        return length(argument)
+def call(
+    parser: Parser,
+    function: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+    goes_on: str = "from the newest checkpoint",
+) -> int:
+    """Calls `function` with the flags' values, those of the process if no `argv` is given.
+
+    Returns:
+      Its exit code: the function's own, 2 for a `UserError` or `OSError`, told in a line, or 130
+      after an interrupt, with the place from which the same command `goes_on`.
+    """
+    keep_freed_memory()
+    with _told_on_standard_error():
+        try:
+            return function(parser.read(sys.argv[1:] if argv is None else argv)) or 0
+        except (UserError, OSError) as error:
+            return fail(error if isinstance(error, UserError) else explained(error))
+        except KeyboardInterrupt:
+            print(f"\nStopped. The same command goes on {goes_on}.", file=sys.stderr)
+            return 130
+        except SystemExit as asked:  # by --help
+            return asked.code if isinstance(asked.code, int) else int(asked.code is not None)
 
 
-config_flags.register_flag_parser_for_type(Length, _LengthParser())
+def choose(
+    commands: Mapping[str, Callable[[Sequence[str]], int]],
+    what: str,
+    text: str | None,
+    argv: Sequence[str] | None,
+) -> int:
+    """Calls the one of several commands that the first argument names, with the others."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("--help", "-h"):
+        print(text)
+        return 0
+    if name not in commands:
+        return fail(f"name the {what} first: {' or '.join(commands)}")
+    return commands[name](rest)
+
+
+def fail(message: object) -> int:
+    """Tells what was wrong on standard error; the exit code of that."""
+    print(f"error: {told(message)}", file=sys.stderr)
+    return 2
+
+
+def told(message: object) -> str:
+    """A message for a terminal: long words such as paths are cut, and what would steer the
+    terminal is escaped."""
+    return in_short_words(printable(str(message)))
 
 
 def end(code: int) -> NoReturn:
@@ -79,90 +220,23 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def parse(argv: Sequence[str], read_config: bool = False, positional: bool = False) -> list[str]:
-    """The positional arguments, once the flags are parsed and the config is read; what is wrong
-    with them ends the program with one message."""
-    for argument in argv[1:]:
-        if any(unicodedata.category(character) == "Cs" for character in argument):
-            fail(f"the argument {shown(argument)} is not UTF-8")
-        if len(argument) > _LONGEST:
-            fail(f"{argument[:60]}...: an argument of {len(argument):,} characters: too many")
-    if twice := _repeated(argv):
-        fail(f"--{twice} is given more than once: give it once")
-    if read_config and (file := overrides.missing_file(argv)):
-        fail(f"--config={file}: there is no such file; ours are {_configs()}")
-    given = shortened(" ".join(a for a in argv[1:] if a.startswith("--config")), 200)
+@contextlib.contextmanager
+def _told_on_standard_error() -> Iterator[None]:
+    """What the library logs is told there, and what other libraries repeat is not."""
+    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("wsdjax")
+    before = logger.level, logger.propagate, sys.unraisablehook
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    sys.unraisablehook = _unraisable
     try:
-        flags.FLAGS.set_gnu_getopt(positional)  # flags may stand after positional arguments
-        rest = flags.FLAGS(list(argv))
-        if len(rest) > 1 and not positional:
-            raise flags.Error(f"unexpected argument {shown(rest[1])}; flags begin with --")
-        if read_config:
-            # A config file that fails to load raises only when something of it is read.
-            getattr(flags.FLAGS.config, "tree", None)
-        return rest
-    except KeyboardInterrupt:
-        raise
-    except (UserError, FileNotFoundError) as error:
-        fail(error)
-    except BaseException as error:  # a mistyped flag or override, or what a config file raises
-        if isinstance(error, SystemExit) and any(a.startswith(_HELP) for a in argv):
-            raise
-        if read_config and not given:
-            fail(f"give a config file: --config={_configs()}")
-        if why := overrides.explain(argv):
-            fail(why)
-        if isinstance(error, flags.Error) and "config file:" not in str(error):
-            fail(f"{shortened(str(error), 300)}; --help tells the flags")
-        fail(f"{given}{_line_of(error, overrides.file(argv)[0])}: {_one_line(error)}")
-
-
-_LONGEST = 8_192
-"""Characters of an argument: twice as many as a path may have."""
-_HELP = ("--help", "-help", "-?")
-
-
-def run(main: Callable[..., None], read_config: bool = False, positional: bool = False) -> None:
-    """Parses the flags and calls `main`, with a list of the positional arguments if it takes
-    any; a `UserError` or `OSError` ends it with one message."""
-
-    def guarded(arguments: Sequence[str]) -> None:
-        absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger = logging.getLogger("wsdjax")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        sys.unraisablehook = _unraisable
-        try:
-            main(*([list(arguments[1:])] if positional else []))
-        except (UserError, OSError) as error:
-            said = error if isinstance(error, UserError) else explained(error)
-            print(f"error: {told(said)}", file=sys.stderr)
-            end(2)
-        except SystemExit as asked:
-            end(int(asked.code or 0))
-
-    keep_freed_memory()
-    parser = functools.partial(parse, read_config=read_config, positional=positional)
-    try:
-        app.run(guarded, flags_parser=parser)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
-        end(130)
-
-
-def _repeated(argv: Sequence[str]) -> str | None:
-    """A flag that is given twice, of which absl would take the last without a word."""
-    seen = set()
-    before_rest = itertools.takewhile(lambda argument: argument != "--", argv[1:])
-    for given in filter(None, (re.match(r"--?([a-z_][^=]*)", each) for each in before_rest)):
-        name = given[1] if given[1] in flags.FLAGS else given[1].removeprefix("no")
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate, sys.unraisablehook = before
 
 
 def _unraisable(found: Any) -> None:
@@ -170,35 +244,3 @@ def _unraisable(found: Any) -> None:
     failed and the others are not waited for any more; what failed, the save raises."""
     if "Event loop is closed" not in str(found.exc_value):
         sys.__unraisablehook__(found)
-
-
-def _configs() -> str:
-    here = Path(__file__).parents[1] / "configs"
-    names = ",".join(sorted(path.stem for path in here.glob("*.py")))
-    return f"experiments/configs/{{{names}}}.py"
-
-
-def _line_of(error: BaseException, file: str) -> str:
-    """Where in the config file it was raised; absl makes another error of some."""
-    raised = [error, *filter(None, (error.__cause__, error.__context__))]
-    lines = [
-        frame.lineno
-        for each in raised
-        for frame in traceback.extract_tb(each.__traceback__)
-        if file and os.path.abspath(frame.filename) == os.path.abspath(file)
-    ]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _one_line(error: BaseException) -> str:
-    # The string of a KeyError is in quotes, and of ml_collections' errors the last line tells.
-    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    last = shortened(said.strip().rpartition("\n")[2], 200)
-    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said)
-    if unknown and (kind := config.TYPES.get(unknown[1])):
-        fields = [f.name for f in dataclasses.fields(kind)]
-        wrong = unknown[2]
-        return f"{unknown[1]} has no field {wrong!r}{near(wrong, fields)}; it has {listed(fields)}"
-    if isinstance(error, flags.Error):
-        return last
-    return f"{type(error).__name__}: {last}" if last else type(error).__name__

@@ -1,4 +1,4 @@
-"""What one sees while a run trains: a bar on a terminal, a line every so often elsewhere."""
+"""How far a command is: a bar on a terminal, a line every so often elsewhere."""
 
 from __future__ import annotations
 
@@ -7,75 +7,71 @@ import time
 
 from tqdm import tqdm
 
-from wsdjax.trainer.loop import Progress
+from wsdjax.trainer import Progress
 
-SECONDS_BETWEEN_LINES = 10.0
-
-
-def progress() -> Progress:
-    return Bar() if sys.stderr.isatty() else Lines()
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_BARS = 0.1
 
 
-class Bar:
-    """Step of how many, time left, loss, rate, and images or tokens a second."""
+class Display:
+    """So many of `total` units are done; without a total, words alone."""
 
-    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-        self._bar = tqdm(
-            total=end,
-            initial=step,
-            desc=title,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
-            "[{elapsed}<{remaining}{postfix}]",
-        )
-        self._speed = _Speed(each, unit)
-        self._bar.set_postfix_str("compiling")
-
-    def update(self, step: int, loss: float, rate: float) -> None:
-        self._bar.set_postfix_str(_line(loss, rate, self._speed.lap()), refresh=False)
-        self._bar.update()
-
-    def stop(self) -> None:
-        self._bar.close()
-
-
-class Lines:
-    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-        self._title, self._end = title, end
-        self._speed = _Speed(each, unit)
+    def __init__(self, title: str, done: int = 0, total: int = 0, unit: str = ""):
+        self._title, self._total, self._unit = title, total, unit
         self._last = time.monotonic()
-        print(f"{title}: updates {step + 1} to {end}, compiling", file=sys.stderr, flush=True)
+        self._bar = None
+        if sys.stderr.isatty():
+            form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}"
+            form = form + "{postfix}]" if total else "{desc}{postfix}"
+            self._bar = tqdm(
+                initial=done,
+                total=total or None,
+                desc=title,
+                bar_format=form,
+                leave=bool(total),
+                mininterval=0,
+                miniters=0,
+            )
 
-    def update(self, step: int, loss: float, rate: float) -> None:
-        speed = self._speed.lap()
+    def show(self, said: str, done: int = 0, more: str = "", at_once: bool = False) -> None:
+        """`more` is for a line alone: a bar tells by itself what time is left."""
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES and step < self._end:
+        between = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_BARS
+        at_once = at_once or (self._bar is not None and done == self._total > 0)
+        if now - self._last < between and not at_once:
             return
         self._last = now
-        line = f"{self._title}: update {step} of {self._end}, {_line(loss, rate, speed)}"
-        if speed:
-            line += f", {(self._end - step) * self._speed.seconds:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.update(max(0, done - self._bar.n))
+        else:
+            count = f"{done} of {self._total} {self._unit}, " if self._total else ""
+            print(f"{self._title}: {count}{said}{more}", file=sys.stderr, flush=True)
 
-    def stop(self) -> None:
-        pass
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
-class _Speed:
-    """Seconds an update, averaged over some 20; the first, which compiles, left out."""
+class Training(Progress):
+    """The trainer's progress: loss, rate, and images or tokens a second, averaged over some 20
+    updates; the first, which compiles, left out."""
 
-    def __init__(self, each: int, unit: str):
-        self._each, self._unit = each, unit
-        self.seconds, self._last = 0.0, 0.0
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        self._display = Display(title, step, end, "updates")
+        self._end, self._each, self._unit = end, each, unit
+        self._seconds = self._last = 0.0
+        self._display.show("compiling", step, at_once=True)
 
-    def lap(self) -> str:
-        """Images or tokens a second; empty until two updates are done."""
+    def update(self, step: int, loss: float, rate: float) -> None:
         now, last = time.monotonic(), self._last
-        self._last = now
+        self._last, said, left = now, f"loss {loss:.4f}, rate {rate:.2e}", ""
         if last:
             taken = now - last
-            self.seconds = 0.95 * self.seconds + 0.05 * taken if self.seconds else taken
-        return f"{self._each / self.seconds:,.0f} {self._unit}/s" if self.seconds else ""
+            self._seconds = 0.95 * self._seconds + 0.05 * taken if self._seconds else taken
+            said += f", {self._each / self._seconds:,.0f} {self._unit}/s"
+            left = f", {(self._end - step) * self._seconds:.0f} s left"
+        self._display.show(said, step, left, at_once=step == self._end)
 
-
-def _line(loss: float, rate: float, speed: str) -> str:
-    return f"loss {loss:.4f}, rate {rate:.2e}" + (f", {speed}" if speed else "")
+    def stop(self) -> None:
+        self._display.close()

@@ -9,7 +9,7 @@ gradients clipped to 1. The paper's peak and warmup are not known to us: the pea
 Pythia's own, the warmup 5%, as in the paper's study of the CNN. Pythia's file
 (EleutherAI/pythia, `models/160M/pythia-160m.yml`) has the same length, betas, decay, clipping and
 peak, but batches of 1,024, a warmup of 1% and a cosine to a tenth. The commands for the Pile and
-for SlimPajama are in `experiments/prepare_text.py`.
+for SlimPajama are in `experiments/prepare/README.md`.
 
 Hardware: a GPU or a TPU; --config.model.remat=none is faster where the memory suffices, and more
 micro-batches (--config.accumulate) take less. Not yet run: see the README's list of what is not

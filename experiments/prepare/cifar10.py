@@ -15,15 +15,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from wsdjax.errors import UserError
+from experiments.prepare import PrepareError
 
 INSTALL = 'pip install -c constraints.txt -e ".[cifar10]"'
 RECORD_BYTES = 1 + 32 * 32 * 3
 """A label and an image, in CIFAR-10's binary format."""
-
-
-class PrepareError(UserError):
-    """What could not be prepared and what to do about it, in one line."""
 
 
 def prepare_cifar10(directory: str = "", archive: Path | None = None) -> None:

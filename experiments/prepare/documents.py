@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from experiments.prepare import hub
-from experiments.prepare.unpacking import UnreadableText, chunks
+from experiments.prepare import PrepareError, hub
+from experiments.prepare.unpacking import chunks
 from wsdjax.data.tokenizer import INSTALL
 from wsdjax.wording import listed, shortened
 
@@ -61,12 +61,12 @@ def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> It
       left_out: takes the rows that cannot be read; without it such a row is an error.
 
     Raises:
-      UnreadableText: naming the file, and the line where there is one.
+      PrepareError: naming the file, and the line where there is one.
     """
     kind, rows, read = _rows(name, text_field)
     for number, raw in rows:
         try:
-            text = _text(read(raw), text_field) if kind != "text" else _decoded(raw)
+            text = _text(read(raw), text_field) if kind != "text" else raw.decode()
         except UnicodeDecodeError as error:
             line = number + (raw.count(b"\n", 0, error.start) if isinstance(raw, bytes) else 0)
             at = f"{'line' if kind == 'text' else kind} {line}"
@@ -78,7 +78,7 @@ def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> It
                 yield text
             continue
         if left_out is None:
-            raise UnreadableText(told)
+            raise PrepareError(told)
         left_out.add(told)
 
 
@@ -93,18 +93,14 @@ def _rows(
         return "row", _parquet(name, text_field), lambda value: {text_field: value.as_py()}
     content = _without_mark(chunks(name))
     if suffix.startswith(".txt"):
-        return "text", iter([(1, _whole(content, name))]), _decoded
+        return "text", iter([(1, _whole(content, name))]), bytes.decode
     if suffix.startswith(".jsonl"):
-        return "line", _lines(content), _json
+        return "line", _lines(content), _line_of_json
     first = next(content, b"")
     content = chain([first], content)
     if first.lstrip().startswith(b"["):
         return "item", enumerate(_array(_whole(content, name), name), 1), lambda item: item
-    return "line", _lines(content), _json
-
-
-def _decoded(content: bytes) -> str:
-    return content.decode()
+    return "line", _lines(content), _line_of_json
 
 
 def _without_mark(content: Iterator[bytes]) -> Iterator[bytes]:
@@ -119,7 +115,7 @@ def _whole(content: Iterable[bytes], name: str) -> bytes:
         parts.append(chunk)
         size += len(chunk)
         if size > MOST_OF_A_FILE:
-            raise UnreadableText(
+            raise PrepareError(
                 f"{name} has more than {MOST_OF_A_FILE >> 20:,} MiB to be read at once: split it, "
                 "or write a document a line as .jsonl"
             )
@@ -148,36 +144,36 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, line
 
 
-def _json(line: bytes | None) -> Any:
+def _line_of_json(line: bytes | None) -> Any:
     if line is None:
         raise _Bad(
             f"longer than {MOST_OF_A_ROW >> 20} MiB: make several documents of it, or leave it out "
             "by --bad_rows=skip"
         )
+    return _json(line)
+
+
+def _json(content: bytes, in_line: bool = False) -> Any:
     try:
-        return json.loads(line.decode())
+        return json.loads(content.decode())
     except UnicodeDecodeError:
         raise
     except json.JSONDecodeError as error:
-        raise _Bad(f"no JSON ({error.msg} at column {error.colno})") from None
+        at = f", line {error.lineno}: " if in_line else ""
+        raise _Bad(f"{at}no JSON ({error.msg} at column {error.colno})") from None
     except (RecursionError, ValueError, MemoryError):  # a number of thousands of digits, say
-        raise _Bad("no JSON that can be held: nested too deep, or too large") from None
+        at = ": " if in_line else ""
+        raise _Bad(f"{at}no JSON that can be held: nested too deep, or too large") from None
 
 
 def _array(content: bytes, name: str) -> list[Any]:
     try:
-        return json.loads(content.decode())
+        return _json(content, in_line=True)
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
-        raise UnreadableText(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise UnreadableText(
-            f"{name}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"
-        ) from None
-    except (RecursionError, ValueError, MemoryError):
-        raise UnreadableText(
-            f"{name}: no JSON that can be held: nested too deep, or too large"
-        ) from None
+        raise PrepareError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
+    except _Bad as bad:
+        raise PrepareError(f"{name}{bad}") from None
 
 
 def _text(row: Any, text_field: str) -> str:
@@ -211,7 +207,7 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UnreadableText(f"{name} needs the library pyarrow: {INSTALL}") from None
+        raise PrepareError(f"{name} needs the library pyarrow: {INSTALL}") from None
     number = 0
     try:
         with parquet.ParquetFile(name) as file:
@@ -219,14 +215,14 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
             if columns.count(text_field) != 1:
                 has = shortened(listed(columns), 90)
                 many = "two columns" if text_field in columns else "no column"
-                raise UnreadableText(
+                raise PrepareError(
                     f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
                     "Name it with --text_field"
                 )
             kind = file.schema_arrow.field(text_field).type
             of = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
             if str(of) not in ("string", "large_string", "string_view", "null"):
-                raise UnreadableText(
+                raise PrepareError(
                     f"{name}: the column {shortened(text_field)!r} is of {shortened(str(kind))}, "
                     "and no text. Name another with --text_field"
                 )
@@ -239,4 +235,4 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
         if isinstance(error, OSError) and isinstance(error.filename, str):
             raise
         said = shortened(str(error), 90)
-        raise UnreadableText(f"{name} is no parquet file, or is damaged ({said})") from None
+        raise PrepareError(f"{name} is no parquet file, or is damaged ({said})") from None

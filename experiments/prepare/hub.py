@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from wsdjax.errors import UserError
+from experiments.prepare import PrepareError
 
 INSTALL = 'pip install -c constraints.txt -e ".[huggingface]"'
 _PARTS = 64
-
-
-class HubError(UserError):
-    """A data set that cannot be had."""
 
 
 def parts(given: str) -> list[tuple[str, int]]:
@@ -23,11 +19,11 @@ def parts(given: str) -> list[tuple[str, int]]:
       The name of each, which `rows` understands, and its size in bytes, about.
 
     Raises:
-      HubError: for a missing library, no network, or no such data set.
+      PrepareError: for a missing library, no network, or no such data set.
     """
     whole = given if given.count(":") > 1 else f"{given}:train"
     if whole.count(":") > 3 or not all(whole.split(":")):
-        raise HubError(f"--input {given}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+        raise PrepareError(f"--input {given}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
     found = _open(whole)
     count = max(1, min(_PARTS, len(found)))
     size = (found.size_in_bytes or 0) // count
@@ -38,7 +34,7 @@ def rows(part: str) -> Iterator[tuple[int, Any]]:
     """The rows of a part, each with its number, from 1.
 
     Raises:
-      HubError: for a data set that cannot be had, or read to its end.
+      PrepareError: for a data set that cannot be had, or read to its end.
     """
     whole, _, which = part.rpartition(":")
     number, count = map(int, which.split("/"))
@@ -49,7 +45,7 @@ def rows(part: str) -> Iterator[tuple[int, Any]]:
             yield row, content
     except Exception as error:  # of the library or the network; none of whoever takes the rows
         said = " ".join(f"{type(error).__name__}: {error}".split())[:150]
-        raise HubError(f"{part} cannot be read after row {row} ({said})") from None
+        raise PrepareError(f"{part} cannot be read after row {row} ({said})") from None
 
 
 def _open(whole: str) -> Any:
@@ -57,10 +53,10 @@ def _open(whole: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise HubError(f"{whole} needs the library datasets: {INSTALL}") from None
+        raise PrepareError(f"{whole} needs the library datasets: {INSTALL}") from None
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, *config, split=split)
     except Exception as error:  # of the library, the network or the data set's own code
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise HubError(f"{whole} could not be fetched ({said})") from None
+        raise PrepareError(f"{whole} could not be fetched ({said})") from None

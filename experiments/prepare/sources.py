@@ -14,9 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.prepare import hub
+from experiments.prepare import PrepareError, hub
 from experiments.prepare.documents import SUFFIXES, suffix_of
-from experiments.prepare.unpacking import UnreadableText
 
 _OURS = {"plan.json", "tokens.json", "tokenizer.json", "jobs.jsonl"}
 """In a directory of token shards."""
@@ -61,7 +60,7 @@ def find(inputs: Sequence[str]) -> Found:
     ``hf:NAME[[:CONFIG]:SPLIT]`` name, each once.
 
     Raises:
-      UnreadableText: for an input that names nothing, a file of another kind, a link to nothing.
+      PrepareError: for an input that names nothing, a file of another kind, a link to nothing.
       OSError: for a folder that cannot be read.
     """
     found: dict[str, Source] = {}
@@ -75,7 +74,7 @@ def find(inputs: Sequence[str]) -> Found:
         names = list(_named(given, left_out))
         if not names:
             kinds = f", none of {', '.join(SUFFIXES)} in it" if os.path.isdir(given) else ""
-            raise UnreadableText(f"--input {given}: no such file{kinds}")
+            raise PrepareError(f"--input {given}: no such file{kinds}")
         for name in names:
             path = str(Path(name).absolute())
             file = _file(path)
@@ -107,9 +106,9 @@ def _named(given: str, left_out: Counter[str]) -> Iterator[str]:
         return
     for name in [given] if os.path.exists(given) else _matches(given, left_out):
         if not suffix_of(name):
-            raise UnreadableText(f"{name} is none of {', '.join(SUFFIXES)}")
+            raise PrepareError(f"{name} is none of {', '.join(SUFFIXES)}")
         if not os.path.isfile(name):
-            raise UnreadableText(f"{name} is no file: give files, folders or patterns")
+            raise PrepareError(f"{name} is no file: give files, folders or patterns")
         yield name
 
 
@@ -169,7 +168,7 @@ def _walk(folder: str, left_out: Counter[str]) -> Iterator[str]:
             elif entry.is_file():
                 yield entry.path
             elif entry.is_symlink() and suffix_of(entry.name):
-                raise UnreadableText(f"{entry.path} is a link to nothing: mend it, or delete it")
+                raise PrepareError(f"{entry.path} is a link to nothing: mend it, or delete it")
             else:
                 left_out["no file"] += 1
 

@@ -5,23 +5,8 @@ shard for training and one for testing. Which jobs there are depends on the inpu
 the shards are the same to the byte for any number of workers, and after any kill: a shard has its
 name once it is whole, and the same command makes those that are missing; what a kill loses are the
 jobs that were in work. An input that was mended, or came, leaves the shards of the others as they
-are (`prepare_records`); what is prepared to the end is not changed unless its tokens.json is
+are (`jobs`); what is prepared to the end is not changed unless its tokens.json is
 deleted. A document is held out by a hash of its text, so that none is in both splits.
-
-The Pile with the tokenizer of GPT-NeoX, as Pythia was trained. It is no longer published whole;
-this copy, in the same 30 files, leaves out the parts under copyright:
-
-    hf download EleutherAI/gpt-neox-20b tokenizer.json --local-dir neox
-    hf download monology/pile-uncopyrighted --repo-type dataset --include 'train/*' --local-dir pile
-    python -m experiments.prepare text --input 'pile/train/*.jsonl.zst' \\
-        --tokenizer neox/tokenizer.json --out data/pile
-
-SlimPajama-627B, 59,166 files of 895 GB that become 1.3 TB of shards (of a tenth of it,
-train/chunk1, come some 60 billion tokens):
-
-    hf download cerebras/SlimPajama-627B --repo-type dataset --include 'train/*' --local-dir slim
-    python -m experiments.prepare text --input 'slim/train/**/*.jsonl.zst' \\
-        --tokenizer neox/tokenizer.json --out data/slimpajama
 """
 
 from __future__ import annotations
@@ -32,8 +17,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.prepare import records
-from experiments.prepare.jobs import Job, Made, Plan, PrepareError, Tolerance, split_into_jobs
+from experiments.prepare import PrepareError
+from experiments.prepare import jobs as records
+from experiments.prepare.jobs import JOBS, Job, Made, Plan, Tolerance, split_into_jobs
 from experiments.prepare.sources import find
 from experiments.prepare.workers import Settings, work
 from wsdjax import lock, memory
@@ -102,7 +88,9 @@ def verify(out: Path, workers: int = 1) -> None:
 
     Raises:
       TokensError: naming the shard that is damaged.
+      PrepareError: for a number of workers that cannot be.
     """
+    _check_workers(workers)
     described = tokens.describe(out)
     shards = [(out / s.file, s) for split in described.splits.values() for s in split]
     for path, shard in shards:
@@ -137,21 +125,20 @@ def _agreed(
     before = _made_before(out, chosen, plan)
     kept = records.unchanged(before, jobs)
     changed = [n for n in before if n not in kept]
-    if (out / tokens.JSON).exists():
+    finished = (out / tokens.JSON).exists()
+    if finished:
         changed += [job.number for job in jobs if job.number not in before]
-        refused = [n for n in changed if not records.may_be_unchanged(n, before, jobs)]
-    else:
-        refused = [n for n in changed if not records.have_same_names(n, before, jobs)]
+    refused = [
+        each
+        for each in (records.inputs(n, before, jobs) for n in changed)
+        if not (each.may_be_unchanged if finished else each.names_are_the_same)
+    ]
     if refused:
-        name = records.changed_name(refused[0], before, jobs)
-        mended = all(records.have_same_names(n, before, jobs) for n in refused)
+        mended = all(each.names_are_the_same for each in refused)
         raise PrepareError(
-            f"{out} was begun with other inputs: {name} came, went or changed. Give another --out, "
-            + (
-                f"or delete {tokens.JSON} in it to make again what changed"
-                if mended
-                else "or delete it"
-            )
+            f"{out} was begun with other inputs: {refused[0].changed_name} came, went or changed. "
+            "Give another --out, or delete "
+            + (f"{tokens.JSON} in it to make again what changed" if mended else "it")
         )
     made = {
         job.number: whole
@@ -176,7 +163,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     if not path.exists():
         if (out / tokens.JSON).exists():
             raise PrepareError(f"{out} holds tokens that were not made here: give another --out")
-        (out / records.JOBS).unlink(missing_ok=True)
+        (out / JOBS).unlink(missing_ok=True)
         write_json(path, asked)
         return {}
     begun = read_json(path, remedy)
@@ -186,7 +173,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
         different = [name for name in different if name != "tokenizer"]  # under another name
     if not _has_tokens(out) and (different or not (out / tokens.JSON).exists()):
         # Begun, and nothing came of it: the documents were at fault, or what was asked of them.
-        (out / records.JOBS).unlink(missing_ok=True)
+        (out / JOBS).unlink(missing_ok=True)
         write_json(path, asked)
         return {}
     if different:
@@ -196,7 +183,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
             f"{out} was begun with another {what}, {there} there and {now} now: give another "
             "--out, or delete it"
         )
-    if (out / records.JOBS).exists():
+    if (out / JOBS).exists():
         return records.read(out)
     try:
         return records.of_older(begun.get("inputs", []), plan.shard_bytes)
@@ -250,6 +237,6 @@ def _tell(described: tokens.Description, made: dict[int, Made], what: str) -> No
         print(f"{out}: {described.rows_left_out:,} rows were left out, since they cannot be read:")
         print("\n".join(f"  {place}" for place in where[:_PLACES]))
         if described.rows_left_out > _PLACES:
-            print(f"  and others, of which {out / records.JOBS} has more")
+            print(f"  and others, of which {out / JOBS} has more")
     told = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     print(f"{what}: {told} tokens of {described.vocabulary:,} by {described.tokenizer}")

@@ -7,23 +7,19 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from experiments.prepare import PrepareError
 from wsdjax.data.tokenizer import INSTALL
-from wsdjax.errors import UserError
 
 _CHUNK = 2**20
 _PACKED_CHUNK = 2**12
 """Of a .zst file, in which 4 bytes can stand for 2^17: at most 128 MiB come of it."""
 
 
-class UnreadableText(UserError):
-    """A file of a corpus that cannot be read; the message names it, and the line."""
-
-
 def chunks(name: str) -> Iterator[bytes]:
     """The content of a file, that of a .gz or .zst file unpacked.
 
     Raises:
-      UnreadableText: for a packed file that is damaged or cut short.
+      PrepareError: for a packed file that is damaged or cut short.
       OSError: if it cannot be read.
     """
     with open(name, "rb") as file:
@@ -42,11 +38,11 @@ def _gzip(file: BinaryIO, name: str) -> Iterator[bytes]:
             while chunk := unpacked.read(_CHUNK):
                 yield chunk
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise UnreadableText(f"{name} is no .gz file, or is damaged ({error})") from None
+        raise PrepareError(f"{name} is no .gz file, or is damaged ({error})") from None
     except EOFError:
-        raise UnreadableText(f"{name} is cut short: fetch or pack it again") from None
+        raise PrepareError(f"{name} is cut short: fetch or pack it again") from None
     if file.tell() == 0:  # which the library takes for an empty file that was packed
-        raise UnreadableText(f"{name} is cut short, to nothing: fetch or pack it again")
+        raise PrepareError(f"{name} is cut short, to nothing: fetch or pack it again")
 
 
 def _zstandard(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -54,7 +50,7 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise UnreadableText(f"{name} needs the library zstandard: {INSTALL}") from None
+        raise PrepareError(f"{name} needs the library zstandard: {INSTALL}") from None
     # Archives made for a long window (zstd --long) are read too.
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
     frame = None
@@ -66,6 +62,6 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[bytes]:
                 chunk = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
-        raise UnreadableText(f"{name} is no .zst file, or is damaged ({error})") from None
+        raise PrepareError(f"{name} is no .zst file, or is damaged ({error})") from None
     if frame or file.tell() == 0:  # which the library would take for the end
-        raise UnreadableText(f"{name} is cut short: fetch or pack it again")
+        raise PrepareError(f"{name} is cut short: fetch or pack it again")

@@ -14,16 +14,17 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.cli.progress import Display
+from experiments.prepare import PrepareError
 from experiments.prepare.documents import LeftOut, documents
-from experiments.prepare.jobs import Job, Made, Plan, PrepareError, Tolerance
-from experiments.prepare.progress import Progress
-from experiments.prepare.records import digest
+from experiments.prepare.jobs import Job, Made, Plan, Tolerance, digest
 from experiments.prepare.sources import Source
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
@@ -55,7 +56,7 @@ def work(
       finished: is told of each job that is done.
     """
     spawn = multiprocessing.get_context("spawn")
-    progress = Progress(of - len(jobs), of)
+    progress, began = Display("text", of - len(jobs), of, "shards"), time.monotonic()
     waiting, left, written = iter(jobs), len(jobs), 0
     pipes: dict[Any, Any] = {}
     try:
@@ -87,7 +88,8 @@ def work(
                 left -= 1
                 if job := next(waiting, None):
                     pipe.send(job)
-            progress.show(of - left, written)
+            speed = written / (time.monotonic() - began)
+            progress.show(f"{written:,} tokens, {speed:,.0f}/s", of - left)
     except (EOFError, ConnectionError):
         raise PrepareError("a worker was killed, for memory perhaps: try fewer --workers") from None
     finally:
@@ -95,7 +97,7 @@ def work(
             worker.kill()
         for worker in pipes.values():
             worker.join()
-        progress.stop()
+        progress.close()
 
 
 def _serve(pipe: multiprocessing.connection.Connection, settings: Settings) -> None:

@@ -10,19 +10,9 @@ lineage. The loss is the mean over a sample of the branch's data, drawn without 
 spread over the split; each result has the loss of its sample and the sampling error of that.
 
 At each node:
-    sharpness        the k largest eigenvalues of the Hessian, certified
-    preconditioned   those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint
-    density          the whole spectrum, by stochastic Lanczos quadrature
-    moments          trace and Frobenius norm of the Hessian, trace by layer
-    noise            trace and top eigenvalue of the gradient's covariance, noise scale
+{at_nodes}
 Along a range:
-    interpolate      the loss from its first node to its last
-    plane            the loss over its first two principal components, and the way through
-    components       how much of its variance the first k explain
-    phases           v_s and v_d, and the curvature along them; a range over the branch's fork
-    convexity        weak quasi-convexity against its last node
-    alignment        cosine of each move with the negative gradient
-    distances        norms, distance travelled and moved
+{along}
 
 Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings, with
 a hash of them since other nodes can be as many with the same ends, and other values print alike; it
@@ -34,97 +24,100 @@ BRANCH/FILE, as in the report, or by its path, and draws the report without them
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import dataclasses
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from absl import flags
-
 from experiments import cli
-from experiments.cli.progress import SECONDS_BETWEEN_LINES
-from experiments.probe import measured, measures, sampling
-from experiments.probe.measures import ALONG, AT_A_NODE, Measure, Result, Unmeasurable
+from experiments.cli.progress import Display
+from experiments.cli.results import here, plain
+from experiments.probe import sampling
 from experiments.probe.nodes import iterates, parse_node
+from experiments.report.probes import MEASURES, results
+from experiments.report.probes import measure as kinds
+from experiments.report.probes.measure import Measure, Unmeasurable, Values
 from wsdjax import data, models, probes
-from wsdjax.branches import BranchStore, MissingNode, provenance
+from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
 from wsdjax.training import state
 from wsdjax.wording import shortened
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's directory.")
-_NODE = flags.DEFINE_string("node", "", "BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY].")
-_PROBE = flags.DEFINE_list("probe", [], "Which probes, with commas between them.")
-_EXAMPLES = flags.DEFINE_integer(
-    "examples", None, "Examples in the loss; 1,000 if there are so many.", lower_bound=1
-)
-_SPLIT = flags.DEFINE_enum("split", "train", list(measured.SPLITS), "Of the branch's data set.")
-_SEED = flags.DEFINE_integer("sample_seed", 0, "Of the draw of the examples.", lower_bound=0)
-_K = flags.DEFINE_integer("k", 1, "Eigenvalues, or components.", lower_bound=1)
-_TOL = flags.DEFINE_float("tol", 1e-3, "Of an eigenvalue's residual, relative.", lower_bound=0)
-_POINTS = flags.DEFINE_integer(
-    "points", 21, "Of an interpolation, or a side of a plane.", lower_bound=2, upper_bound=1_001
-)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(str(__doc__).format(**_listed()), words=True)
+    flag = parser.add_argument
+    flag("--workdir", help="the run's directory")
+    flag("--node", help="BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
+    flag("--probe", type=cli.names, help="which probes, with commas between them")
+    flag("--examples", type=cli.number(int, 1), help="in the loss; 1,000 if there are so many")
+    flag("--split", default="train", choices=kinds.SPLITS, help="of the branch's data set")
+    flag("--sample_seed", default=0, type=cli.number(int, 0), help="of the draw of the examples")
+    flag("--k", default=1, type=cli.number(int, 1), help="eigenvalues, or components")
+    flag("--tol", default=1e-3, type=cli.number(float, 0), help="of a residual, relative")
+    points = cli.number(int, 2, 1_001)
+    flag("--points", default=21, type=points, help="of an interpolation, or a side of a plane")
+    return cli.call(parser, _main, argv, "from what is finished")
 
 
-def main(arguments: list[str]) -> None:
-    if not _WORKDIR.value:
-        raise ConfigError("give --workdir, the run's directory")
-    workdir = Path(_WORKDIR.value)
-    if not (workdir / "branches").is_dir():
-        raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/)")
-    if arguments:
-        _drop(workdir, *arguments)
+def _listed() -> dict[str, str]:
+    def lines(along: bool) -> str:
+        return "\n".join(
+            f"    {name:<16} {str(kind.measure.__doc__).splitlines()[0].rstrip('.')}"
+            for name, kind in MEASURES.items()
+            if kind.along is along
+        )
+
+    return {"at_nodes": lines(False), "along": lines(True)}
+
+
+def _main(given: argparse.Namespace) -> None:
+    workdir = cli.run_directory(given)
+    if given.words:
+        _drop(workdir, given, *given.words)
     else:
-        _probe(BranchStore(workdir))
+        _probe(BranchStore(workdir), given)
 
 
-def _drop(workdir: Path, command: str, *names: str) -> None:
+def _drop(workdir: Path, given: argparse.Namespace, command: str, *names: str) -> None:
     if command != "drop":
         said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")
-    for flag in (_NODE, _PROBE, _EXAMPLES, _SPLIT, _SEED, _K, _TOL, _POINTS):
-        if flag.present:
-            raise ConfigError(f"drop takes no --{flag.name}")
+    cli.refuse_unused(given, "drop", ())
     if not names:
         raise ConfigError("drop: name the results, as BRANCH/FILE")
-    for path in measured.drop(workdir, names):
+    for path in results.drop(workdir, names):
         print(f"{path} is deleted")
     from experiments.report.write import write_report
 
     write_report(workdir)
 
 
-def _probe(store: BranchStore) -> None:
-    for flag in (_NODE, _PROBE):
-        if not flag.value:
-            raise ConfigError(f"give --{flag.name}; --help tells what it is")
-    for name in _PROBE.value:
-        if name not in measured.MEASURES:
-            known = ", ".join(measured.MEASURES)
+def _probe(store: BranchStore, given: argparse.Namespace) -> None:
+    for flag in ("node", "probe"):
+        if not getattr(given, flag):
+            raise ConfigError(f"give --{flag}; --help tells what it is")
+    for name in given.probe:
+        if name not in MEASURES:
+            known = ", ".join(MEASURES)
             raise ConfigError(f"--probe={shortened(name)}: the probes are {known}")
-    branch, steps = parse_node(_NODE.value, store)
-    if len(steps) < 2 and (along := [name for name in _PROBE.value if name in ALONG]):
+    branch, steps = parse_node(given.node, store)
+    if len(steps) < 2 and (along := [name for name in given.probe if MEASURES[name].along]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    split = getattr(data.load(store.branches()[branch].data), _SPLIT.value)
-    of = _Loss(store, branch, sampling.draw(split, _SPLIT.value, _EXAMPLES.value, _SEED.value))
+    split = getattr(data.load(store.branches()[branch].data), given.split)
+    sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
+    of = _Loss(store, branch, sample, vars(given))
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
-    try:
-        for name in _PROBE.value:
-            try:
-                (of.at_nodes if name in AT_A_NODE else of.along)(name, steps)
-            except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
-                refused.append(f"--probe={name} at --node={_NODE.value}: {error}")
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from what is finished.", file=sys.stderr)
-        cli.end(130)
+    for name in given.probe:
+        try:
+            of.measure(name, steps)
+        except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
+            refused.append(f"--probe={name} at --node={given.node}: {error}")
     from experiments.report.write import write_report
 
     write_report(store.workdir)
@@ -132,75 +125,79 @@ def _probe(store: BranchStore) -> None:
         raise ConfigError("; ".join(refused))
 
 
+_Seeds = Iterator[tuple[Any, Any]]
+
+
 class _Loss:
     """The loss of a branch's model over a sample of its data, and what is measured of it."""
 
-    def __init__(self, store: BranchStore, branch: str, sample: sampling.Sample):
-        self._store, self._branch, self._sample = store, branch, sample
+    def __init__(
+        self, store: BranchStore, branch: str, sample: sampling.Sample, flags: dict[str, Any]
+    ):
+        self._store, self._branch, self._sample, self._flags = store, branch, sample, flags
         self._resolved = store.branches()[branch]
         self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
 
-    def at_nodes(self, name: str, steps: list[int]) -> None:
-        kind = AT_A_NODE[name]
+    def measure(self, name: str, steps: list[int]) -> None:
+        """Measures what is missing, of each node or along all of them; what is damaged is told
+        before anything is computed."""
+        kind, fork = MEASURES[name], self._resolved.start
         given, tag = self._settings(kind)
-        missing = []  # looked for first: what is damaged is told before anything is computed
-        for step in steps:
-            directory = self._directory(owner := self._owner(step))
-            path, there = measured.place(directory, f"{name}-{step}-{tag}", [step], given)
-            if not there:
-                missing.append((step, owner, path))
-        for step, owner, path in missing:
-            began, results = time.monotonic(), []
-            for i, each in enumerate(self._replicates(step, name == "preconditioned")):
-                node = measures.Node(
-                    self._loss_fn,
-                    each.params,
-                    self._sample.batches,
-                    given,
-                    _teller(f"{name} of {owner}@{step}, seed {i}"),
-                    each.opt_state or None,
-                    self._store.branches()[owner].optimizer,
-                )
-                results.append(kind.measure(node) | self._sampled(kind, each.params))
-            self._write(path, kind, name, [step], given, results)
-            _report(f"{name} of {owner}@{step}", kind, results, began)
-
-    def along(self, name: str, steps: list[int]) -> None:
-        kind, fork = ALONG[name], self._resolved.start
-        given, tag = self._settings(kind)
-        if (
-            name == "phases"
-            and steps[0] < fork < steps[-1]
-            and fork in self._store.nodes(self._branch)
-        ):
+        inside = steps[0] < fork < steps[-1]
+        if kind.takes_fork and inside and fork in self._store.nodes(self._branch):
             steps = sorted({*steps, fork})
-        stem = f"{name}-{steps[0]}-{steps[-1]}-{len(steps)}nodes" + (f"-{tag}" if tag else "")
-        path, there = measured.place(self._directory(self._branch), stem, steps, given)
-        if there:
-            return
-        title = f"{name} of {self._branch}@{steps[0]}:{steps[-1]}, {len(steps)} nodes"
-        began, results = time.monotonic(), []
-        for i in range(self._resolved.seeds):
-            each = measures.Path(
-                self._loss_fn,
-                iterates(self._store, self._branch, steps, i),
-                steps,
-                fork,
-                self._sample.batches,
-                given,
-                _teller(f"{title}, seed {i}"),
-                path.with_name(f"{path.stem}-seed{i}.cells"),
-            )
-            results.append(kind.measure(each) | self._sampled(kind, each.iterates[-1]))
-        self._write(path, kind, name, steps, given, results)
-        _report(title, kind, results, began)
-        measured.unlink_cells(path)
+        asked = [(self._branch, steps)] if kind.along else [(self._owner(n), [n]) for n in steps]
+        missing = []
+        for owner, at in asked:
+            ends = f"{at[0]}-{at[-1]}-{len(at)}nodes" if kind.along else f"{at[0]}"
+            directory = self._store.directory(owner) / "probes"
+            directory.mkdir(exist_ok=True)
+            stem = "-".join(filter(None, (name, ends, tag)))
+            path, there = results.place(directory, stem, at, given)
+            if not there:
+                missing.append((owner, at, path))
+        for owner, at, path in missing:
+            title = f"{name} of {owner}@{at[0]}"
+            title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
+            began, found = time.monotonic(), []
+            of = self._path if kind.along else self._node
+            for i, (params, one) in enumerate(of(kind, owner, at, given, path)):
+                with contextlib.closing(Display(f"{title}, seed {i}")) as display:
+                    found.append(kind.measure(one._replace(tell=display.show)))
+                    if kind.sees_examples:
+                        found[-1] |= sampling.loss(self._loss_fn, params, self._sample)
+            self._write(path, kind, name, at, given, found)
+            _report(title, kind, found, began)
+            results.unlink_cells(path)
 
-    def _settings(self, kind: Measure) -> tuple[Result, str]:
+    def _path(self, _: Measure, owner: str, steps: list[int], given: Values, path: Path) -> _Seeds:
+        """Of each seed the parameters at the end, and what a probe along nodes is given."""
+        for i in range(self._resolved.seeds):
+            along = iterates(self._store, owner, steps, i)
+            cells = path.with_name(f"{path.stem}-seed{i}.cells")
+            of = (steps, self._resolved.start, self._sample.batches, given)
+            yield along[-1], kinds.Path(self._loss_fn, along, *of, file=cells)
+
+    def _node(self, kind: Measure, owner: str, steps: list[int], given: Values, _: Path) -> _Seeds:
+        """Of each seed the parameters, and what a probe of a node is given: Adam's moments too if
+        it asks for them and there are any."""
+        (step,) = steps
+        whole = state.State(step, self._store.params(self._branch, step))
+        if kind.takes_moments:
+            with contextlib.suppress(MissingNode):
+                whole = self._store.restore(self._branch, step)
+        optimizer = self._store.branches()[owner].optimizer
+        for i in range(self._resolved.seeds):
+            one = state.replicate(whole, i)
+            params = models.unstacked(one.params)
+            of = (params, self._sample.batches, given)
+            yield params, kinds.Node(self._loss_fn, *of, one.opt_state or None, optimizer)
+
+    def _settings(self, kind: Measure) -> tuple[Values, str]:
         """What a result depends on, and as much of that as flags set as part of a file's name,
         with the branch whose data are other than its root's."""
         facts, root = self._sample.facts, self._store.lineage(self._branch)[0].branch
-        given: Result = {name: flags.FLAGS[name].value for name in kind.uses}
+        given: Values = {name: self._flags[name] for name in kind.uses}
         tags = [f"{name}{given[name]:g}" for name in kind.uses]
         if kind.sees_examples:
             loss = {"examples": facts["examples"], "split": facts["split"]}
@@ -212,13 +209,8 @@ class _Loss:
             tags.append(f"sample{facts['seed']}")
         return {**given, **kind.fixed}, "-".join(tags)
 
-    def _sampled(self, kind: Measure, params: Any) -> Result:
-        if not kind.sees_examples:
-            return {}
-        return sampling.loss(self._loss_fn, params, self._sample)
-
     def _write(
-        self, path: Path, kind: Measure, name: str, steps: list[int], given: Result, results: list
+        self, path: Path, kind: Measure, name: str, steps: list[int], given: Values, results: list
     ) -> None:
         content = {
             "probe": name,
@@ -226,62 +218,27 @@ class _Loss:
             "settings": given,
             "sample": self._sample.facts if kind.sees_examples else None,
             "results": results,
-            "machine": provenance.machine(),
-            "versions": provenance.versions(),
+            **here(),
         }
-        write_json(path, content, default=_plain)
-
-    def _directory(self, branch: str) -> Path:
-        directory = self._store.directory(branch) / "probes"
-        directory.mkdir(exist_ok=True)
-        return directory
+        del content["date"]  # so that a probe that was killed writes the same
+        write_json(path, content, default=plain)
 
     def _owner(self, step: int) -> str:
         """The branch of the lineage that made the node."""
         lineage = self._store.lineage(self._branch)
         return next(segment.branch for segment in lineage if step <= segment.stop)
 
-    def _replicates(self, step: int, with_moments: bool) -> Iterator[state.State]:
-        """Each seed's state; of parameters alone if no moments are asked for, or there are none."""
-        whole = state.State(step, self._store.params(self._branch, step))
-        if with_moments:
-            with contextlib.suppress(MissingNode):
-                whole = self._store.restore(self._branch, step)
-        for i in range(self._resolved.seeds):
-            one = state.replicate(whole, i)
-            yield dataclasses.replace(one, params=models.unstacked(one.params))
 
-
-def _report(title: str, kind: Measure, results: list[Result], began: float) -> None:
+def _report(title: str, kind: Measure, results: list[Values], began: float) -> None:
     """A line for each seed."""
-    _teller("")("")
     for i, result in enumerate(results):
         print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
     seconds = f"{time.monotonic() - began:.0f} s"
     if kind.sees_examples:
-        losses = ", ".join(measured.with_error(r["loss"], r["loss_error"]) for r in results)
+        losses = ", ".join(kinds.with_error(r["loss"], r["loss_error"]) for r in results)
         seconds = f"loss of the sample {losses}; {seconds}"
     print(f"    {seconds}", flush=True)
 
 
-def _plain(value: Any) -> Any:
-    return np.asarray(value).tolist()
-
-
-def _teller(title: str) -> measures.Tell:
-    """Writes over one line of a terminal; elsewhere a line every so often."""
-    last = time.monotonic()
-
-    def tell(text: str) -> None:
-        nonlocal last
-        if sys.stderr.isatty():
-            print(f"\r\033[K{title}: {text}" if title else "\r\033[K", end="", file=sys.stderr)
-        elif text and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{title}: {text}", file=sys.stderr, flush=True)
-
-    return tell
-
-
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.end(main())

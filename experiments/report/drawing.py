@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.cli.table import aligned
 from experiments.report.reading import experiment_of
 from wsdjax.branches import BranchStore
 from wsdjax.config import AdamW
@@ -34,14 +35,8 @@ def drawing(store: BranchStore, by_rows: bool = False) -> list[str]:
             yield (indent + mark + branch.name, steps, what, *state_of(store, branch, by_rows))
             yield from lines(branch.name, indent + below if parent else "")
 
-    rows = [
-        ("branch", "updates", "schedule and changes", "status", "held-out loss"),
-        *lines("", ""),
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    header = ("branch", "updates", "schedule and changes", "status", "held-out loss")
+    return aligned([header, *lines("", "")])
 
 
 def summary(value: Any) -> str:

@@ -7,7 +7,7 @@ compares methods, each has one colour; else each leaf of the tree has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,6 +22,7 @@ from experiments.report.bound import overlays
 from experiments.report.naming import data_name, schedule_name
 from experiments.report.reading import Run, running_mean
 from experiments.report.style import (
+    BANDS,
     STYLE,
     TRUNK,
     legend_above,
@@ -30,7 +31,6 @@ from experiments.report.style import (
     once_each,
     plain,
 )
-from wsdjax.tree.branch import ResolvedBranch
 
 AVERAGES = {"ema": "exponential average", "window": "latest-window average"}
 
@@ -63,7 +63,8 @@ def loss_curves(run: Run) -> Figure:
             axis.set_title(f"{title}, {_data_name(run)}", loc="left", fontsize=10)
         axes[0, 0].set_ylabel("cross-entropy (nats)")
         rates = list(curves(run, "rate"))
-        exponent = _exponent(max((curve.values.max() for curve in rates), default=1.0))
+        highest = max((curve.values.max() for curve in rates), default=1.0)
+        exponent = int(np.floor(np.log10(highest))) if highest > 0 else 0
         for axis in axes[1]:
             for curve in rates:
                 scaled = curve.values[:, 0] / 10.0**exponent
@@ -127,7 +128,32 @@ def _data_name(run: Run) -> str:
     return plain(data_name(run.branches.values()), 80)
 
 
-FIGURES = {"loss": loss_curves, "parameter_norm": parameter_norm, "convex_bound": convex_bound}
+class Described(NamedTuple):
+    draw: Callable[[Run], Figure]
+    caption: str
+    """In HTML."""
+    narrow: bool = False
+
+
+FIGURES = {
+    "loss": Described(
+        loss_curves,
+        "Loss against updates, over the learning rate; the training loss as the running mean over "
+        "a fiftieth of the updates. The dashed lines are at T<sub>c</sub>, where cooldowns fork. "
+        f"The fall in the first tenth of the updates is cut off above. {BANDS}",
+    ),
+    "parameter_norm": Described(
+        parameter_norm, f"Euclidean norm of all parameters against updates. {BANDS}", narrow=True
+    ),
+    "convex_bound": Described(
+        convex_bound,
+        "Training loss and the bound of convex optimisation, computed from the run's rates and "
+        "gradient norms alone (Schaipp et al.): for the distance D of which the run's own base "
+        "rate would be the best, then moved and scaled to each loss by least squares, so that "
+        "shapes can be compared and levels cannot.",
+    ),
+}
+"""By name: a new one is a file with a function of the run, and a line here."""
 
 
 def curves(run: Run, column: str) -> Iterator[Curve]:
@@ -145,13 +171,10 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
         # From the last point of the parent on, so that the line is not broken at the fork,
         # unless the held-out set is another from there on.
         first = int(np.searchsorted(steps, branch.start, side="right"))
-        if not (column.startswith("eval") and branch.parent and _other_data(run, branch)):
+        same = not branch.parent or branch.data == run.branches[branch.parent].data
+        if same or not column.startswith("eval"):
             first = max(first - 1, 0)
         yield Curve(*looked[name], steps[first:], values[first:])
-
-
-def _other_data(run: Run, branch: ResolvedBranch) -> bool:
-    return branch.data != run.branches[branch.parent].data
 
 
 def _draw(axis: Axes, curve: Curve) -> None:
@@ -184,7 +207,3 @@ def _zoom(axis: Axes, curves: list[Curve]) -> None:
         low, high = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
         high = max(high, low + 1e-6)  # of one point alone
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def _exponent(value: float) -> int:
-    return int(np.floor(np.log10(value))) if value > 0 else 0

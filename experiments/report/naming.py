@@ -6,47 +6,23 @@ import itertools
 from collections.abc import Iterable
 
 from experiments.report.reading import Run
-from wsdjax.config import (
-    Cifar10,
-    Constant,
-    Continued,
-    Cooldown,
-    Hold,
-    InverseSqrt,
-    Photos,
-    Rewarm,
-    Stdlib,
-    Text,
-    WarmupCosine,
-)
 from wsdjax.tree.branch import ResolvedBranch
 
 
 def schedule_name(run: Run, name: str) -> str:
     """What the field calls the schedule of a lineage, and the shape of its last decay."""
-    branches = run.branches
-    lineage = [branches[segment.branch].schedule for segment in run.lineage(name)]
-    lineage = [each for each in lineage if not isinstance(each, Continued)]
-    kinds = [kind for kind, _ in itertools.groupby(_KINDS[type(each)] for each in lineage)]
+    schedules = [run.branches[segment.branch].schedule for segment in run.lineage(name)]
+    schedules = [each for each in schedules if each.called]
+    kinds = [kind for kind, _ in itertools.groupby(each.called for each in schedules)]
     joined = " > ".join(kinds)
     cycles = " > ".join(["constant", "cooldown"] * (len(kinds) // 2))
     known = _NAMES.get(joined, "WSD-S" if joined == cycles else joined)
-    last = lineage[-1]
-    if joined == "warmup-cosine > rewarmed" and all(
-        each.warmup_steps == 0 for each in lineage if isinstance(each, Rewarm)
-    ):
+    rewarmed = [each for each in schedules if each.called == "rewarmed"]
+    if known == "re-warmed cosine" and not any(each.warmup_steps for each in rewarmed):
         known = "cyclic cosine"
-    return f"{known}, {last.shape} cooldown" if isinstance(last, Cooldown) else known
+    return ", ".join(filter(None, (known, schedules[-1].shape_called)))
 
 
-_KINDS = {
-    Constant: "constant",
-    Hold: "held",
-    InverseSqrt: "inverse square root",
-    WarmupCosine: "warmup-cosine",
-    Cooldown: "cooldown",
-    Rewarm: "rewarmed",
-}
 _NAMES = {
     "constant": "constant rate",
     "constant > cooldown": "WSD",
@@ -56,15 +32,4 @@ _NAMES = {
 
 
 def data_name(branches: Iterable[ResolvedBranch]) -> str:
-    names = {
-        Photos: "photos (not CIFAR-10)",
-        Cifar10: "CIFAR-10",
-        Stdlib: "source of Python's standard library",
-    }
-    called = [
-        branch.data.directory
-        if isinstance(branch.data, Text)
-        else names.get(type(branch.data), type(branch.data).__name__)
-        for branch in branches
-    ]
-    return ", ".join(dict.fromkeys(called))
+    return ", ".join(dict.fromkeys(branch.data.called for branch in branches))

@@ -6,27 +6,17 @@ import base64
 import html
 
 from experiments.report.drawing import drawing
-from experiments.report.probes import BANDS, Drawn
+from experiments.report.figures import FIGURES
+from experiments.report.probes.results import Drawn
 from experiments.report.reading import Run
 from experiments.report.tables import Rows
 from wsdjax.wording import printable
 
-_CAPTIONS = {
-    "loss": "Loss against updates, over the learning rate; the training loss as the running mean "
-    "over a fiftieth of the updates. The dashed lines are at T<sub>c</sub>, "
-    "where cooldowns fork. The fall in the first tenth of the updates is cut off above.",
-    "parameter_norm": "Euclidean norm of all parameters against updates.",
-    "convex_bound": "Training loss and the bound of convex optimisation, computed from the run's "
-    "rates and gradient norms alone (Schaipp et al.): for the distance D of which the run's own "
-    "base rate would be the best, then moved and scaled to each loss by least squares, so that "
-    "shapes can be compared and levels cannot.",
-}
-_WITHOUT_BANDS = ("convex_bound",)
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
 img { width: 100%; height: auto; } figure { margin: 1.5rem 0; }
-#parameter_norm, [id^=probe] { width: 65%; }
+[id^=probe] { width: 65%; }
 summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
@@ -48,10 +38,8 @@ def page(
     probed: Drawn,
 ) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
-    captions = {
-        name: text if name in _WITHOUT_BANDS else f"{text} {BANDS}"
-        for name, text in _CAPTIONS.items()
-    } | probed.captions
+    captions = {name: each.caption for name, each in FIGURES.items()} | probed.captions
+    narrow = "".join(f"#{name} {{ width: 65%; }}" for name, each in FIGURES.items() if each.narrow)
     drawings = "".join(
         f'<figure id="{name}"><img alt="{name}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
@@ -73,7 +61,8 @@ def page(
     title = html.escape(printable(run.workdir.name))
     tree = "\n".join(drawing(run.store, by_rows=True))
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>{_CSS}{narrow}</style></head>
 <body><h1>{title}</h1>
 {tables}
 <ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>

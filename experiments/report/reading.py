@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,7 @@ import numpy as np
 
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import Table
-from wsdjax.config import Cooldown, Experiment, Rewarm, WarmupCosine
-from wsdjax.config import json as serial
-from wsdjax.config.validation import check
-from wsdjax.errors import UserError
-from wsdjax.files import DamagedFile, read_json
+from wsdjax.branches.workdir import experiment_of
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -27,18 +24,16 @@ class Run:
         self.store = BranchStore(workdir)
         self.workdir = self.store.workdir
         self.branches: dict[str, ResolvedBranch] = self.store.branches()
-        self.compared: dict[str, tuple[str, ...]] = {
-            method: tuple(name for name in names if name in self.branches)
-            for method, names in (read_config(self.workdir) or {}).get("compare", {}).items()
-        }
         self.experiment = experiment_of(self.workdir)
         """None for a workdir without a config."""
-        self.table = functools.cache(self._table)
-        self.lineage = functools.cache(self.store.lineage)
-
-    def _table(self, name: str) -> Table:
+        compare = self.experiment.compare if self.experiment else {}
+        self.compared: dict[str, tuple[str, ...]] = {
+            method: tuple(name for name in names if name in self.branches)
+            for method, names in compare.items()
+        }
+        self.table: Callable[[str], Table] = functools.cache(self.store.metrics)
         """The rows of a lineage, root to leaf."""
-        return self.store.metrics(name)
+        self.lineage = functools.cache(self.store.lineage)
 
     def ends(self) -> list[ResolvedBranch]:
         """The branches that have a result: those without children, and those that decay, from
@@ -47,7 +42,7 @@ class Run:
         return [
             branch
             for name, branch in self.branches.items()
-            if name not in parents or isinstance(branch.schedule, Cooldown | WarmupCosine | Rewarm)
+            if name not in parents or branch.schedule.decays
         ]
 
     def smoothing_window(self, name: str) -> int:
@@ -79,39 +74,3 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
     return (sums[last] - sums[first]) / (last - first)[:, None]
-
-
-_REMEDY = "delete it and give the command that trained the run again"
-
-
-def read_config(workdir: Path) -> dict[str, Any] | None:
-    """`config.json`; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    found = _config(workdir)
-    return found and found[0]
-
-
-def experiment_of(workdir: Path) -> Experiment | None:
-    """The experiment that a workdir's `config.json` holds; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    found = _config(workdir)
-    return found and found[1]
-
-
-def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
-    file = workdir / "config.json"
-    if not file.exists():
-        return None
-    content = read_json(file, _REMEDY)
-    try:
-        experiment = serial.from_json(content)
-        check("", experiment, Experiment, {})
-    except (UserError, AttributeError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
-    return content, experiment

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
-from wsdjax.config import Cooldown
 from wsdjax.files import write_atomically
 from wsdjax.wording import shortened
 
@@ -24,6 +23,7 @@ from wsdjax.wording import shortened
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288", "#44AA99")
 TRUNK = "#444444"
+BANDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -99,7 +99,8 @@ def once_each(axis: Axes) -> dict[str, Artist]:
 
 
 def mark_cooldowns(axis: Axes, run: Run) -> None:
-    for start in {e.start for e in run.branches.values() if isinstance(e.schedule, Cooldown)}:
+    cooldowns = [b for b in run.branches.values() if b.schedule.decays]
+    for start in {b.start for b in cooldowns if b.schedule.from_parents_rate}:
         axis.axvline(start, color="black", ls="--", lw=1)
         axis.annotate(
             "$T_c$",

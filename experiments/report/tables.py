@@ -6,19 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.cli.table import aligned
 from experiments.report import baselines, figures
 from experiments.report.bound import overlays
 from experiments.report.drawing import changes, summary
 from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
-from wsdjax.config import Bigram, Photos
-from wsdjax.data.synthetic import entropy_rate
 
 Rows = list[tuple[str, ...]]
-STAND_IN = (
-    "Data: photos, crops of ten photographs that stand in for CIFAR-10 where there is no network; "
-    "its numbers are not those of CIFAR-10."
-)
 HEADER = (
     "schedule",
     "lineage",
@@ -68,7 +63,10 @@ def final_values(run: Run) -> list[Final]:
             found.append(
                 Final(
                     schedule=f"{name}, {figures.AVERAGES[average]}" if average else name,
-                    lineage=_nodes(run, branch.name),
+                    lineage=[
+                        node if stop == run.branches[node].end else f"{node}@{stop}"
+                        for node, _, stop in run.lineage(branch.name)
+                    ],
                     updates=int(updates["step"][-1]),
                     rate=float(updates["rate"][-1]),
                     training_loss=None if average else training,
@@ -107,13 +105,6 @@ def _changes(run: Run, name: str) -> str:
     along = [run.branches[segment.branch] for segment in run.lineage(name)]
     base = run.experiment.optimizer if run.experiment else None
     return ", ".join(filter(None, (changes(e, run.branches.get(e.parent), base) for e in along)))
-
-
-def _nodes(run: Run, name: str) -> list[str]:
-    nodes = []
-    for branch, _, stop in run.lineage(name):
-        nodes.append(branch if stop == run.branches[branch].end else f"{branch}@{stop}")
-    return nodes
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:
@@ -175,9 +166,7 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
         "updates."
     )
     said += _bits(run, ends)
-    said += _entropies(run)
-    if any(isinstance(branch.data, Photos) for branch in branches.values()):
-        said.append(STAND_IN)
+    said += filter(None, dict.fromkeys(branch.data.note() for branch in branches.values()))
     found = [f"{o.leaf} {o.correlation:.3f}" for o in overlays(run)]
     if found:
         said.append(
@@ -206,26 +195,16 @@ def _bits(run: Run, ends: list[Final]) -> list[str]:
     if not models:
         return []
     said = [f"Held-out bits a byte: {', '.join(models)}."]
-    for text, counted in baselines.ngrams(run).items():
+    counts = baselines.kept(run)
+    if not counts and baselines.are_of(run):
+        said.append("N-grams beside them: experiments.report --baselines counts them in a minute.")
+    for text, counted in counts.items():
         each = ", ".join(f"{name} {bits:.3f}" for name, bits in counted.items())
         said.append(f"Held-out bits a byte of Kneser-Ney n-grams counted on {text}: {each}.")
     return said
 
 
-def _entropies(run: Run) -> list[str]:
-    """Of synthetic languages, which no model's expected loss is below."""
-    configs = [branch.data for branch in run.branches.values() if isinstance(branch.data, Bigram)]
-    rates = dict.fromkeys(f"{entropy_rate(config):.4f}" for config in configs)
-    return [f"Entropy of the language, nats a token: {', '.join(rates)}."] if rates else []
-
-
 def as_text(lines: Rows, words: int) -> str:
     """Aligned columns: the first `words` to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < words or lines[0][i] == "changes" else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    right = [i for i, name in enumerate(lines[0]) if i >= words and name != "changes"]
+    return "\n".join(aligned(lines, right))

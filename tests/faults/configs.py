@@ -5,8 +5,8 @@ one message that names the field, before anything is written.
 
 One value of a good config is replaced by another of any type, or one argument of a good command;
 what then happens is what `experiments.run` and `experiments.branch` do before they write. All in
-one process (of each entry point, whose flags have the same names): the workdir's lock, which
-comes before whatever is written, is where an accepted case ends.
+one process: the workdir's lock, which comes before whatever is written, is where an accepted case
+ends.
 """
 
 from __future__ import annotations
@@ -396,7 +396,7 @@ def run_fault(draw: random.Random, workdir: Path, here: Path, more: Sequence[str
     config, name = draw.choice(sorted(here.glob("*.py"))), "config"
     if draw.random() < 0.8:
         config = here / "good.py"
-    argv = ["run", f"--config={config}", f"--workdir={workdir}"]
+    argv = [f"--config={config}", f"--workdir={workdir}"]
     text = draw.choice((*TEXTS, *more))
     match draw.randrange(6):
         case 0 | 1 | 2:
@@ -404,20 +404,17 @@ def run_fault(draw: random.Random, workdir: Path, here: Path, more: Sequence[str
             argv.append(f"--config.{name}={text}")
             name = name.split(".")[-1]
         case 3:
-            argv[1] = f"--config={text}"
+            argv[0] = f"--config={text}"
         case 4:
             argv.append(draw.choice((text, f"--{text}", f"--wrong={text}")))
             name = ""
         case 5:
             name = draw.choice(("workdir", "checkpoint_dir"))
             argv.append(f"--{name}={text if text.strip('~ ') and text[0] != '/' else '/proc/x'}")
-    if config.stem != "good":
+    if config.stem != "good" and name:
         name = "c"  # its own message is what is told
 
-    def main(rest):
-        run.main()
-
-    return _command(main, argv, "run", name, workdir, {"read_config": True})
+    return _command(run.main, argv, "run", name, workdir)
 
 
 def branch_fault(draw: random.Random, workdir: Path, more: Sequence[str] = ()) -> Fault:
@@ -439,49 +436,32 @@ def branch_fault(draw: random.Random, workdir: Path, more: Sequence[str] = ()) -
             argv, name = ["fork", text, *fork[2:]], ""
         case _:
             argv = [*fork, f"--{flag}={text}"]
-    argv = ["branch", *argv, *(() if fork[-1] in argv else (fork[-1],))]
+    argv = [*argv, *(() if fork[-1] in argv else (fork[-1],))]
     before = _files(workdir)
-    found = _command(branch.main, argv, "branch", name, workdir / "none", {"positional": True})
+    found = _command(branch.main, argv, "branch", name, workdir / "none")
     if _files(workdir) != before:
         return found._replace(wrong="wrote something")
     return found
 
 
-def _command(
-    main: Callable, argv: list[str], kind: str, name: str, workdir: Path, how: dict[str, bool]
-) -> Fault:
-    from experiments import cli
-
-    out, err, said = io.StringIO(), io.StringIO(), None
-    with _flags(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+def _command(main: Callable, argv: list[str], kind: str, name: str, workdir: Path) -> Fault:
+    out, err = io.StringIO(), io.StringIO()
+    said: BaseException | None = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            # ml_collections looks for overrides there.
-            with _stopped_at_the_lock(), mock.patch.object(sys, "argv", argv):
-                main(cli.parse(argv, **how)[1:])
+            with _stopped_at_the_lock():
+                code = main(argv)
+            said = SystemExit(code) if code else None
         except BaseException as error:
             said = error
     if said is None and kind == "branch":
-        return Fault(kind, _short(argv[1:]), "accepted")
-    case = " ".join(_short(argument) for argument in argv[1:])
+        return Fault(kind, _short(argv), "accepted")
+    case = " ".join(_short(argument) for argument in argv)
     heard = err.getvalue() if isinstance(said, SystemExit) else ""
     # A file that is not there may be named itself.
-    given = [argument.partition("=")[2] for argument in argv[3:]]
+    given = [argument.partition("=")[2] for argument in argv[2:]]
     named = tuple(str(Path(text)) for text in given if text and name in _PATHS)
     return _judged(f"command: {kind}", case, name, said, workdir, heard, named)
-
-
-@contextlib.contextmanager
-def _flags() -> Iterator[None]:
-    """absl's flags as they were, once the case is over."""
-    from absl import flags
-    from absl.testing import flagsaver
-
-    saved = flagsaver.save_flag_values()
-    try:
-        yield
-    finally:
-        flagsaver.restore_flag_values(saved)
-        flags.FLAGS.unparse_flags()
 
 
 # All of them.
@@ -521,19 +501,19 @@ def faults(count: int, seed: int, commands: str, here: Path) -> list[Fault]:
 
 def _load_once() -> None:
     """Cases that have one data set load it once."""
-    from wsdjax.training.compiled import Programs
+    from wsdjax.training.compiled import Compiled
 
-    load: Any = Programs._data
+    load: Any = Compiled._data
     if not hasattr(load, "loaded"):
         loaded: dict[str, Any] = {}
 
-        def once(self: Programs, config: Any) -> Any:
+        def once(self: Compiled, config: Any) -> Any:
             if repr(config) not in loaded:
                 loaded[repr(config)] = load(self, config)
             return loaded[repr(config)]
 
         once.loaded = loaded  # type: ignore[attr-defined]
-        Programs._data = once  # type: ignore[method-assign]
+        Compiled._data = once  # type: ignore[method-assign]
 
 
 def _registered(workdir: Path) -> Path:

@@ -24,11 +24,9 @@ import jax
 
 from tests.faults.shim import Control
 
-ENTRY_POINTS = ("experiments.run", "experiments.branch", "experiments.probe")
-"""They define flags, which can be done once in a process."""
 _MODULES = (
     "experiments.launch",
-    "experiments.probe.measures",
+    "experiments.report.probes.measures",
     "experiments.report.drawing",
     "experiments.prepare.text",
     "matplotlib.backends.backend_agg",

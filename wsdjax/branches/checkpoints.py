@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from wsdjax.branches.quiet import quiet
 from wsdjax.checksum import checksums
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.training import state as states
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 
 
 class MissingNode(UserError, LookupError):
@@ -36,13 +35,20 @@ class Checkpoints:
       directory: any path that orbax writes, a bucket too; made when the first is saved.
       keep: how many of the newest stay; None for all.
       protected: tells which others stay.
+      written: told of the step of one that is written and about to get its name.
     """
 
     def __init__(
-        self, name: str, directory: epath.Path, keep: int | None, protected: Callable[[], set[int]]
+        self,
+        name: str,
+        directory: epath.Path,
+        keep: int | None,
+        protected: Callable[[], set[int]],
+        written: Callable[[int], None],
     ):
         self._name, self.directory, self._keep, self._protected = name, directory, keep, protected
         self._writer: ocp.training.Checkpointer | None = None
+        self._written, self._step = written, -1
         self._pending: Any = None
         self._failed = False
 
@@ -73,9 +79,9 @@ class Checkpoints:
           OSError: if the save before this one failed, or this one was skipped.
         """
         self.wait()
-        step = int(state.step)
+        self._step = step = int(state.step)
         try:
-            with _quiet():
+            with quiet():
                 response = self._open().save_async(
                     step,
                     _saved(state),
@@ -99,7 +105,7 @@ class Checkpoints:
         if not self.is_local:
             return {}
         try:
-            with _quiet():
+            with quiet():
                 return dict(ocp.metadata(self.directory / str(step)).custom_metadata or {})
         except Exception as error:  # whatever orbax makes of broken files
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -116,7 +122,7 @@ class Checkpoints:
             (step, response), self._pending = self._pending, None
             reason: object = "orbax gives no reason"
             try:
-                with _quiet():
+                with quiet():
                     if response.result():
                         return
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
@@ -124,7 +130,7 @@ class Checkpoints:
             self._failed = True
             raise self._not_saved(step, reason)
 
-    def load(self, step: int | None, sharding: Any = None) -> State:
+    def load(self, step: int | None, place: Place | None = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
         steps = self.steps()
         if step is None or step not in steps:
@@ -132,8 +138,8 @@ class Checkpoints:
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
         path = self.directory / str(step)
         try:
-            with _quiet():
-                return _load(path, self._name, sharding)
+            with quiet():
+                return _load(path, self._name, place)
         except (ConfigError, MemoryError):
             raise
         except OSError as error:
@@ -170,7 +176,7 @@ class Checkpoints:
         writer, self._writer = self._writer, None
         if writer:
             try:
-                with _quiet():
+                with quiet():
                     writer.close()
             except Exception:
                 if not self._failed:  # which `wait` has told already
@@ -192,14 +198,23 @@ class Checkpoints:
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
                 self.directory,
-                context=_plain_files(),
+                context=self._context(),
                 preservation_policy=_Preserve(self._keep, self._protected),
                 cleanup_tmp_directories=True,
             )
         return self._writer
 
+    def _context(self) -> ocp.Context:
+        context = ocp.Context()
+        # A file for each leaf, as against one database for all: no byte of it is dead, so that
+        # whatever is damaged shows in the checksums.
+        context.array.saving.use_ocdbt = False
+        # orbax calls it before it renames, and says nothing of which.
+        context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
+        return context
 
-def _load(path: epath.Path, branch: str, sharding: Any) -> State:
+
+def _load(path: epath.Path, branch: str, place: Place | None) -> State:
     saved = ocp.metadata(path)
     record = saved.custom_metadata or {}
     if (owner := record.get("branch", branch)) != branch:
@@ -209,8 +224,7 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     wanted = states.abstract(params, averages)
     if "opt_state" not in saved.metadata:
         wanted = states.parameters_alone(wanted)
-    kind = "fingerprint" if "fingerprint" in record else "checksums"
-    if not isinstance(was := record.get(kind), dict):
+    if not isinstance(was := record.get("checksums"), dict):
         raise ValueError("its record has no checksums")
     if len(was) != len(jax.tree.leaves(wanted)):
         raise ConfigError(
@@ -222,13 +236,13 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata.get("opt_state", {})))
     if expected != found:
         raise ValueError("its optimizer's state is not that of its parameters")
-    everywhere = None
-    if sharding is not None:
-        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    template = states.each(lambda leaf: _placed(leaf, sharding), wanted)
-    template = dataclasses.replace(template, step=_placed(wanted.step, everywhere))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    where = place(wanted) if place else jax.tree.map(lambda _: here, wanted)
+    template = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), wanted, where
+    )
     state = State(**ocp.load(path, _saved(template)))
-    found_sums = checksums(state, first_format=kind == "fingerprint")
+    found_sums = checksums(state)
     if found_sums.keys() != was.keys():
         raise ConfigError(
             f"{path} names its arrays as {next(iter(was))}, this version as "
@@ -237,42 +251,6 @@ def _load(path: epath.Path, branch: str, sharding: Any) -> State:
     if int(state.step) != int(path.name) or found_sums != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
-
-
-def _plain_files() -> ocp.Context:
-    # A file for each leaf, as against one database for all: no byte of it is dead, so that
-    # whatever is damaged shows in the checksums.
-    context = ocp.Context()
-    context.array.saving.use_ocdbt = False
-    return context
-
-
-_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
-
-
-def _news(record: logging.LogRecord) -> bool:
-    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
-    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
-    raises."""
-    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
-        record.exc_info = record.exc_text = None
-        return record.filename not in _TOLD_BY_WAIT
-    text = record.getMessage()
-    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
-
-
-logging.getLogger("absl").addFilter(_news)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What orbax says to the root logger meanwhile is filtered too."""
-    root = logging.getLogger()
-    root.addFilter(_news)
-    try:
-        yield
-    finally:
-        root.removeFilter(_news)
 
 
 class _Preserve:
@@ -290,8 +268,7 @@ class _Preserve:
 
 
 def _saved(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: no averages where there are none, as in format 1, and in a
-    snapshot no moments."""
+    """What a checkpoint holds: no averages where there are none, and in a snapshot no moments."""
     items = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     optional = ("opt_state", "averages")
     return {name: value for name, value in items.items() if name not in optional or value}
@@ -299,9 +276,3 @@ def _saved(state: State) -> dict[str, Any]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

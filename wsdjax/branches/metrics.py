@@ -9,22 +9,17 @@ were checksums (by format 2 as it began) are held to their order alone.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from wsdjax.files import DamagedFile, naming, object_of, read_lines, write_atomically
-from wsdjax.tree.branch import ResolvedBranch
+from wsdjax.files import DamagedFile, object_of, read_lines
 
 
 class Table(NamedTuple):
@@ -32,14 +27,6 @@ class Table(NamedTuple):
 
     updates: dict[str, np.ndarray]
     evaluations: dict[str, np.ndarray]
-
-
-class Writer(Protocol):
-    """Where rows go. A row has `step` and values: numbers, or a list of R of them."""
-
-    def write(self, row: dict[str, Any]) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Kept(NamedTuple):
@@ -54,122 +41,6 @@ class Kept(NamedTuple):
         """Without the rows later than `step`."""
         count = sum(row["step"] <= step for row in self.rows)
         return Kept(self.rows[:count], self.lines[:count], self.sums[:count])
-
-
-class JsonLines:
-    """Appends rows to a branch's file, after dropping those later than `step`.
-
-    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
-    them again. The file is replaced at once or not at all.
-
-    Args:
-      path: of the file; its directory has the branch's name.
-      start: completed updates at the branch's fork.
-      step: those from which training goes on.
-      recorded: the checksum that the checkpoint of `step` keeps, if it keeps one.
-
-    Raises:
-      DamagedFile: if a row of the updates `start` + 1, ..., `step` is not as it was written.
-    """
-
-    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
-        # One of step `start` is of the initial weights, and written when the branch begins.
-        kept = read(path, step if step > start else -1)
-        check_end(path, kept, start, step, recorded)
-        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
-        self._path, self._file = path, path.open("a")
-        self.sum = kept.sums[-1] if kept.sums else ""
-
-    def write(self, row: dict[str, Any]) -> None:
-        line = json.dumps({name: _finite(value) for name, value in row.items()})
-        self.sum = _sum(self.sum or self._path.parent.name, line)
-        with naming(self._path):
-            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
-
-    def flush(self) -> None:
-        with naming(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        if not self._file.closed:
-            with naming(self._path), self._file:
-                self.flush()
-
-
-class TensorBoard:
-    """The same rows as TensorBoard scalars, a curve for each replicate."""
-
-    def __init__(self, directory: Path, step: int):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1)
-
-    def write(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                values = value if isinstance(value, list) else [value]
-                tags = [f"{name}/{i}" for i in range(len(values))] if len(values) > 1 else [name]
-                for tag, scalar in zip(tags, values, strict=True):
-                    self._writer.add_scalar(tag, scalar, row["step"])
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Rows:
-    """The rows of siblings that train together: each gets those of its own replicates, in its
-    file and by what other writers it has."""
-
-    def __init__(
-        self,
-        group: Sequence[ResolvedBranch],
-        files: Sequence[JsonLines],
-        others: Sequence[Sequence[Writer]],
-    ):
-        self._group, self._files = group, files
-        self._writers: list[list[Writer]] = [
-            [file, *more] for file, more in zip(files, others, strict=True)
-        ]
-
-    def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
-        """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
-        host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
-        first = 0
-        for branch, writers in zip(self._group, self._writers, strict=True):
-            mine = slice(first, first + branch.seeds)
-            columns = {name: value[mine].tolist() for name, value in host.items()}
-            rate = {} if rates is None else {"rate": float(rates[first])}
-            for writer in writers:
-                writer.write({**row, **rate, **columns})
-            first += branch.seeds
-
-    def flush(self) -> dict[str, str]:
-        """Puts all rows on disk; returns the checksum that each branch's have by now."""
-        for writer in itertools.chain(*self._writers):
-            writer.flush()
-        return {
-            branch.name: file.sum for branch, file in zip(self._group, self._files, strict=True)
-        }
-
-    def close(self) -> None:
-        for writer in itertools.chain(*self._writers):
-            writer.close()
-
-    def abandon(self) -> None:
-        """Closes what is still open, whatever comes of it: an error is on its way already."""
-        for writer in itertools.chain(*self._writers):
-            with contextlib.suppress(OSError):
-                writer.close()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
@@ -219,7 +90,7 @@ def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
         line = content.decode()
         if found := _SUM.search(line):
             del row["sum"]
-            last = _sum(last or path.parent.name, line[: found.start()] + "}")
+            last = sum_of(last or path.parent.name, line[: found.start()] + "}")
             if last != found[1]:
                 raise DamagedFile(f"{at}: is not what was written after the line before; {_LOST}")
         elif last:
@@ -259,7 +130,7 @@ def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | Non
         )
 
 
-def _sum(before: str, line: str) -> str:
+def sum_of(before: str, line: str) -> str:
     return hashlib.sha256(f"{before}\n{line}".encode()).hexdigest()[:12]
 
 
@@ -274,6 +145,29 @@ def _check_values(at: str, row: dict[str, Any]) -> None:
         values = value if isinstance(value, list) else [value]
         if not all(type(each) in _NUMBERS for each in values):
             raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
+
+
+class Reader:
+    """The rows of branches, read again only if their files have changed, since every lineage
+    through a trunk asks for the trunk's."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
+
+    def rows(
+        self, path: Path, start: int, steps: list[int], recorded: Callable[[int], str]
+    ) -> list[dict[str, Any]]:
+        """Those of a branch that begins at `start`, which reach to the newest of its checkpoints,
+        of the steps `steps`, at least; `recorded` tells what checksum such a one keeps."""
+        status = path.stat() if path.exists() else None
+        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
+        if path not in self._read or self._read[path][0] != stamp:
+            kept = read(path)
+            if steps:
+                last = steps[-1]
+                check_end(path, kept.until(last), start, last, recorded(last))
+            self._read[path] = stamp, kept.rows
+        return self._read[path][1]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from wsdjax.config import TYPES
+from wsdjax.config import DataConfig
 
 _PACKAGES = ("wsdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -29,10 +29,10 @@ def changes(record: Mapping[str, Any]) -> list[str]:
     kind = record["branch"]["data"]["type"]
     was = {
         **record["versions"],
-        "machine": record.get("machine", machine()),
-        f"the data of {kind}, revision": record.get("data_revision", 1),
+        "machine": record["machine"],
+        f"the data of {kind}, revision": record["data_revision"],
     }
-    revision = TYPES[kind].revision  # type: ignore[union-attr]
+    revision = DataConfig.kinds()[kind].revision
     now = {**versions(), "machine": machine(), f"the data of {kind}, revision": revision}
     return [
         f"{what} {was[what]} (here {now.get(what)})" for what in was if was[what] != now.get(what)

@@ -1,9 +1,13 @@
-"""What may be added to a workdir, and which of its branches train together."""
+"""What may be added to a workdir, and which of its branches train together.
+
+A plan is a function of what is there and what is asked; the store carries it out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from wsdjax import tree
 from wsdjax.branches.checkpoints import MissingNode
@@ -11,31 +15,90 @@ from wsdjax.config.json import differences
 from wsdjax.errors import ConfigError
 from wsdjax.tree.branch import ResolvedBranch
 
-if TYPE_CHECKING:
-    from wsdjax.branches.store import BranchStore
+
+class There(NamedTuple):
+    """A workdir as it is."""
+
+    workdir: Path
+    branches: Mapping[str, ResolvedBranch]
+    siblings: Mapping[str, Sequence[str]]
+    """The branches that each trains together with, itself among them."""
+    saved: Mapping[str, Sequence[int]]
+    """The steps of the checkpoints of those that are to be forked, ascending."""
 
 
-def check_fork(
-    store: BranchStore, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]
-) -> None:
+class Record(NamedTuple):
+    """A branch that is to be written."""
+
+    branch: ResolvedBranch
+    trained_with: Sequence[str]
+
+
+def plan(there: There, asked: Mapping[str, ResolvedBranch]) -> list[Record]:
+    """The records to write for a workdir to hold these branches, in order.
+
+    Raises:
+      ConfigError: if a branch exists and now means something else, listing every field, or if
+        its name or its siblings cannot be.
+      MissingNode: for a fork from a node that is not there and will not be.
+    """
+    _check_unchanged(there, asked)
+    every = {**there.branches, **asked}
+    new = {name: branch for name, branch in asked.items() if name not in there.branches}
+    for name, branch in new.items():
+        check_name(there, name)
+        if branch.parent:
+            check_fork(there, branch, every)
+    # A registration that was cut short is completed as it was begun.
+    trained_with = {name: names for names in there.siblings.values() for name in names}
+    for begun in {tuple(names) for names in trained_with.values()}:
+        members = {name: every[name] for name in begun if name in every}
+        if len(members) < len(begun) or len(tree.groups(members)) > 1:
+            raise ConfigError(
+                f"{', '.join(begun)} were begun in {there.workdir} as branches that train "
+                "together: declare all of them, as they were, or use another workdir"
+            )
+    for group in tree.groups({n: b for n, b in new.items() if n not in trained_with}):
+        names = [branch.name for branch in group]
+        trained_with |= dict.fromkeys(names, names)
+    return [Record(branch, trained_with[name]) for name, branch in new.items()]
+
+
+def check_name(there: There, name: str) -> None:
+    """That a new branch may have this name.
+
+    Raises:
+      ConfigError: if it is taken.
+    """
+    if name in there.branches:
+        raise ConfigError(f"the branch {name!r} exists already in {there.workdir}")
+    if alike := [each for each in there.branches if each.casefold() == name.casefold()]:
+        raise ConfigError(
+            f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
+            "tell small letters from capitals: choose another name"
+        )
+
+
+def check_fork(there: There, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]) -> None:
     """That a branch can start from the node (branch.parent, branch.start), of one of `parents`.
 
     Raises:
-      MissingNode, ConfigError: as `BranchStore.fork`.
+      MissingNode: if the parent does not exist or does not reach that step.
+      ConfigError: if the branch could not go on from that node: naming what differs in the
+        model or the number of replicates.
     """
-    existing = store.branches()
     if branch.parent not in parents:
         raise MissingNode(f"no branch {branch.parent!r}; there are {', '.join(parents) or 'none'}")
     parent = parents[branch.parent]
     if not parent.start < branch.start <= parent.end:
         steps = f"{parent.start + 1} to {parent.end}"
         raise MissingNode(f"{branch.parent!r} has the steps {steps}, not {branch.start}")
-    saved = store.steps(branch.parent) if branch.parent in existing else []
+    saved = there.saved.get(branch.parent)
     if saved and saved[-1] > branch.start and branch.start not in saved:
-        there = ", ".join(map(str, saved))
+        steps = ", ".join(map(str, saved))
         nearest = min(saved, key=lambda step: abs(step - branch.start))
         raise MissingNode(
-            f"{branch.parent}@{branch.start} was not kept; there are steps {there}, the nearest is "
+            f"{branch.parent}@{branch.start} was not kept; there are steps {steps}, the nearest is "
             f"{branch.parent}@{nearest}"
         )
     for name in ("model", "seed", "seeds"):
@@ -47,41 +110,15 @@ def check_fork(
             )
 
 
-def groups(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> dict[str, list[str]]:
-    """The names that train together with each of the branches, old and new.
-
-    Raises:
-      ConfigError: if a branch exists and now means something else, listing every field.
-      MissingNode: for a fork from a node that is not there and will not be.
-    """
-    existing = store.branches()
+def _check_unchanged(there: There, asked: Mapping[str, ResolvedBranch]) -> None:
     changed: dict[str, list[str]] = {}
-    for name in [name for name in branches if name in existing]:
-        for path, old, new in differences(existing[name].to_json(), branches[name].to_json()):
-            changed.setdefault(f"{path} is {old!r} there, {new!r} now", []).append(name)
+    for name, old in there.branches.items():
+        if name in asked:
+            for path, was, now in differences(old.to_json(), asked[name].to_json()):
+                changed.setdefault(f"{path} is {was!r} there, {now!r} now", []).append(name)
     if changed:
         rows = "; ".join(f"{what} ({', '.join(names)})" for what, names in changed.items())
         raise ConfigError(
-            f"branches in {store.workdir} mean something else: {rows}. "
+            f"branches in {there.workdir} mean something else: {rows}. "
             "Give the new branches other names, or use another workdir"
         )
-    every = {**existing, **branches}
-    for name, branch in branches.items():
-        if name not in existing:
-            store.check_new(name)
-            if branch.parent:
-                check_fork(store, branch, every)
-    # A registration that was cut short is completed as it was begun.
-    trained_with = {n: store.siblings(name) for name in existing for n in store.siblings(name)}
-    for begun in {tuple(names) for names in trained_with.values()}:
-        members = {name: every[name] for name in begun if name in every}
-        if len(members) < len(begun) or len(tree.groups(members)) > 1:
-            raise ConfigError(
-                f"{', '.join(begun)} were begun in {store.workdir} as branches that train "
-                "together: declare all of them, as they were, or use another workdir"
-            )
-    new = {name: branch for name, branch in branches.items() if name not in trained_with}
-    for group in tree.groups(new):
-        names = [branch.name for branch in group]
-        trained_with |= dict.fromkeys(names, names)
-    return trained_with

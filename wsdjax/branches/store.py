@@ -5,43 +5,32 @@
     WORKDIR/branches/NAME/checkpoints/     the newest few, every fork point, the end
     WORKDIR/branches/NAME/snapshots/       parameters alone, for probes
 
-A node is (branch, step). A child's first node is its parent's: nothing is copied, and
-nothing of a parent is written by its children. Reading takes no lock.
+A node is (branch, step). A child's first node is its parent's: nothing is copied, and a parent is
+never written by its children. Reading takes no lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from wsdjax.branches import metrics, records, registration
-from wsdjax.branches.checkpoints import Checkpoints, DamagedCheckpoint, MissingNode
-from wsdjax.config import is_name
+from wsdjax.branches.checkpoints import Checkpoints, DamagedCheckpoint
+from wsdjax.branches.records import Records
 from wsdjax.errors import ConfigError
 from wsdjax.files import sweep
-from wsdjax.lock import WorkdirBusy, held
+from wsdjax.lock import held
 from wsdjax.training import state as states
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
-from wsdjax.wording import listed, shown
-
-__all__ = ["BranchStore", "DamagedCheckpoint", "MissingNode", "Segment", "WorkdirBusy"]
 
 
-class Segment(NamedTuple):
-    """The part of a lineage that `branch` contributes: its updates start + 1, ..., stop."""
-
-    branch: str
-    start: int
-    stop: int
-
-
-class BranchStore:
+class BranchStore(Records):
     """The branches of one workdir.
 
     Args:
@@ -51,30 +40,19 @@ class BranchStore:
       keep: how many of a branch's newest checkpoints stay beside its fork points and end.
     """
 
+    @staticmethod
+    def tell(event: str, branch: str, step: int) -> None:
+        """Called when the row of an update was `read`, and when `checkpoints` or `snapshots` are
+        `written` and about to get their names. It does nothing: tests put theirs in its place."""
+
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
-        self.workdir = Path(workdir).expanduser().absolute()
-        self._checkpoint_dir = checkpoint_dir
-        self._keep = keep
+        super().__init__(workdir)
+        self._checkpoint_dir, self._keep = checkpoint_dir, keep
+        self.aside: set[tuple[str, int]] = set()
+        """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._kept: dict[str, set[int]] = {}
-        self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
-
-    # What branches there are.
-
-    def names(self) -> list[str]:
-        """The branches, in the order in which they were made."""
-        return list(self.branches())
-
-    def branches(self) -> dict[str, ResolvedBranch]:
-        """What each branch is, in the order in which they were made: parents come first."""
-        return records.branches(self.workdir, self._records())
-
-    def directory(self, name: str) -> Path:
-        return self.workdir / "branches" / name
-
-    def siblings(self, name: str) -> list[str]:
-        """The branches that train together with this one, itself among them, in order."""
-        return self.record(name)["trained_with"]
+        self._reader = metrics.Reader()
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch. It has no checkpoint until one is saved.
@@ -82,37 +60,31 @@ class BranchStore:
         Raises:
           ConfigError: if the branch exists.
         """
-        self.check_new(branch.name)
-        self.directory(branch.name).mkdir(parents=True, exist_ok=True)
-        elsewhere = str(self._place_for(branch.name)) if self._checkpoint_dir else None
-        records.write(
-            self.directory(branch.name) / "branch.json",
-            branch,
-            {**self.branches(), branch.name: branch},
-            order=len(self._records()),
-            trained_with=list(trained_with) or [branch.name],
-            checkpoints=elsewhere,
-        )
+        registration.check_name(self._there(), branch.name)
+        self._check_place(branch.name)
+        self.write(branch, trained_with or [branch.name], self._elsewhere(branch.name))
 
     def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a branch that starts from the node (branch.parent, branch.start).
 
         Raises:
-          MissingNode: if the parent does not exist or does not reach that step.
-          ConfigError: if the branch exists, or could not go on from that node: naming what
-            differs in the model or the number of replicates.
+          ConfigError, MissingNode: if the branch exists, or as `registration.check_fork`.
         """
-        registration.check_fork(self, branch, self.branches())
+        there = self._there([branch.parent])
+        registration.check_fork(there, branch, there.branches)
         self.create(branch, trained_with)
 
-    def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
-        """Finds what would keep `register` from making the workdir hold these branches.
+    def check(self, branches: Mapping[str, ResolvedBranch]) -> list[registration.Record]:
+        """The records that `register` would write.
 
         Raises:
-          ConfigError: if a branch exists and now means something else, listing every field.
-          MissingNode: for a fork from a node that is not there and will not be.
+          ConfigError, MissingNode: for what would keep it from that, as `registration.plan`.
         """
-        registration.groups(self, branches)
+        there = self._there({branch.parent for branch in branches.values()})
+        planned = registration.plan(there, branches)
+        for branch, _ in planned:
+            self._check_place(branch.name)
+        return planned
 
     def register(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Makes the workdir hold these branches, writing the records of the new ones.
@@ -122,47 +94,21 @@ class BranchStore:
         Raises:
           ConfigError, MissingNode: as `check`; nothing is written then.
         """
-        trained_with = registration.groups(self, branches)
-        existing = self.branches()
-        for name, branch in branches.items():
-            if name not in existing:
-                (self.fork if branch.parent else self.create)(branch, trained_with[name])
+        for branch, trained_with in self.check(branches):
+            self.write(branch, trained_with, self._elsewhere(branch.name))
 
-    def check_new(self, name: str) -> None:
-        """That a branch may have this name.
+    def _there(self, forked: Iterable[str] = ()) -> registration.There:
+        branches = self.branches()
+        siblings = {name: self.siblings(name) for name in branches}
+        saved = {name: self.steps(name) for name in forked if name in branches}
+        return registration.There(self.workdir, branches, siblings, saved)
 
-        Raises:
-          ConfigError: if it is taken, here or where checkpoints go.
-        """
-        directory = self.directory(name)
-        if (directory / "branch.json").exists():
-            raise ConfigError(f"the branch {name!r} exists already in {self.workdir}")
-        if alike := [each for each in self.names() if each.casefold() == name.casefold()]:
-            raise ConfigError(
-                f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
-                "tell small letters from capitals: choose another name"
-            )
-        records.check_empty(directory)
-        if self._checkpoint_dir and (place := self._place_for(name)).exists():
+    def _check_place(self, name: str) -> None:
+        records.check_empty(self.directory(name))
+        if (place := self._elsewhere(name)) and place.exists():
             raise ConfigError(
                 f"{place} exists, and belongs to another run: choose another place for checkpoints"
             )
-
-    def lineage(self, name: str) -> list[Segment]:
-        """What leads from the initialisation to the end of a branch, root first.
-
-        Raises:
-          MissingNode: for a branch that does not exist.
-        """
-        branches = self.branches()
-        if name not in branches:
-            raise MissingNode(f"no branch {name!r}; there are {', '.join(branches) or 'none'}")
-        branch = branches[name]
-        segments = [Segment(name, branch.start, branch.end)]
-        while branch.parent:
-            fork, branch = branch.start, branches[branch.parent]
-            segments.insert(0, Segment(branch.name, branch.start, fork))
-        return segments
 
     def metrics(self, name: str) -> metrics.Table:
         """The rows of a branch and of its ancestors up to their forks, as one table.
@@ -179,22 +125,10 @@ class BranchStore:
         return metrics.table(rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        """A branch's own, which reach to its newest checkpoint at least; read again only if the
-        file has changed, since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
         steps = self.steps(name) if self._checkpoints(name).is_local else []
-        status = path.stat() if path.exists() else None
-        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
-        if name not in self._read or self._read[name][0] != stamp:
-            kept = metrics.read(path)
-            if steps:
-                recorded = self._checkpoints(name).facts(steps[-1]).get("rows")
-                metrics.check_end(path, kept.until(steps[-1]), start, steps[-1], recorded)
-            self._read[name] = stamp, kept.rows
-        return self._read[name][1]
-
-    # Checkpoints.
+        return self._reader.rows(path, start, steps, functools.partial(self.recorded_rows, name))
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
@@ -205,15 +139,11 @@ class BranchStore:
         return self.record(name)["branch"]["end"] in self.steps(name)
 
     def save(self, name: str, state: State, rows: str = "") -> None:
-        """Begins to save a node; returns once the state may be donated.
+        """Begins to save a node, with the checksum of the branch's `rows` so far; returns once the
+        state may be donated.
 
         The snapshots that were begun before are whole by then: a branch that has a checkpoint has
         every snapshot up to it that it was to keep.
-
-        Args:
-          name: the branch's.
-          state: what is saved.
-          rows: the checksum of the branch's rows so far (`wsdjax.branches.metrics`).
 
         Raises:
           OSError: if a save before this one failed, or this one was skipped.
@@ -222,13 +152,14 @@ class BranchStore:
         kept = sorted(self._snapshots(name))
         self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
 
-    def wait(self, name: str) -> None:
-        """Returns when the branch's last save is complete on disk.
+    def wait(self, *names: str) -> None:
+        """Returns when the branches' last saves are complete on disk.
 
         Raises:
-          OSError: if it failed.
+          OSError: if one failed.
         """
-        self._checkpoints(name).wait()
+        for name in names:
+            self._checkpoints(name).wait()
 
     def lost_snapshots(self, name: str) -> list[int]:
         """Those that were kept up to the branch's newest checkpoint and are not there now."""
@@ -246,7 +177,7 @@ class BranchStore:
         """The steps of those that were kept, as the newest checkpoint's record tells, and of those
         that were begun since."""
         if name not in self._kept:
-            steps, there = self.steps(name), self._checkpoints(name, "snapshots").steps()
+            steps, there = self.steps(name), self.snapshots(name)
             facts = self._checkpoints(name).facts(steps[-1]) if steps else {}
             self._kept[name] = {*facts.get("snapshots", there)}
         return self._kept[name]
@@ -255,14 +186,14 @@ class BranchStore:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
         return self._checkpoints(name).facts(step).get("rows", "")
 
-    def restore(self, branch: str, step: int | None = None, sharding: Any = None) -> State:
+    def restore(self, branch: str, step: int | None = None, place: Place | None = None) -> State:
         """The state at a node: leaves of `params` and `opt_state` are [R, ...].
 
         Args:
           branch: its name.
           step: completed updates; None for the branch's newest checkpoint. The nodes up to
             its fork are those of its ancestors.
-          sharding: of the leaves with a replicate axis; the default device if None.
+          place: where it is to live; the default device if None.
 
         Raises:
           MissingNode: if there is no such branch or checkpoint.
@@ -273,10 +204,9 @@ class BranchStore:
         if step is None and steps:
             step = steps[-1]
         if resolved["parent"] and step not in steps and (step is None or step <= resolved["start"]):
-            return self.restore(
-                resolved["parent"], resolved["start"] if step is None else step, sharding
-            )
-        return self._checkpoints(branch).load(step, sharding)
+            step = resolved["start"] if step is None else step
+            return self.restore(resolved["parent"], step, place)
+        return self._checkpoints(branch).load(step, place)
 
     def snapshot(self, name: str, state: State) -> None:
         """Begins to keep the parameters of a node, for probes.
@@ -290,11 +220,10 @@ class BranchStore:
     def nodes(self, name: str) -> list[int]:
         """The steps of a branch whose parameters can be read, ascending: of checkpoints, of
         snapshots, and of the ancestors' up to the fork."""
-        own = {*self.steps(name), *self._checkpoints(name, "snapshots").steps()}
-        branch = self.record(name)["branch"]
-        if branch["parent"]:
-            own |= {step for step in self.nodes(branch["parent"]) if step <= branch["start"]}
-        return sorted(own)
+        found: set[int] = set()
+        for branch, _, stop in self.lineage(name):
+            found |= {s for s in (*self.steps(branch), *self.snapshots(branch)) if s <= stop}
+        return sorted(found)
 
     def params(self, branch: str, step: int) -> Any:
         """The parameters [R, ...] at a node, from a checkpoint or a snapshot.
@@ -309,10 +238,8 @@ class BranchStore:
             try:
                 return snapshots.load(step).params
             except DamagedCheckpoint as error:
-                raise DamagedCheckpoint(
-                    f"{error}; bring it back, or move the branch's checkpoints away to train it "
-                    "again"
-                ) from error
+                remedy = "bring it back, or move the branch's checkpoints away to train it again"
+                raise DamagedCheckpoint(f"{error}; {remedy}") from error
         if resolved["parent"] and step <= resolved["start"] and step not in self.steps(branch):
             return self.params(resolved["parent"], step)
         return self.restore(branch, step).params
@@ -320,17 +247,13 @@ class BranchStore:
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
         self._checkpoints(name).set_aside(step)
+        self.aside.add((name, step))
 
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the nodes of later steps, which training is about to make again."""
         self._checkpoints(name).discard_after(step)
         self._checkpoints(name, "snapshots").discard_after(step)
         self._kept.pop(name, None)
-
-    def protected(self, name: str) -> set[int]:
-        """The steps whose checkpoints stay: the branch's end and every fork from it."""
-        branches = self.branches()
-        return {branches[name].end} | {e.start for e in branches.values() if e.parent == name}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -345,50 +268,31 @@ class BranchStore:
                 yield
                 for each in self._opened.values():
                     each.wait()
+                    each.close()
             except BaseException:
                 for each in self._opened.values():
                     with contextlib.suppress(Exception):  # what is raised already comes first
                         each.close()
                 raise
-            for each in self._opened.values():
-                each.close()
 
     def sweep(self) -> None:
         """Deletes what processes that were killed have left half written."""
         places = ("figures", "branches/*", "branches/*/probes")
-        sweep([self.workdir, *(found for place in places for found in self.workdir.glob(place))])
+        sweep([self.workdir, *(each for place in places for each in self.workdir.glob(place))])
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
             # Where the record says, so that a later command need not repeat --checkpoint_dir.
-            elsewhere = self.record(name).get("checkpoints")
+            elsewhere = self.record(name)["checkpoints"]
             directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
             keep = self._keep if kind == "checkpoints" else None
-            self._opened[name, kind] = Checkpoints(name, directory, keep, protected)
+            written = functools.partial(self.tell, f"{kind} written", name)
+            self._opened[name, kind] = Checkpoints(name, directory, keep, protected, written)
         return self._opened[name, kind]
 
-    def _place_for(self, name: str) -> epath.Path:
+    def _elsewhere(self, name: str) -> epath.Path | None:
+        if not self._checkpoint_dir:
+            return None
         place = epath.Path(self._checkpoint_dir).expanduser() / name / "checkpoints"
         return place if "://" in str(place) else place.absolute()
-
-    def _records(self) -> dict[str, dict[str, Any]]:
-        for directory in self.workdir.glob("branches/*/"):
-            if not (directory / "branch.json").exists():
-                records.check_empty(directory)
-        return {path.parent.name: records.read(path) for path in self._record_files()}
-
-    def _record_files(self) -> list[Path]:
-        return sorted(self.workdir.glob("branches/*/branch.json"))
-
-    def record(self, name: str) -> dict[str, Any]:
-        """What `branch.json` holds.
-
-        Raises:
-          MissingNode: for a branch that does not exist, naming those that do.
-        """
-        path = self.directory(name) / "branch.json"
-        if not (is_name(name) and path.exists()):
-            there = listed(sorted(path.parent.name for path in self._record_files()))
-            raise MissingNode(f"no branch {shown(name)} in {self.workdir}; there are {there}")
-        return records.read(path)

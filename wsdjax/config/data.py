@@ -1,60 +1,31 @@
-"""The data sets that an experiment may name: typed dataclasses, which `wsdjax.config` checks.
+"""The data sets that an experiment may name."""
 
-Each tells, without JAX, what a tree's lengths and a model need of it: `classes`, the number of
-values of a target; `examples`, those of one training epoch; `evaluated`, those held out that are
-evaluated; `unit`, of which an example has `units`, what an example's `shapes` are; `revision`,
-which counts the changes of what an index gives; and `facts`, what else of the data a branch's
-record keeps.
-"""
+from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
+from wsdjax.config.kinds import DataConfig, Described, Shapes, kind
 from wsdjax.config.validation import SIZE, check_path, count, number
 from wsdjax.errors import ConfigError
 from wsdjax.wording import shown
 
 if TYPE_CHECKING:
+    from wsdjax.data import Dataset
     from wsdjax.data.tokens import Description
 
 
-Shapes = dict[str, tuple[tuple[int, ...], str]]
-"""Of the arrays of one example, with their dtypes."""
+class _Images(DataConfig):
+    """32 x 32 photographs of ten classes."""
 
-
-class _Images:
-    """What 32 x 32 photographs have in common."""
-
-    classes = 10
-    unit, units = "images", 1
-    shapes: ClassVar[Shapes] = {"inputs": ((32, 32, 3), "float32"), "targets": ((), "int32")}
-
-    def facts(self) -> dict[str, Any]:
-        return {}
-
-
-class _Sequences:
-    """What sequences of tokens have in common."""
-
-    length: int
-    augment = False
-    revision = 1
-    unit = "tokens"
-
-    @property
-    def units(self) -> int:
-        return self.length
+    unit = "images"
 
     @property
     def shapes(self) -> Shapes:
-        return dict.fromkeys(("inputs", "targets"), ((self.length,), "int32"))
-
-    def facts(self) -> dict[str, Any]:
-        return {}
+        return {"inputs": ((32, 32, 3), "float32"), "targets": ((), "int32")}
 
 
-@dataclass
+@kind
 class Photos(_Images):
     """Crops of ten photographs; the class is the photograph (`wsdjax.data.photos`)."""
 
@@ -65,19 +36,26 @@ class Photos(_Images):
     eval_size: int = count(2_000)
     augment: bool = False
 
+    called = "photos (not CIFAR-10)"
     revision = 2
     """Revision 1 had crops that showed nothing."""
 
-    @property
-    def examples(self) -> int:
-        return self.size
+    def describe(self) -> Described:
+        return Described(10, self.size, self.eval_size)
 
-    @property
-    def evaluated(self) -> int:
-        return self.eval_size
+    def load(self) -> Dataset:
+        from wsdjax.data import photos
+
+        return photos.load(self)
+
+    def note(self) -> str:
+        return (
+            "Data: photos, crops of ten photographs that stand in for CIFAR-10 where there is no "
+            "network; its numbers are not those of CIFAR-10."
+        )
 
 
-@dataclass
+@kind
 class Cifar10(_Images):
     """CIFAR-10 as prepared by ``python -m experiments.prepare cifar10``."""
 
@@ -85,49 +63,71 @@ class Cifar10(_Images):
     """Where it was prepared; empty for TFDS's own default."""
     augment: bool = False
 
-    examples = 50_000
-    evaluated = 10_000
-    revision = 1
+    called = "CIFAR-10"
+
+    def check(self, path: str) -> None:
+        check_path(f"{path}.directory", self.directory)
+
+    def describe(self) -> Described:
+        return Described(10, 50_000, 10_000)
+
+    def load(self) -> Dataset:
+        from wsdjax.data import cifar10
+
+        return cifar10.load(self.directory)
+
+
+class _Sequences(DataConfig):
+    """Sequences of tokens."""
+
+    length: int
+    unit = "tokens"
+
+    @property
+    def units(self) -> int:
+        return self.length
+
+    @property
+    def shapes(self) -> Shapes:
+        return dict.fromkeys(("inputs", "targets"), ((self.length,), "int32"))
 
 
 class _Tokens(_Sequences):
-    """What windows of token shards have in common; tokens.json tells it."""
+    """Windows of token shards, of which tokens.json tells."""
+
+    inert = False
 
     @property
     def eval_windows(self) -> int:
         """Held-out windows that are evaluated at most."""
         raise NotImplementedError
 
-    def description(self) -> "Description":
-        """What is prepared.
-
-        Raises:
-          NotPrepared: if nothing is, naming the command that prepares it.
-          TokensError: for a tokens.json that cannot be read.
-        """
+    def text(self) -> Description:
+        """What is prepared; raises as `describe` does."""
         raise NotImplementedError
 
-    @property
-    def classes(self) -> int:
-        """The vocabulary."""
-        return self.description().vocabulary
+    def describe(self) -> Described:
+        """Of the text it keeps the hash, and the bytes of held-out text for each token: bits a
+        byte are nats a token / (these times ln 2)."""
+        text = self.text()
+        examples = text.windows("train", self.length)
+        evaluated = min(self.eval_windows, text.windows("test", self.length))
+        facts = {"sha256": text.sha256, "bytes_per_token": text.bytes_per_token("test")}
+        return Described(text.vocabulary, examples, evaluated, facts, text)
 
-    @property
-    def examples(self) -> int:
-        return self.description().windows("train", self.length)
+    def load(self) -> Dataset:
+        from wsdjax.data import Dataset
+        from wsdjax.data.host import HostSplit
+        from wsdjax.data.tokens import Windows
 
-    @property
-    def evaluated(self) -> int:
-        return min(self.eval_windows, self.description().windows("test", self.length))
-
-    def facts(self) -> dict[str, Any]:
-        """The hash of the text, and the bytes of held-out text for each token: bits a byte are
-        nats a token / (these times ln 2)."""
-        described = self.description()
-        return {"sha256": described.sha256, "bytes_per_token": described.bytes_per_token("test")}
+        text = self.text()
+        train = Windows(text, "train", self.length)
+        # As many of those held out as are to be evaluated, evenly spread over them.
+        test = Windows(text, "test", self.length, self.eval_windows)
+        return Dataset(HostSplit(train), HostSplit(test))
 
 
-@dataclass
+@kind
 class Text(_Tokens):
     """Text as prepared by ``python -m experiments.prepare text`` (`wsdjax.data.tokens`)."""
 
@@ -139,16 +139,28 @@ class Text(_Tokens):
     """Held-out tokens that are evaluated, in whole windows spread over all there are."""
 
     @property
+    def called(self) -> str:
+        return self.directory
+
+    @property
     def eval_windows(self) -> int:
         return max(1, self.eval_tokens // self.length)
 
-    def description(self) -> "Description":
+    def check(self, path: str) -> None:
+        check_path(f"{path}.directory", self.directory)
+
+    def not_there(self) -> str:
+        from wsdjax.data import tokens
+
+        return tokens.not_there(self.directory)
+
+    def text(self) -> Description:
         from wsdjax.data import tokens
 
         return tokens.describe(self.directory)
 
 
-@dataclass
+@kind
 class Stdlib(_Tokens):
     """The source of Python's standard library, as installed (`wsdjax.data.stdlib`)."""
 
@@ -159,17 +171,28 @@ class Stdlib(_Tokens):
     eval_size: int = count(1_000)
     """Held-out windows that are evaluated, spread over all there are."""
 
+    called = "source of Python's standard library"
+
     @property
     def eval_windows(self) -> int:
         return self.eval_size
 
-    def description(self) -> "Description":
+    def check(self, path: str) -> None:
+        size = re.fullmatch(r"bytes|bpe:(\d{1,6})", self.tokenizer)
+        # 256 bytes, the separator, and one merge at least.
+        if not size or not 258 <= int(size[1] or 258) <= 2**16:
+            raise ConfigError(
+                f'{path}.tokenizer = {shown(self.tokenizer)}: must be "bytes", or "bpe:N" with '
+                "N from 258 to 65536"
+            )
+
+    def text(self) -> Description:
         from wsdjax.data import stdlib
 
         return stdlib.describe(self.tokenizer)
 
 
-@dataclass
+@kind
 class Bigram(_Sequences):
     """A synthetic language of known entropy: some tokens determine the next one, after the
     others it is drawn (`wsdjax.data.synthetic`)."""
@@ -189,36 +212,22 @@ class Bigram(_Sequences):
     """Training sequences in one epoch."""
     eval_size: int = count(2_000)
 
-    @property
-    def classes(self) -> int:
-        return self.vocabulary
-
-    @property
-    def examples(self) -> int:
-        return self.size
-
-    @property
-    def evaluated(self) -> int:
-        return self.eval_size
-
-
-def check_data(path: str, data: object) -> None:
-    """What bounds of single fields cannot say.
-
-    Raises:
-      ConfigError: naming the field, the value and what is allowed.
-    """
-    if isinstance(data, Stdlib):
-        size = re.fullmatch(r"bytes|bpe:(\d{1,6})", data.tokenizer)
-        # 256 bytes, the separator, and one merge at least.
-        if not size or not 258 <= int(size[1] or 258) <= 2**16:
+    def check(self, path: str) -> None:
+        if self.choices > self.vocabulary:
             raise ConfigError(
-                f'{path}.tokenizer = {shown(data.tokenizer)}: must be "bytes", or "bpe:N" with '
-                "N from 258 to 65536"
+                f"{path}.choices = {self.choices}: must be at most the vocabulary, "
+                f"{self.vocabulary}"
             )
-    elif isinstance(data, Text | Cifar10):
-        check_path(f"{path}.directory", data.directory)
-    elif isinstance(data, Bigram) and data.choices > data.vocabulary:
-        raise ConfigError(
-            f"{path}.choices = {data.choices}: must be at most the vocabulary, {data.vocabulary}"
-        )
+
+    def describe(self) -> Described:
+        return Described(self.vocabulary, self.size, self.eval_size)
+
+    def load(self) -> Dataset:
+        from wsdjax.data import synthetic
+
+        return synthetic.load(self)
+
+    def note(self) -> str:
+        from wsdjax.data.synthetic import entropy_rate
+
+        return f"Entropy of the language, nats a token: {entropy_rate(self):.4f}."

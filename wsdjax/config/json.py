@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import math
 import typing
 from typing import Any
 
-from wsdjax.config.experiment import TYPES
+from wsdjax.config.kinds import Kind
 from wsdjax.errors import ConfigError
 from wsdjax.wording import shown
 
@@ -27,48 +27,45 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(value: Any, kind: Any = None) -> Any:
-    """The inverse of `to_json`.
+def key(*values: Any) -> str:
+    """A text that is the same for what is equal, and for nothing else."""
+    return json.dumps([to_json(value) for value in values], sort_keys=True)
 
-    Args:
-      value: what it gave.
-      kind: the annotation of the field that the value is of. It tells apart what is written
-        alike: a branch that is called "type" from a dataclass's type, infinity from a text.
+
+def from_json(value: Any, kind: Any) -> Any:
+    """The inverse of `to_json`, for a value of the annotation `kind`: what is written alike, such
+    as a branch called "type" and a dataclass's type, or infinity and the text "inf", is told apart
+    by that alone. What is nothing of the kind stays as it is, for validation to refuse.
 
     Raises:
       ConfigError: for a type or a field that is not known.
     """
-    if isinstance(value, dict):
-        if typing.get_origin(kind) is dict:
-            of = typing.get_args(kind)[1]
-            return {key: from_json(item, of) for key, item in value.items()}
-        if "type" in value:
-            return _dataclass(value)
-        return {key: from_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
-    if kind in (float, float | None) and value in ("inf", "-inf"):
-        return float(value)
-    return value
+    arguments = typing.get_args(kind)
+    if type(None) in arguments:
+        kind = next(each for each in arguments if each is not type(None))
+        return None if value is None else from_json(value, kind)
+    if isinstance(value, dict) and typing.get_origin(kind) is dict:
+        return {name: from_json(item, arguments[1]) for name, item in value.items()}
+    if isinstance(value, list) and typing.get_origin(kind) is tuple:
+        return tuple(from_json(item, arguments[0]) for item in value)
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, Kind):
+        return _dataclass(value, kind)
+    return float(value) if kind is float and value in ("inf", "-inf") else value
 
 
-def _dataclass(value: dict[str, Any]) -> Any:
-    name = value["type"]
-    if not isinstance(name, str) or name not in TYPES:
+def _dataclass(value: dict[str, Any], kind: type[Kind]) -> Kind:
+    value = dict(value)
+    name, kinds = value.pop("type", None), kind.kinds()
+    if not isinstance(name, str) or name not in kinds:
         raise ConfigError(f"unknown type {shown(name)}: written by a newer wsdjax?")
-    hints = _hints(TYPES[name])
-    fields = {f.name: f for f in dataclasses.fields(TYPES[name])}
-    items = {field: item for field, item in value.items() if field != "type"}
-    for field in items:
+    fields = {f.name: f for f in dataclasses.fields(kinds[name])}
+    for field in value:
         if field not in fields:
             raise ConfigError(f"{name} has no field {shown(field)}: written by a newer wsdjax?")
     for field, f in fields.items():
-        if field not in items and f.default is f.default_factory is dataclasses.MISSING:
+        if field not in value and f.default is f.default_factory is dataclasses.MISSING:
             raise ConfigError(f"the record of a {name} lacks {field!r}")
-    return TYPES[name](**{field: from_json(item, hints[field]) for field, item in items.items()})
-
-
-_hints = functools.cache(typing.get_type_hints)
+    return kinds[name](**{f: from_json(item, fields[f].type) for f, item in value.items()})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

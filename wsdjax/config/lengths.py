@@ -83,13 +83,13 @@ def _float(number: int) -> float:
 
 
 _MEANINGLESS = {
-    "epochs": "the data have no epochs, or are not prepared yet",
+    "epochs": "an epoch of the data is not known: they are not prepared, or not described",
     "tokens": "the data have no tokens",
     "%": "a percentage of what? Set the experiment's length, or give updates or epochs",
 }
 
 
-def combined(plus: Sequence[Length], minus: Sequence[Length]) -> Length:
+def combined(plus: Sequence[Length], minus: Sequence[Length] = ()) -> Length:
     """The sum of `plus` less that of `minus`: a number if all are, else a text that says so."""
     if all(isinstance(each, int) for each in (*plus, *minus)):
         return sum(map(int, plus)) - sum(map(int, minus))

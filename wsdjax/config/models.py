@@ -1,25 +1,50 @@
-"""What a model is: typed dataclasses, which `wsdjax.config` makes experiments of.
+"""The models that an experiment may name."""
 
-Like those they import no JAX.
-"""
+from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
-from wsdjax.config.validation import SIZE, check, choice, count, number
+from wsdjax.config.kinds import ModelConfig, kind
+from wsdjax.config.validation import SIZE, choice, count, number
 from wsdjax.errors import ConfigError
 from wsdjax.wording import shown
 
 
-@dataclass
-class CNN:
+@kind
+class CNN(ModelConfig):
     """The CNN of Belloni et al.: 3x3 convolutions, each with ReLU and 2x2 max-pooling."""
 
     widths: tuple[int, ...] = (32, 128, 128, 128)
     classes: int = count(10, least=2)
 
+    reads = "images"
 
-@dataclass
-class Transformer:
+    def check(self, path: str) -> None:
+        widths = self.widths
+        if not 1 <= len(widths) <= 5 or min(widths) < 1 or max(widths) >= SIZE:
+            raise ConfigError(
+                f"{path}.widths = {shown(widths)}: must be 1 to 5 integers >= 1 and < {SIZE}"
+            )
+
+    def module(self, training: bool) -> tuple[Callable, Callable]:
+        from wsdjax.models import cnn
+
+        return partial(cnn.CNN, self), cnn.metrics
+
+
+class _Language(ModelConfig):
+    """Models of tokens."""
+
+    vocabulary: int
+
+    @property
+    def classes(self) -> int:
+        return self.vocabulary
+
+
+@kind
+class Transformer(_Language):
     """A decoder-only language model. By default it is Pythia 160M, a GPT-NeoX; its options
     make it a LLaMA (`wsdjax.families`)."""
 
@@ -54,13 +79,32 @@ class Transformer:
     loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 
-    @property
-    def classes(self) -> int:
-        return self.vocabulary
+    def check(self, path: str) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"{path}.heads = {self.heads}: must divide width = {self.width}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ConfigError(
+                f"{path}.kv_heads = {self.kv_heads}: must divide heads = {self.heads}"
+            )
+        rotated = int(self.width // self.heads * self.rotary_fraction)
+        if rotated < 2 or rotated % 2:
+            raise ConfigError(
+                f"{path}.rotary_fraction = {self.rotary_fraction}: rotates {rotated} of the "
+                f"{self.width // self.heads} coordinates of a head, which must be even and >= 2"
+            )
+
+    def module(self, training: bool) -> tuple[Callable, Callable]:
+        from wsdjax.models import attention, language, transformer
+
+        dtype = language.computed_in(self.compute, training)
+        fused = training and self.attention == "fused"
+        attend = attention.fused if fused else attention.plain
+        module = partial(transformer.Transformer, self, dtype=dtype, attention=attend)
+        return module, partial(language.metrics, chunk=self.loss_chunk)
 
 
-@dataclass
-class RNN:
+@kind
+class RNN(_Language):
     """A recurrent language model: embedding, layers of cells, head."""
 
     vocabulary: int = count(50_304, least=2)
@@ -75,28 +119,9 @@ class RNN:
     loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 
-    @property
-    def classes(self) -> int:
-        return self.vocabulary
+    def module(self, training: bool) -> tuple[Callable, Callable]:
+        from wsdjax.models import language, rnn
 
-
-def validate_model(path: str, model: CNN | Transformer | RNN) -> None:
-    """Checks a model's fields, those of the config that stands at `path`, and how they fit."""
-    check(path, model, type(model), {})
-    match model:
-        case CNN(widths=widths):
-            if not 1 <= len(widths) <= 5 or min(widths) < 1 or max(widths) >= SIZE:
-                raise ConfigError(
-                    f"{path}.widths = {shown(widths)}: must be 1 to 5 integers >= 1 and < {SIZE}"
-                )
-        case Transformer(width=width, heads=heads, kv_heads=kv_heads):
-            if width % heads:
-                raise ConfigError(f"{path}.heads = {heads}: must divide width = {width}")
-            if kv_heads is not None and heads % kv_heads:
-                raise ConfigError(f"{path}.kv_heads = {kv_heads}: must divide heads = {heads}")
-            rotated = int(width // heads * model.rotary_fraction)
-            if rotated < 2 or rotated % 2:
-                raise ConfigError(
-                    f"{path}.rotary_fraction = {model.rotary_fraction}: rotates {rotated} of the "
-                    f"{width // heads} coordinates of a head, which must be even and >= 2"
-                )
+        dtype = language.computed_in(self.compute, training)
+        module = partial(rnn.RNN, self, dtype=dtype)
+        return module, partial(language.metrics, chunk=self.loss_chunk)

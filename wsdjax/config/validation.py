@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
-import types
+import operator
 import typing
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import field
+from types import MappingProxyType
 from typing import Any
 
+from wsdjax.config.kinds import Kind
 from wsdjax.config.lengths import Length, terms
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened, shown
@@ -32,89 +35,78 @@ def choice(*names: str) -> Any:
     return field(default=names[0], metadata={"among": names})
 
 
+NO_BOUNDS: Mapping[str, Any] = MappingProxyType({})
+
+
 def kind_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def check(path: str, value: Any, kind: Any, bounds: dict[str, Any]) -> None:
+def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUNDS) -> Any:
     """`value`, which stands at `path`, against its annotation `kind`.
 
-    Fields are made what their annotation says: a whole number in a float's place becomes a float,
-    a list a tuple, so that what is equal is written alike.
+    Returns it as its annotation says, which is how its record will give it back: a whole number in
+    a float's place as a float, a list as a tuple. The fields of dataclasses are made so in place.
 
     Raises:
       ConfigError: naming the path, the value and what is allowed.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     dot = f"{path}." if path else ""
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return
-        allowed = [a for a in arguments if a is not type(None)]
-        chosen = [a for a in allowed if type(value) is a]
-        if not chosen and len(allowed) > 1:
-            names = ", ".join(kind_name(a) for a in allowed)
-            raise ConfigError(f"{path} = {shown(value)}: must be one of {names}")
-        check(path, value, (chosen or allowed)[0], bounds)
-    elif origin is dict:
+    if type(None) in arguments:
+        kind = next(each for each in arguments if each is not type(None))
+        return None if value is None else check(path, value, kind, bounds)
+    if origin is dict:
         if type(value) is not dict:
-            raise ConfigError(
-                f"{path} = {shown(value)}: must be a dict of {kind_name(arguments[1])}"
-            )
+            raise _wrong(path, value, f"a dict of {kind_name(arguments[1])}")
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{path}: its key {shown(key)} must be a text")
-            check(dot + shortened(key, 60), item, arguments[1], {})
-    elif origin is tuple:
+            value[key] = check(dot + shortened(key, 60), item, arguments[1])
+        return value
+    if origin is tuple:
         if not isinstance(value, tuple | list):
-            raise ConfigError(
-                f"{path} = {shown(value)}: must be a tuple of {kind_name(arguments[0])}"
-            )
-        for i, item in enumerate(value):
-            check(f"{path}[{i}]", item, arguments[0], {})
-    elif dataclasses.is_dataclass(kind):
-        _check_fields(path, dot, value, kind)
-    elif kind is Length and isinstance(value, str):
+            raise _wrong(path, value, f"a tuple of {kind_name(arguments[0])}")
+        return tuple(check(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value))
+    if issubclass(kind, Kind):
+        kinds = kind.kinds()
+        # Exactly: a subclass would be written under a name that nothing can read again.
+        if type(value) not in kinds.values():
+            several = f"one of {', '.join(kinds)}"
+            raise _wrong(path, value, f"a {kind.__name__}" if kind in kinds.values() else several)
+        _check_fields(path, dot, value)
+        return value
+    if kind is Length and isinstance(value, str):
         try:
             terms(value)
         except ValueError as error:
             raise ConfigError(f"{path} = {error}") from None
-    else:
-        # A whole number will do for a float; a bool is no number.
-        accepted: Any = {float: (int, float), Length: int}.get(kind, kind)
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{path} = {shown(value)}: must be of type {kind_name(kind)}")
-        _check_bounds(path, value, bounds, kind)
+        return str(value)
+    # A whole number will do for a float; a bool is no number.
+    accepted: Any = {float: (int, float), Length: int}.get(kind, kind)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise _wrong(path, value, f"of type {kind_name(kind)}")
+    _check_bounds(path, value, bounds, kind)
+    return int(value) if kind is Length else kind(value)
 
 
-def _check_fields(path: str, dot: str, value: Any, kind: Any) -> None:
-    # Exactly: a subclass would be written under a name that nothing can read again.
-    if type(value) is not kind:
-        raise ConfigError(f"{path} = {shown(value)}: must be a {kind_name(kind)}")
-    names = [f.name for f in dataclasses.fields(kind)]
+def _wrong(path: str, value: Any, allowed: str) -> ConfigError:
+    return ConfigError(f"{path} = {shown(value)}: must be {allowed}")
+
+
+def _check_fields(path: str, dot: str, value: Kind) -> None:
+    kind, fields = type(value).__name__, {f.name: f for f in dataclasses.fields(value)}
     for name in vars(value):
-        if name not in names:
-            has = f"it has {', '.join(names) or 'none'}"
+        if name not in fields:
+            has = f"it has {', '.join(fields) or 'none'}"
             raise ConfigError(
-                f"{dot}{shortened(name, 60)}: {kind_name(kind)} has no such field"
-                f"{near(name, names)}; {has}"
+                f"{dot}{shortened(name, 60)}: {kind} has no such field{near(name, fields)}; {has}"
             )
-    hints = typing.get_type_hints(kind)
-    for f in dataclasses.fields(kind):
-        if not hasattr(value, f.name):
-            raise ConfigError(f"{dot}{f.name}: {kind_name(kind)} lacks this field")
-        item = getattr(value, f.name)
-        check(dot + f.name, item, hints[f.name], dict(f.metadata))
-        setattr(value, f.name, _plain(item, hints[f.name]))
-
-
-def _plain(item: Any, kind: Any) -> Any:
-    """A value that was checked, in the type that its records will give back: noise=1 and
-    noise=1.0 are one data set."""
-    if isinstance(item, int | float | str) and not isinstance(item, bool):
-        of = next(each for each in (str, float, int) if isinstance(item, each))
-        return (float if kind in (float, float | None) else of)(item)
-    return tuple(_plain(each, None) for each in item) if isinstance(item, tuple | list) else item
+    for name, f in fields.items():
+        if not hasattr(value, name):
+            raise ConfigError(f"{dot}{name}: {kind} lacks this field")
+        setattr(value, name, check(dot + name, getattr(value, name), f.type, f.metadata))
+    value.check(path)
 
 
 def check_path(path: str, value: str) -> None:
@@ -133,27 +125,21 @@ def check_path(path: str, value: str) -> None:
 _FLOAT32_MAX = 3.4028235e38
 
 
-def _check_bounds(path: str, value: Any, bounds: dict[str, Any], kind: Any) -> None:
+def _check_bounds(path: str, value: Any, bounds: Mapping[str, Any], kind: Any) -> None:
     if "among" in bounds:
         if value not in bounds["among"]:
-            raise ConfigError(
-                f"{path} = {shown(value)}: must be one of {', '.join(bounds['among'])}"
-            )
+            raise _wrong(path, value, f"one of {', '.join(bounds['among'])}")
         return
     if isinstance(value, int | float) and kind is float:
         infinite = isinstance(value, float) and math.isinf(value)
         if infinite and bounds.get("le") != math.inf:
-            raise ConfigError(f"{path} = {shown(value)}: must be finite")
+            raise _wrong(path, value, "finite")
         if not infinite and abs(value) > _FLOAT32_MAX:
             raise ConfigError(f"{path} = {shown(value)}: is more than a float32 holds, 3.4e38")
         if "gt" in bounds and bounds["gt"] == 0 and 0 < value < 1.2e-38:
             raise ConfigError(f"{path} = {shown(value)}: is 0 in float32, and must be > 0")
-    tests = {
-        "ge": (">=", lambda bound: value >= bound),
-        "gt": (">", lambda bound: value > bound),
-        "le": ("<=", lambda bound: value <= bound),
-        "lt": ("<", lambda bound: value < bound),
-    }
-    if not all(tests[key][1](bound) for key, bound in bounds.items()):
-        allowed = " and ".join(f"{tests[key][0]} {bound}" for key, bound in bounds.items())
-        raise ConfigError(f"{path} = {shown(value)}: must be {allowed}")
+        if bounds.get("lt") == 1 and 1 - 2**-25 <= value < 1:
+            raise ConfigError(f"{path} = {shown(value)}: is 1 in float32, and must be < 1")
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    if not all(getattr(operator, key)(value, bound) for key, bound in bounds.items()):
+        raise _wrong(path, value, " and ".join(f"{signs[key]} {b}" for key, b in bounds.items()))

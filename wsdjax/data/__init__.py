@@ -7,12 +7,14 @@ host or on many, it gives the same batches. JAX is imported by the data sets tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsdjax import config as configs
 from wsdjax.data.split import Batch, Dataset, Split
+
+if TYPE_CHECKING:
+    from wsdjax.config import DataConfig
 
 __all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load", "sample"]
 
@@ -35,38 +37,25 @@ class Stream:
             raise ValueError(f"batch_size = {batch_size}: the set has {split.size} examples")
         self.batch_size = batch_size
         self.batches_per_epoch = split.size // batch_size
-        self._batch = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
+        self._rows = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
 
     def __getitem__(self, t: int) -> Batch:
-        return self._batch(t)
+        return self.rows(t, 0, self.batch_size)
+
+    def rows(self, t: int, start: int, stop: int) -> Batch:
+        """The examples start, ..., stop - 1 of batch t, to the bit: those of one process. Of text
+        no others are read; images are made as a whole, since XLA rounds by a batch's size."""
+        return self._rows(t, start, stop)
 
 
-def load(config: Any) -> Dataset:
+def load(config: DataConfig) -> Dataset:
     """The data set of a config, such as ``get_config().data``.
 
     Raises:
       FileNotFoundError: for data that is not prepared, naming the command that prepares it.
       OSError, UserError: for data that is damaged, naming the file.
-      ValueError: for a config that names no data set.
     """
-    match config:
-        case configs.Photos():
-            from wsdjax.data import photos
-
-            return photos.load(config)
-        case configs.Cifar10():
-            from wsdjax.data import cifar10
-
-            return cifar10.load(config)
-        case configs.Text() | configs.Stdlib():
-            from wsdjax.data import text
-
-            return text.load(config)
-        case configs.Bigram():
-            from wsdjax.data import synthetic
-
-            return synthetic.load(config)
-    raise ValueError(f"no data set is loaded from {config!r}")
+    return config.load()
 
 
 def in_order(

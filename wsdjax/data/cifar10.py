@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax import config
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import Dataset
 
@@ -29,15 +28,15 @@ STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
 PREPARE = "python -m experiments.prepare cifar10"
 
 
-def load(config: config.Cifar10) -> Dataset:
+def load(directory: str) -> Dataset:
     """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised.
 
     Raises:
       FileNotFoundError: naming the command that prepares it, if it is not there.
       OSError: for what is there and cannot be read.
     """
-    builder = find(config.directory)
-    command = _command(config.directory)
+    builder = find(directory)
+    command = _command(directory)
     if not builder.is_prepared():
         raise FileNotFoundError(f"CIFAR-10 is not prepared in {builder.data_dir}. Run: {command}")
     try:

@@ -30,12 +30,23 @@ class DeviceSplit:
     """``examples(arrays, indices [B]) -> {"inputs": [B, ...], "targets": [B, ...]}``."""
     together: int = 250
 
-    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
-        make, order = _programs(self, batch_size, augment, bool(seeds.ndim))
+    def batches(
+        self, batch_size: int, seeds: np.ndarray, augment: bool
+    ) -> Callable[[int, int, int], Batch]:
+        make, order = _programs(self, batch_size, augment, many := bool(seeds.ndim))
         # A function of (seed, epoch), kept because many steps share it.
         order_of = functools.lru_cache(maxsize=2)(functools.partial(order, seeds))
         per_epoch = self.size // batch_size
-        return lambda t: make(self.arrays, seeds, order_of(t // per_epoch), t)
+
+        def rows(t: int, start: int, stop: int) -> Batch:
+            whole = make(self.arrays, seeds, order_of(t // per_epoch), t)
+            if stop - start == batch_size:
+                return whole
+            # By no program of its own, which would round otherwise.
+            mine = np.s_[:, start:stop] if many else np.s_[start:stop]
+            return jax.tree.map(lambda leaf: leaf[mine], whole)
+
+        return rows
 
     def part(self, start: int, stop: int) -> Batch:
         return self.take(np.arange(start, stop))

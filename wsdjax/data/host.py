@@ -27,12 +27,18 @@ class HostSplit:
     def together(self) -> int:
         return max(1, TOKENS_TOGETHER // self.windows.length)
 
-    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
+    def batches(
+        self, batch_size: int, seeds: np.ndarray, augment: bool
+    ) -> Callable[[int, int, int], Batch]:
         if augment:
             raise ValueError("augment = True: there is no augmentation of tokens")
         orders = [_order(self.size, batch_size, int(seed)) for seed in seeds.ravel()]
-        shape = (*seeds.shape, batch_size)
-        return lambda t: self.windows[np.reshape([order[t] for order in orders], shape)]
+
+        def rows(t: int, start: int, stop: int) -> Batch:
+            at = [order[t][start:stop] for order in orders]
+            return self.windows[np.reshape(at, (*seeds.shape, stop - start))]
+
+        return rows
 
     def part(self, start: int, stop: int) -> Batch:
         return self.take(np.arange(start, stop))

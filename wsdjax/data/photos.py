@@ -12,6 +12,7 @@ is made in: the set is as large as one likes. It stands in for CIFAR-10 where th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,11 @@ import skimage.color
 import skimage.data
 import skimage.io
 
-from wsdjax import config
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import Dataset
+
+if TYPE_CHECKING:
+    from wsdjax.config import Photos
 
 CROP, BLOCK = 32, 64
 CLASSES = (
@@ -42,7 +45,7 @@ _TEST_SEED = 2**31
 """Test crops have keys of their own; the training set's are counted from zero."""
 
 
-def load(config: config.Photos) -> Dataset:
+def load(config: Photos) -> Dataset:
     luminances = [_luminance(name) for name in CLASSES]
     train, test = (_blocks(luminances, for_test) for for_test in (False, True))
 

@@ -28,8 +28,11 @@ class Split(Protocol):
     def together(self) -> int:
         """How many examples to evaluate at once, unless one is told otherwise."""
 
-    def batches(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Callable[[int], Batch]:
-        """Shuffled batches, as `Stream` describes them: a function of t.
+    def batches(
+        self, batch_size: int, seeds: np.ndarray, augment: bool
+    ) -> Callable[[int, int, int], Batch]:
+        """Shuffled batches, as `Stream` describes them: a function of t and of the first and the
+        last example that is asked for, the latter exclusive.
 
         Args:
           batch_size: examples in a batch, at most `size`.

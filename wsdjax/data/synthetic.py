@@ -13,16 +13,18 @@ As the photographs' crops, a sequence is a pure function of its index, made on t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsdjax.config import Bigram
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import TOKENS_TOGETHER, Dataset
+
+if TYPE_CHECKING:
+    from wsdjax.config import Bigram
 
 _TEST_SEED = 2**31
 """Test sequences have keys of their own; the training set's are counted from zero."""

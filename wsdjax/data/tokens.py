@@ -77,11 +77,6 @@ class Description(NamedTuple):
     rows_left_out: int = 0
     """Rows that could not be read, and were to be left out."""
 
-    @property
-    def width(self) -> int:
-        """Bytes a token: 2 where the vocabulary allows, else 4."""
-        return width(self.vocabulary)
-
     def windows(self, split: str, length: int) -> int:
         """How many windows of length + 1 tokens a split has.
 
@@ -118,6 +113,17 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.tokens"
 
 
+def not_there(directory: str | Path) -> str:
+    """That there is no tokens.json, and the command that makes it; "" if there is one."""
+    directory = Path(directory).expanduser()
+    if (path := directory / JSON).exists():
+        return ""
+    return (
+        f"{path} is not there. Prepare it: python -m experiments.prepare text --input FILE ... "
+        f"--tokenizer TOKENIZER --out {directory}"
+    )
+
+
 def describe(directory: str | Path) -> Description:
     """What is prepared in a directory, without a look at the shards.
 
@@ -125,15 +131,12 @@ def describe(directory: str | Path) -> Description:
       NotPrepared: if there is no tokens.json, naming the command that makes it.
       TokensError: for one that cannot be read.
     """
+    if missing := not_there(directory):
+        raise NotPrepared(missing)
     directory = Path(directory).expanduser()
     path = directory / JSON
     try:
         content = read_json(path, _AGAIN)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotPrepared(
-            f"{path} is not there. Prepare it: python -m experiments.prepare text --input FILE ... "
-            f"--tokenizer TOKENIZER --out {directory}"
-        ) from None
     except DamagedFile as error:
         raise TokensError(f"{path} is damaged: {error}") from None
     if content.get("format", FORMAT) != FORMAT:
@@ -222,7 +225,7 @@ class Windows:
             self._paths.append(path)
             counts.append(windows_in(shard.tokens, length))
         self._ends = np.cumsum(counts)
-        size = sum(shard.tokens for shard in described.splits[split]) * described.width
+        size = sum(shard.tokens for shard in described.splits[split]) * width(described.vocabulary)
         if size <= VERIFIED_BYTES:
             for path, shard in zip(self._paths, described.splits[split], strict=True):
                 verify(path, shard)
@@ -232,7 +235,7 @@ class Windows:
                 "python -m experiments.prepare text --verify --out %s",
                 *(described.directory, size / 1e9, split, described.directory),
             )
-        dtype = np.dtype(f"<u{described.width}")
+        dtype = np.dtype(f"<u{width(described.vocabulary)}")
         self._mapped = functools.lru_cache(_MAPPED)(
             lambda i: np.memmap(self._paths[i], dtype, "r", HEADER_BYTES)
         )

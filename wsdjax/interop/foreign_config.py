@@ -1,4 +1,4 @@
-"""What the `config.json` of a Hugging Face model says, as a `Transformer`, and back.
+"""The `config.json` of a Hugging Face model as a `Transformer`, and back.
 
 GPT-NeoX and LLaMA, in the old form with `rotary_pct` and `rope_theta` and in the new one with
 `rope_parameters`, as transformers 5 reads them. What they have and our transformer has not is
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from wsdjax import files
-from wsdjax.config.models import Transformer, validate_model
+from wsdjax.config.models import Transformer
+from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.interop.keys import ARCHITECTURES, HARMLESS, ONLY
 from wsdjax.wording import listed, shown
@@ -85,7 +86,7 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
         )
     model = dataclasses.replace(model, **changes)
     try:
-        validate_model(f"{path}: model", model)
+        check(f"{path}: model", model, Transformer)
     except ConfigError as error:
         raise InteropError(error) from None
     size = model.width // model.heads

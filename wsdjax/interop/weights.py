@@ -7,7 +7,6 @@ that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -24,16 +23,17 @@ from wsdjax.config.models import Transformer
 from wsdjax.files import replacing, write_atomically
 from wsdjax.interop import foreign_config as huggingface
 from wsdjax.interop.foreign_config import InteropError, config_json, config_of, is_neox
-from wsdjax.interop.tensors import Tensors
+from wsdjax.interop.tensors import Tensor, aligned, find
+from wsdjax.wording import listed
 
-__all__ = ["InteropError", "check_weights", "config_of", "load_huggingface", "save_huggingface"]
-
+_FUSED = ("query", "key", "value")
 _NEOX = {
     "embed": "gpt_neox.embed_in",
     "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
-    "layers.attention.query": "gpt_neox.layers.{}.attention.query_key_value",
-    "layers.attention.key": "gpt_neox.layers.{}.attention.query_key_value",
-    "layers.attention.value": "gpt_neox.layers.{}.attention.query_key_value",
+    **dict.fromkeys(
+        [f"layers.attention.{part}" for part in _FUSED],
+        "gpt_neox.layers.{}.attention.query_key_value",
+    ),
     "layers.attention.out": "gpt_neox.layers.{}.attention.dense",
     "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
     "layers.mlp.up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
@@ -55,10 +55,9 @@ _LLAMA = {
     "final_norm": "model.norm",
     "head": "lm_head",
 }
-_FUSED = ("query", "key", "value")
 _MASKS = re.compile(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias")
 _FREQUENCIES = re.compile(r"(gpt_neox|model)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq")
-"""What older checkpoints hold too, and follows from config.json."""
+"""Tensors that older checkpoints hold too, and that follow from config.json."""
 
 
 def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params]:
@@ -80,7 +79,7 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
         place = _Place.of(path, model.config)
         whole = np.empty(leaf.shape, np.float32)
         for i, part in enumerate(whole if place.stacked else [whole]):
-            part[...] = place.ours(tensors.read(place.name.format(i)))
+            part[...] = place.ours(tensors[place.name.format(i)].read())
         return jnp.asarray(whole)
 
     return model, jax.tree.map_with_path(read, _shapes(model))
@@ -96,12 +95,6 @@ def check_weights(directory: str | Path, model: Any) -> None:
     """
     huggingface.check_weights(str(directory), model)
     _checked(Path(directory), models.build(model))
-
-
-def starting_from(directory: str | Path, model: models.Model) -> models.Model:
-    """The model with an `init` that gives the directory's weights, whatever the key."""
-    params = load_huggingface(directory)[1]
-    return dataclasses.replace(model, init=lambda key: params)
 
 
 def save_huggingface(
@@ -143,7 +136,7 @@ class _Place:
     """Where a parameter of ours is in a checkpoint, and in which form."""
 
     name: str
-    """Of its tensor, with {} for the number of the layer."""
+    """The name of its tensor, with {} for the number of the layer."""
     stacked: bool
     matrix: bool
     """Theirs is out x in, ours in x out."""
@@ -152,7 +145,7 @@ class _Place:
     heads: int
 
     @classmethod
-    def of(cls, path: Any, config: Transformer) -> _Place:
+    def of(cls, path: jax.tree_util.KeyPath, config: Transformer) -> _Place:
         *modules, kind = (key.key for key in path)
         names = _NEOX if is_neox(config) else _LLAMA
         fused = names is _NEOX and modules[-1] in _FUSED
@@ -165,7 +158,7 @@ class _Place:
         )
 
     def shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-        """Of the tensor, for the leaf's own."""
+        """The shape of the tensor, for the leaf's own."""
         shape = leaf.shape[1:] if self.stacked else leaf.shape
         first, *rest = shape[::-1] if self.matrix else shape
         return (first if self.part is None else 3 * first, *rest)
@@ -188,44 +181,53 @@ class _Place:
         by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
 
 
-def _checked(directory: Path, model: models.Model) -> Tensors:
+def _checked(directory: Path, model: models.Model) -> dict[str, Tensor]:
     """The tensors that are this model's parameters, and no others."""
     config = model.config
     names = _NEOX if is_neox(config) else _LLAMA
     embed, head = (f"{names[key]}.weight" for key in ("embed", "head"))
-    tensors = Tensors(directory)
-    tensors.align(embed, embed.split(".")[0] + ".")
-    if head not in tensors:
-        tensors.rename({"lm_head.weight": head})  # as transformers 5 has a GPT-NeoX's in memory
+    listing, there = find(directory)
+    there = aligned(listing, there, embed, embed.split(".")[0] + ".")
+    if head not in there and "lm_head.weight" in there:
+        # As transformers 5 has a GPT-NeoX's in memory.
+        there[head] = there.pop("lm_head.weight")
+    found: dict[str, Tensor] = {}
     for path, leaf in jax.tree.leaves_with_path(_shapes(model)):
         place = _Place.of(path, config)
-        hint = "; a tied model's config.json says tie_word_embeddings" if place.name == head else ""
         for i in range(len(leaf) if place.stacked else 1):
-            tensors.check(place.name.format(i), place.shape(leaf), hint)
-    if config.tied and head in tensors:  # some checkpoints hold tied weights twice
-        tensors.check(head, (config.vocabulary, config.width))
-        if not np.array_equal(tensors.read(head), tensors.read(embed)):
+            name = place.name.format(i)
+            if name not in there:
+                tied = "; a tied model's config.json says tie_word_embeddings" * (name == head)
+                raise InteropError(
+                    f"{listing}: has no tensor {name!r}{tied}; it has {listed(there, 3)}"
+                )
+            there[name].check(place.shape(leaf))
+            found[name] = there[name]
+    left = {name: tensor for name, tensor in there.items() if name not in found}
+    if config.tied and (again := left.pop(head, None)):  # some checkpoints hold it twice
+        again.check((config.vocabulary, config.width))
+        if not np.array_equal(again.read(), found[embed].read()):
             raise InteropError(
-                f"{tensors.listing}: {head!r} is not {embed!r}, to which config.json ties it: with "
+                f"{listing}: {head!r} is not {embed!r}, to which config.json ties it: with "
                 "tie_word_embeddings = false it is read as a head of its own"
             )
-    for name in tensors.names():
-        if _FREQUENCIES.fullmatch(name):
-            _check_frequencies(tensors, name, config)
-        elif _MASKS.fullmatch(name):
-            tensors.drop(name)
-    tensors.check_none_left()
-    return tensors
+    for name in filter(_FREQUENCIES.fullmatch, list(left)):
+        _check_frequencies(listing, name, left.pop(name), config)
+    if unknown := sorted(name for name in left if not _MASKS.fullmatch(name)):
+        raise InteropError(
+            f"{listing}: config.json tells nothing of the tensors {listed(unknown, 3)}"
+        )
+    return found
 
 
-def _check_frequencies(tensors: Tensors, name: str, config: Transformer) -> None:
+def _check_frequencies(listing: Path, name: str, tensor: Tensor, config: Transformer) -> None:
     rotated = int(config.width // config.heads * config.rotary_fraction)
     expected = config.rotary_theta ** -(np.arange(0, rotated, 2) / rotated)
-    tensors.check(name, expected.shape)
+    tensor.check(expected.shape)
     # They may have been saved in half precision.
-    if not np.allclose(tensors.read(name), expected, rtol=1e-2, atol=1e-6):
+    if not np.allclose(tensor.read(), expected, rtol=1e-2, atol=1e-6):
         raise InteropError(
-            f"{tensors.listing}: {name!r} are not the frequencies of config.json's theta = "
+            f"{listing}: {name!r} are not the frequencies of config.json's theta = "
             f"{config.rotary_theta:g}: one of the two is another model's"
         )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
-from wsdjax import config
+if TYPE_CHECKING:
+    from wsdjax import config
 
 
 class CNN(nnx.Module):
@@ -69,3 +73,11 @@ def _max_pool(x_BxHxWxC):
     """2x2 max-pooling of stride 2; as a maximum over a reshaped axis its gradient is cheap."""
     B, H, W, C = x_BxHxWxC.shape
     return x_BxHxWxC.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4))
+
+
+def metrics(module: Callable, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`loss`, the mean cross-entropy over the examples in nats, and `accuracy`."""
+    logits, targets = module(batch["inputs"]), batch["targets"]
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return {"loss": losses.mean(), "accuracy": (logits.argmax(-1) == targets).mean()}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from wsdjax import config
+if TYPE_CHECKING:
+    from wsdjax import config
+
 
 NORMAL = nnx.initializers.normal(0.02)
 """N(0, 0.02), the initialisation of all weights but those of output projections."""
+
+
+def computed_in(compute: str, training: bool) -> Any:
+    """The dtype that a `Language` is made with: None, its parameters' own, but in training."""
+    return jnp.bfloat16 if training and compute == "bfloat16" else None
 
 
 class Linear(nnx.Linear):

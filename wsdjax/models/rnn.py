@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wsdjax import config
 from wsdjax.models.language import Language, Linear
+
+if TYPE_CHECKING:
+    from wsdjax import config
 
 
 class RNN(Language):

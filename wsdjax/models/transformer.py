@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wsdjax import config
 from wsdjax.models.attention import Attention
 from wsdjax.models.language import NORMAL, Language, Linear
+
+if TYPE_CHECKING:
+    from wsdjax import config
 
 
 class Transformer(Language):

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from wsdjax.placement import rules
 
 
 @dataclass(frozen=True)
 class Shardings:
-    """Where things live. State is created, restored and stepped with these and no others,
+    """Where things live. State is created, restored and stepped with `of` and no others,
     since a jitted function compiles anew for another placement of its arguments."""
 
     replicates: NamedSharding
-    """Leaves [R, ...], spread over replicates."""
+    """What each replicate has one of, [R]."""
     batch: NamedSharding
     """Leaves [R, B, ...], spread over replicates and over examples."""
     everywhere: NamedSharding
-    """Scalars and evaluation batches."""
+    """Evaluation batches."""
+    rules: rules.Rules
+
+    def of(self, state: Any, divide_replicates: bool = True) -> Any:
+        """A sharding for each leaf of a state, or of what is like one: arrays or their shapes."""
+        first = "replicate" if divide_replicates else None
+
+        def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return NamedSharding(
+                self.replicates.mesh, rules.spec(self.rules, name, leaf.ndim, first)
+            )
+
+        return jax.tree.map_with_path(sharding, state)
+
+    def of_parts(self, state: Any) -> Any:
+        """The same, of too few replicates to be divided."""
+        return self.of(state, divide_replicates=False)
 
 
 def shape(replicates: int) -> tuple[int, int]:
@@ -46,11 +66,6 @@ def shardings(replicates: int, batch_size: int, accumulate: int = 1) -> Sharding
         )
     # Explicit axes, the default, are refused by embedding look-ups.
     mesh = jax.make_mesh((along, left), ("replicate", "data"), axis_types=(AxisType.Auto,) * 2)
-    return _shardings(mesh)
-
-
-def _shardings(mesh: Mesh) -> Shardings:
-    def spec(*axes):
-        return NamedSharding(mesh, PartitionSpec(*axes))
-
-    return Shardings(spec("replicate"), spec("replicate", "data"), spec())
+    specs = PartitionSpec("replicate"), PartitionSpec("replicate", "data"), PartitionSpec()
+    replicate, batch, everywhere = (NamedSharding(mesh, spec) for spec in specs)
+    return Shardings(replicate, batch, everywhere, rules.RULES)

@@ -5,7 +5,7 @@ are any pytree of arrays; `batches` is a sequence of pytrees whose leaves have e
 their leading axis. Nothing here knows a model, a config or a file.
 """
 
-from wsdjax.probes.curvature import Sharpness, curvature_along, eigenpairs, hvp, sharpness
+from wsdjax.probes.curvature import curvature_along, hvp, sharpness
 from wsdjax.probes.density import (
     Estimate,
     Moments,
@@ -14,8 +14,10 @@ from wsdjax.probes.density import (
     moments,
     spectral_density,
 )
+from wsdjax.probes.eigenpairs import Sharpness, eigenpairs
+from wsdjax.probes.hessian import Hessian
 from wsdjax.probes.noise import Covariance, GradientNoise, gradient_noise, signal_to_noise
-from wsdjax.probes.objective import Hessian, gradient, loss
+from wsdjax.probes.objective import gradient, loss
 from wsdjax.probes.operators import Block, GaussNewton, Preconditioned, adam_preconditioner
 from wsdjax.probes.paths import (
     filter_normalised,
@@ -35,42 +37,3 @@ from wsdjax.probes.trajectory import (
     weak_quasi_convexity,
 )
 from wsdjax.probes.vectors import ProbeError
-
-__all__ = [
-    "Block",
-    "Covariance",
-    "Distances",
-    "Estimate",
-    "GaussNewton",
-    "GradientNoise",
-    "Hessian",
-    "Moments",
-    "PhaseDirections",
-    "Preconditioned",
-    "PrincipalComponents",
-    "ProbeError",
-    "Sharpness",
-    "SpectralDensity",
-    "adam_preconditioner",
-    "curvature_along",
-    "distances",
-    "eigenpairs",
-    "filter_normalised",
-    "gradient",
-    "gradient_noise",
-    "hvp",
-    "interpolate",
-    "loss",
-    "loss_plane",
-    "mass_by_leaf",
-    "moments",
-    "orthonormal",
-    "phase_directions",
-    "plane_coordinates",
-    "principal_components",
-    "sharpness",
-    "signal_to_noise",
-    "spectral_density",
-    "update_alignment",
-    "weak_quasi_convexity",
-]

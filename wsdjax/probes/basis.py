@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,55 +26,34 @@ FEWEST = 24
 """A basis of fewer vectors restarts too often to get anywhere."""
 
 
-class Basis(Protocol):
-    capacity: int
-    epsilon: float
-    """Of the numbers in which the vectors are kept."""
-
-    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
-        """(what of the vector is orthogonal to the basis, its coefficients [capacity], the
-        norm of the rest)."""
-        ...
-
-    def put(self, at: int, vector: Tree) -> None:
-        """Keeps the unit vector along `vector` as number `at`."""
-        ...
-
-    def take(self, at: int) -> Tree:
-        """Vector `at`, in the precision of the parameters."""
-        ...
-
-    def combine(self, coefficients: np.ndarray) -> Tree:
-        """The block of the sums with coefficients [k, capacity]."""
-        ...
-
-    def mix(self, coefficients: np.ndarray) -> None:
-        """Replaces vector i by the sum with coefficients[i], for [capacity, capacity]."""
-        ...
-
-
 class DeviceBasis:
     """Rows in `dtype`, None for that of the parameters; all sums are in theirs."""
 
-    def __init__(self, params: Tree, capacity: int, dtype: Any = None):
+    def __init__(self, params: Tree, capacity: int, dtype: type | None = None):
         self.capacity = capacity
         self.rows = jax.tree.map(partial(_zeros, capacity, dtype), params)
         self.epsilon = epsilon(self.rows)
         self._params = params
 
-    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
+    def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
+        """(what of the vector is orthogonal to the basis, its coefficients [capacity], the
+        norm of the rest)."""
         return _orthogonalise(self.rows, vector)
 
     def put(self, at: int, vector: Tree) -> None:
+        """Keeps the unit vector along `vector` as number `at`."""
         self.rows = _put(self.rows, at, vector)
 
     def take(self, at: int) -> Tree:
+        """Vector `at`, in the precision of the parameters."""
         return jax.tree.map(lambda rows, p: rows[at].astype(p.dtype), self.rows, self._params)
 
     def combine(self, coefficients: np.ndarray) -> Tree:
+        """The block of the sums with coefficients [k, capacity]."""
         return expand(self.rows, jnp.asarray(coefficients))
 
     def mix(self, coefficients: np.ndarray) -> None:
+        """Replaces vector i by the sum with coefficients[i], for [capacity, capacity]."""
         # Leaf by leaf, so that there are never two whole bases.
         leaves, structure = jax.tree.flatten(self.rows)
         self.rows = None
@@ -84,7 +63,7 @@ class DeviceBasis:
 
 
 class HostBasis:
-    """Rows in the host's memory; each sum over the basis is done there."""
+    """As `DeviceBasis`, but rows in the host's memory; each sum over the basis is done there."""
 
     def __init__(self, params: Tree, capacity: int):
         self.capacity = capacity
@@ -92,7 +71,7 @@ class HostBasis:
         leaves = jax.tree.leaves(params)
         self._rows = [np.zeros((capacity, leaf.size), leaf.dtype) for leaf in leaves]
 
-    def orthogonalise(self, vector: Tree) -> tuple[Tree, Any, Any]:
+    def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
         flat = [leaf.ravel() for leaf in jax.device_get(jax.tree.leaves(vector))]
         total = np.zeros(self.capacity)
         for _ in range(2):
@@ -125,6 +104,9 @@ class HostBasis:
             for x, leaf in zip(flat, leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, placed)
+
+
+Basis = DeviceBasis | HostBasis
 
 
 def make(params: Tree, capacity: int, kind: str) -> Basis:
@@ -230,7 +212,7 @@ def _contract(exact: jax.Array, rows: jax.Array, axes: Any) -> jax.Array:
     return products[0] + products[1] + products[2]
 
 
-def _zeros(capacity: int, dtype: Any, leaf: jax.Array) -> jax.Array:
+def _zeros(capacity: int, dtype: type | None, leaf: jax.Array) -> jax.Array:
     sharding = leaf.sharding
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsdjax.checksum import checksums
 from wsdjax.files import DamagedFile, naming, read_json_lines, write_atomically
-from wsdjax.probes.vectors import ProbeError, epsilon
+from wsdjax.probes.vectors import ProbeError, Tree, epsilon
 
 
 class Cells:
@@ -32,7 +32,7 @@ class Cells:
       ProbeError: for a file of another sweep, or of something else.
     """
 
-    def __init__(self, file: str | Path | None, points: np.ndarray, arrays: Any):
+    def __init__(self, file: str | Path | None, points: np.ndarray, arrays: tuple[Tree, Tree]):
         self.losses = np.full(len(points), np.nan)
         self._known = np.zeros(len(points), bool)
         self._file = None
@@ -95,23 +95,21 @@ class Cells:
         cells: dict[int, Any] = {}
         for n, line in enumerate(lines[1:], 2):
             point, loss = line.get("point"), line.get("loss")
+            at = f"{path} is no file of losses, line {n}:"
             if type(point) is not int or type(loss) not in (float, int) or point < 0:
-                raise ProbeError(f"{path} is no file of losses, line {n}: {remedy}")
+                raise ProbeError(f"{at} {remedy}")
             if found == identity and point >= len(self.losses):
-                raise ProbeError(
-                    f"{path} is no file of losses, line {n}: no point {point}; {remedy}"
-                )
+                raise ProbeError(f"{at} no point {point}; {remedy}")
             cells[point] = loss
         if found != identity:
             raise ProbeError(
-                f"{path} has the losses of other points, parameters or batches: delete it, or "
-                "name another"
+                f"{path} has the losses of other points, parameters or batches: {remedy}"
             )
         for place, loss in cells.items():
             self.losses[place], self._known[place] = loss, True
 
 
-def _identity(points: np.ndarray, arrays: Any) -> str:
+def _identity(points: np.ndarray, arrays: tuple[Tree, Tree]) -> str:
     numbers = jax.tree.map(lambda x: x.astype(np.uint8) if x.dtype == bool else x, arrays)
     text = json.dumps([points.tolist(), checksums(numbers)])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from wsdjax.probes.basis import DeviceBasis
+from wsdjax.probes.hessian import Hessian
 from wsdjax.probes.krylov import Krylov
-from wsdjax.probes.objective import Batches, Hessian, LossFn
+from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.operators import Block, Chosen
 from wsdjax.probes.vectors import (
     ProbeError,
@@ -60,7 +61,7 @@ class Estimate(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of the Hessian, by Hutchinson's estimator with Rademacher probes."""
+    """Moments of the Hessian's spectrum, by Hutchinson's estimator with Rademacher probes."""
 
     trace: Estimate
     frobenius_norm: Estimate
@@ -163,17 +164,13 @@ def _check_grid(grid: np.ndarray, nodes: np.ndarray, width: float) -> None:
         )
 
 
-def _smooth(grid, nodes, weights, width):
-    # In parts, for grids of many points.
-    parts = [grid[at : at + 4096] for at in range(0, len(grid), 4096)]
-    return np.concatenate([_smoothed_at(part, nodes, weights, width) for part in parts])
-
-
-def _smoothed_at(grid, nodes, weights, width):
-    kept = ~np.isnan(nodes)
-    z = (grid[:, None] - nodes[kept][None]) / width
-    kernel = np.exp(-(z**2) / 2) / (width * np.sqrt(2 * np.pi))
-    return kernel @ weights[kept] / len(nodes)
+def _smooth(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
+    kept, found = ~np.isnan(nodes), []
+    for at in range(0, len(grid), 4096):  # in parts, for grids of many points
+        z = (grid[at : at + 4096, None] - nodes[kept][None]) / width
+        kernel = np.exp(-(z**2) / 2) / (width * np.sqrt(2 * np.pi))
+        found.append(kernel @ weights[kept] / len(nodes))
+    return np.concatenate(found)
 
 
 def moments(
@@ -217,7 +214,9 @@ def moments(
     )
 
 
-def _restricted(hessian: Hessian, block: Chosen | None) -> tuple[Callable, Callable, int]:
+def _restricted(
+    hessian: Hessian, block: Chosen | None
+) -> tuple[Callable[[Tree], Tree], Callable[[jax.Array], Tree], int]:
     """(operator, key -> Rademacher vector, dimension) of the Hessian or a block of it."""
 
     def draw(key):

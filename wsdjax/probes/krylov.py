@@ -31,7 +31,7 @@ class Ritz(NamedTuple):
 
 
 class Krylov:
-    """Of the m vectors the first p have been multiplied by the operator; the others wait.
+    """Holds m vectors, of which the first p have been multiplied by the operator; the others wait.
 
     Args:
       operator: v -> H v, symmetric.
@@ -83,8 +83,8 @@ class Krylov:
         if self.p == self.m and not self.add_random():
             return False
         product = self._operator(self.basis.take(self.p))
-        rest, coefficients, after = self.basis.orthogonalise(product)
-        coefficients, after = np.asarray(coefficients, np.float64), float(after)
+        rest, found, length = self.basis.orthogonalise(product)
+        coefficients, after = np.asarray(found, np.float64), float(length)
         if not (np.isfinite(coefficients).all() and np.isfinite(after)):
             raise ProbeError(
                 "the operator times a vector is not finite: look for NaN in the loss itself, in "

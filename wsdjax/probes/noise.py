@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.curvature import eigenpairs
+from wsdjax.probes.eigenpairs import eigenpairs
 from wsdjax.probes.objective import (
     Batches,
     LossFn,
@@ -24,7 +24,7 @@ from wsdjax.probes.vectors import Tree, as_parameters, dot, like_parameters, nor
 
 
 class GradientNoise(NamedTuple):
-    """Of the gradients g_i of single examples, with mean g and covariance
+    """Measures of the gradients g_i of single examples, with mean g and covariance
     Sigma = mean_i (g_i - g)(g_i - g)'."""
 
     trace: float

@@ -1,4 +1,4 @@
-"""The mean of a loss over batches, its gradient, and its curvature as a linear operator.
+"""The mean of a loss over batches, and its gradient.
 
 `loss_fn(params, batch)` is the mean over the examples of a batch, a scalar; `batches` is a
 sequence of pytrees whose leaves have examples as their leading axis. A batch weighs as many
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,20 +21,13 @@ from wsdjax.probes.vectors import (
     Tree,
     as_parameters,
     combine,
-    epsilon,
     is_numeric,
-    like_parameters,
     norm,
-    precision,
     told,
 )
 
 LossFn = Callable[[Tree, Any], jax.Array]
 Batches = Sequence[Any]
-
-# A linearization holds what the forward pass left behind; beyond this many bytes it is made
-# again for every product.
-LINEARIZED_BYTES = 2 * 2**30
 
 
 def weights(batches: Batches) -> np.ndarray:
@@ -74,8 +66,8 @@ def weights(batches: Batches) -> np.ndarray:
     return np.array(counts, np.float64) / sum(counts)
 
 
-def _kind(batch: Any) -> Any:
-    """What batches have in common that differ in their examples alone."""
+def _kind(batch: Any) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
+    """The structure, and the shape of an example and the dtype of each leaf."""
     leaves, structure = jax.tree.flatten(batch)
     return structure, [(jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves]
 
@@ -97,23 +89,20 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
     """
     params = as_parameters(params)
     check_function(loss_fn)
-    shares = weights(batches)
-    found = total(shares, (_gradient(loss_fn, params, batch) for batch in batches))
-    return _finite(found)
+    slopes = (batch_gradient(loss_fn, params, batch) for batch in batches)
+    return finite(total(weights(batches), slopes))
 
 
 @partial(jax.jit, static_argnums=0)
 def batch_loss(loss_fn, params, batch):
     with jax.default_matmul_precision("highest"):
         value = loss_fn(params, batch)
-    if isinstance(value, tuple):
-        raise ProbeError(
-            "loss_fn must return a scalar, and returns a tuple: drop what is beside it"
-        )
-    if not is_numeric(value):
-        raise ProbeError(f"loss_fn must return a scalar, and returns {told(value)}")
-    if jnp.shape(value) != ():
-        raise ProbeError(f"loss_fn must return a scalar, and returns shape {jnp.shape(value)}")
+    if not is_numeric(value) or jnp.shape(value) != ():
+        if isinstance(value, tuple):
+            found = "a tuple: drop what is beside it"
+        else:
+            found = f"shape {jnp.shape(value)}" if is_numeric(value) else told(value)
+        raise ProbeError(f"loss_fn must return a scalar, and returns {found}")
     if jnp.iscomplexobj(value):
         raise ProbeError("loss_fn must return a real number, and returns a complex one")
     return value
@@ -134,7 +123,7 @@ def differentiable(loss_fn, batch):
     return of
 
 
-def check_function(function: Any, name: str = "loss_fn") -> None:
+def check_function(function: object, name: str = "loss_fn") -> None:
     """Raises a ProbeError for what cannot be called, or told from others by what is compiled."""
     if not callable(function):
         raise ProbeError(f"{name} must be a function, not {told(function)}")
@@ -148,11 +137,11 @@ def check_function(function: Any, name: str = "loss_fn") -> None:
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradient(loss_fn, params, batch):
+def batch_gradient(loss_fn, params, batch):
     return jax.grad(differentiable(loss_fn, batch))(params)
 
 
-def _finite(gradient: Tree) -> Tree:
+def finite(gradient: Tree) -> Tree:
     if not np.isfinite(float(norm(gradient))):
         raise ProbeError(
             "the gradient is not finite: look for NaN in the loss, the parameters or the data"
@@ -168,115 +157,6 @@ def total(shares: np.ndarray, trees: Iterable[Tree]) -> Tree:
     return found
 
 
-class Hessian:
-    """v -> H v for the Hessian H of the mean loss: forward over reverse.
-
-    Where what the forward passes leave behind fits in memory they are made once, and each
-    product costs the tangent pass alone (`jax.linearize`).
-
-    Args:
-      loss_fn, params, batches: see the module.
-      finite_difference: differences of gradients, for a loss that blocks forward mode.
-      dtype: None computes in float32 at full matrix precision, or in float64 for parameters in
-        float64. "bfloat16" insists on that, for which parameters and batches are rounded: it
-        shifts eigenvalues by up to a percent, which no residual shows. So do "float16",
-        "float32" and "float64", which needs JAX's 64 bits.
-
-    Raises:
-      ProbeError: for parameters or batches that make no sense, a loss or gradient that is not
-        finite, or a loss whose `custom_vjp` blocks forward mode.
-    """
-
-    def __init__(
-        self,
-        loss_fn: LossFn,
-        params: Tree,
-        batches: Batches,
-        finite_difference: bool = False,
-        dtype: str | None = None,
-    ):
-        self.params = as_parameters(params)
-        check_function(loss_fn)
-        self.computed_in = precision(self.params)
-        if dtype is not None:
-            self.computed_in = _checked(dtype)
-            loss_fn = _Lowered(loss_fn, self.computed_in)
-        self.products = 0
-        """How many products there have been."""
-        self.gradient: Tree | None = None
-        """That of the mean loss, where it came out on the way."""
-        self._shares = weights(batches)
-        self._loss_fn, self._batches = loss_fn, batches
-        if finite_difference:
-            self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
-            return
-        with forward_mode():
-            first = _linearize(loss_fn, self.params, batches[0])
-        held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first[1]))
-        if held <= LINEARIZED_BYTES:
-            rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
-            slopes, linears = zip(first, *rest, strict=True)
-            self.gradient = _finite(total(self._shares, slopes))
-            self._products = [partial(_apply, linear) for linear in linears]
-        else:
-            _finite(first[0])
-            self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
-
-    def __call__(self, vector: Tree) -> Tree:
-        """H v, like `params`."""
-        self.products += 1
-        vector = like_parameters(vector, self.params, "the vector")
-        with forward_mode():
-            return total(self._shares, (product(vector) for product in self._products))
-
-
-@dataclass(frozen=True)
-class _Lowered:
-    """A loss of rounded parameters and batches, at the device's own matrix precision; equal
-    ones share what is compiled."""
-
-    loss_fn: LossFn
-    dtype: str
-
-    def __call__(self, params: Tree, batch: Any) -> jax.Array:
-        def rounded(leaf):
-            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return leaf.astype(self.dtype) if floating else leaf
-
-        params, batch = jax.tree.map(rounded, (params, jax.tree.map(jnp.asarray, batch)))
-        # On a GPU the default of products in float32 has the digits of bfloat16.
-        precise = "highest" if self.dtype in ("float32", "float64") else "default"
-        with jax.default_matmul_precision(precise):
-            value = self.loss_fn(params, batch)
-        kept = jnp.float64 if self.dtype == "float64" else jnp.float32
-        return value.astype(kept) if hasattr(value, "astype") else value
-
-
-def _checked(dtype: Any) -> str:
-    """The name of a type to compute in.
-
-    Raises:
-      ProbeError: for another, or one that JAX would take another for.
-    """
-    known = ("bfloat16", "float16", "float32", "float64")
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = ""
-    if name not in known:
-        raise ProbeError(
-            f"dtype = {str(dtype)[:40]!r}: must be one of {', '.join(known)}, or None for the "
-            "parameters' own"
-        )
-    if jax.dtypes.canonicalize_dtype(name) != name:
-        raise ProbeError(
-            'dtype = "float64": JAX has 64 bits disabled and would compute in float32; call '
-            'jax.config.update("jax_enable_x64", True) before anything else, or set '
-            "JAX_ENABLE_X64=1"
-        )
-    return name
-
-
 @contextlib.contextmanager
 def forward_mode() -> Iterator[None]:
     """Tells of a loss that has none."""
@@ -289,29 +169,3 @@ def forward_mode() -> Iterator[None]:
             "the loss has a custom_vjp, whose gradient has no forward mode: write it without, or "
             "ask for differences of gradients with finite_difference=True"
         ) from error
-
-
-@partial(jax.jit, static_argnums=0)
-def _linearize(loss_fn, params, batch):
-    """(the gradient, v -> H v)."""
-    return jax.linearize(jax.grad(differentiable(loss_fn, batch)), params)
-
-
-@jax.jit
-def _apply(linear, vector):
-    return linear(vector)
-
-
-@partial(jax.jit, static_argnums=0)
-def _product(loss_fn, params, batch, vector):
-    return jax.jvp(jax.grad(differentiable(loss_fn, batch)), (params,), (vector,))[1]
-
-
-@partial(jax.jit, static_argnums=0)
-def _difference(loss_fn, params, batch, vector):
-    """(g(p + h v) - g(p - h v)) / 2h, h scaled to the norms and the precision."""
-    shift = epsilon(params) ** (1 / 3) * (1 + norm(params))
-    h = shift / jnp.maximum(norm(vector), 1e-30)
-    moved = [jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector) for s in (1, -1)]
-    plus, minus = (_gradient(loss_fn, each, batch) for each in moved)
-    return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)

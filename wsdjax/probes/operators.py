@@ -96,19 +96,19 @@ class Block:
     """
 
     def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen):
-        def is_chosen(path, _):
-            return bool(chosen(jax.tree_util.keystr(path, simple=True, separator="/")))
+        def name(path, _):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
 
         self._operator = operator
         self._params = params = as_parameters(params)
         self.computed_in = getattr(operator, "computed_in", precision(params))
-        self._kept = jax.tree.map_with_path(is_chosen, params)
+        names = jax.tree.map_with_path(name, params)
+        self._kept = jax.tree.map(lambda each: bool(chosen(each)), names)
         pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
         self.size = sum(leaf.size for kept, leaf in pairs if kept)
         if not self.size:
-            paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
-            names = (jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
-            raise ProbeError(f"the block has no leaf; they are {listed(names, 3)}")
+            leaves = jax.tree.leaves(names)
+            raise ProbeError(f"the block has no leaf; they are {listed(leaves, 3)}")
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""
@@ -119,7 +119,9 @@ class Block:
         return self.restrict(self._operator(self.restrict(vector)))
 
 
-def adam_preconditioner(second_moment: Tree, count: Any, b2: float, eps: float = 1e-8) -> Tree:
+def adam_preconditioner(
+    second_moment: Tree, count: int | jax.Array, b2: float, eps: float = 1e-8
+) -> Tree:
     """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`.
 
     Raises:

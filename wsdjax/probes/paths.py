@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wsdjax.probes.cells import Cells
 from wsdjax.probes.objective import Batches, LossFn, batch_loss, check_function, loss, weights
@@ -32,7 +32,7 @@ def interpolate(
     loss_fn: LossFn,
     start: Tree,
     end: Tree,
-    alphas: Any,
+    alphas: ArrayLike,
     batches: Batches,
     chunk: int = 4,
     file: str | Path | None = None,
@@ -65,8 +65,8 @@ def loss_plane(
     origin: Tree,
     axis_1: Tree,
     axis_2: Tree,
-    coords_1: Any,
-    coords_2: Any,
+    coords_1: ArrayLike,
+    coords_2: ArrayLike,
     batches: Batches,
     chunk: int = 4,
     file: str | Path | None = None,
@@ -151,7 +151,7 @@ def plane_coordinates(
     return np.linalg.solve(gram, np.array(inner).T).T
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
+def _numbers(values: ArrayLike, name: str) -> np.ndarray:
     try:
         found = np.asarray(values)
         found = found if found.dtype.kind == "c" else found.astype(np.float64)

@@ -129,7 +129,7 @@ def phase_directions(stable: Sequence[Tree], decay: Sequence[Tree]) -> PhaseDire
 
 
 def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
-    """What an iterate has moved, in float64 on the host."""
+    """The way from the origin to an iterate, in float64 on the host."""
     a, b = (jax.device_get(jax.tree.leaves(tree)) for tree in (iterate, origin))
     return [
         np.asarray(x, np.float64) - np.asarray(y, np.float64) for x, y in zip(a, b, strict=True)
@@ -199,13 +199,11 @@ class Distances(NamedTuple):
 def distances(iterates: Sequence[Tree]) -> Distances:
     """Norms of the iterates, and the distance travelled against the distance moved."""
     iterates = _Alike(iterates)
-    first, before = iterates[0], iterates[0]
-    norms, steps, moved = [], [], []
-    for i, iterate in enumerate(iterates):
-        norms.append(float(norm(iterate)))
-        moved.append(float(norm(difference(iterate, first))))
-        if i:
-            steps.append(float(norm(difference(iterate, before))))
+    first = before = iterates[0]
+    rows = []
+    for iterate in iterates:
+        since = difference(iterate, before), difference(iterate, first)
+        rows.append([float(norm(each)) for each in (iterate, *since)])
         before = iterate
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    return Distances(np.array(norms), np.array(steps), travelled, np.array(moved))
+    norms, steps, moved = np.array(rows).T
+    return Distances(norms, steps[1:], np.cumsum(steps), moved)

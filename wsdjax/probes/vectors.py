@@ -6,7 +6,7 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
     return found
 
 
-def is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: object) -> bool:
     """Whether it is a number, or an array of numbers or of random keys."""
     if isinstance(leaf, bool | int | float | complex):
         return True
@@ -68,8 +68,8 @@ def is_numeric(leaf: Any) -> bool:
     return True
 
 
-def told(value: Any) -> str:
-    """What it is, in a message: "a function", "a str", "an array of object"."""
+def told(value: object) -> str:
+    """The kind of a value, for a message: "a function", "a str", "an array of object"."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return f"an array of {value.dtype}"
     if isinstance(value, bool | int | float | complex):
@@ -79,11 +79,11 @@ def told(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _at(path: Any) -> str:
+def _at(path: jax.tree_util.KeyPath) -> str:
     return shortened(jax.tree_util.keystr(path))
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole(name: str, value: object, least: int = 1) -> int:
     """The value, if it is a whole number that is large enough; else a ProbeError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ProbeError(f"{name} = {shortened(repr(value))}: must be a whole number")
@@ -92,7 +92,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def key_of(seed: Any) -> jax.Array:
+def key_of(seed: int) -> jax.Array:
     """The key of a seed. JAX takes larger seeds and negative ones too, but gives them other keys
     where 64 bits are enabled."""
     if whole("seed", seed, 0) >= 2**32:
@@ -160,7 +160,7 @@ def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
     return [like_parameters(take(block, i), params, name) for i in range(*counts.pop())]
 
 
-def some_iterates(iterates: Any) -> Sequence[Tree]:
+def some_iterates(iterates: Sequence[Tree]) -> Sequence[Tree]:
     """They themselves, if they are a sequence of one or more."""
     sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
     if not sequence or isinstance(iterates, dict | str):
@@ -173,11 +173,7 @@ def some_iterates(iterates: Any) -> Sequence[Tree]:
 @jax.jit
 def dot(a: Tree, b: Tree) -> jax.Array:
     """The inner product of two vectors."""
-    return _sum(jax.tree.map(leaf_dot, a, b))
-
-
-def _sum(scalars: Tree) -> jax.Array:
-    return jax.tree.reduce(jnp.add, scalars)
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf_dot, a, b))
 
 
 def leaf_dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -190,7 +186,7 @@ def norm(a: Tree) -> jax.Array:
 
 
 @jax.jit
-def combine(coefficients: Any, *vectors: Tree) -> Tree:
+def combine(coefficients: Sequence[float], *vectors: Tree) -> Tree:
     """sum_i coefficients[i] vectors[i]."""
 
     def of_leaf(*leaves):
@@ -228,13 +224,13 @@ def stack(vectors: list[Tree]) -> Tree:
 def random_like(key: jax.Array, params: Tree, kind: str = "normal") -> Tree:
     """A vector of independent entries, `normal` or `rademacher`."""
     leaves, structure = jax.tree.flatten(params)
-    draw = {"normal": jax.random.normal, "rademacher": _signs}[kind]
+    draw: Callable[..., jax.Array] = jax.random.normal if kind == "normal" else _signs
     keys = jax.random.split(key, len(leaves))
     drawn = [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, drawn)
 
 
-def _signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _signs(key: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
     # jax.random.rademacher draws in the process's default type, and others under x64.
     return 2 * jax.random.bernoulli(key, jnp.float32(0.5), shape).astype(dtype) - 1
 

@@ -1,9 +1,14 @@
 """Schedules: the rate of every update, and the shapes of cooldowns."""
 
-from wsdjax.schedules.cooldowns import COOLDOWNS, lowered_linear, one_minus_power, power
+from wsdjax.schedules.cooldowns import (
+    COOLDOWNS,
+    cooldown,
+    lowered_linear,
+    one_minus_power,
+    power,
+)
 from wsdjax.schedules.formulas import (
     constant,
-    cooldown,
     cyclic_cosine,
     infinite,
     inverse_sqrt,

@@ -11,14 +11,14 @@ import math
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from wsdjax.wording import shown
+
+if TYPE_CHECKING:
+    import optax
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,11 @@ Factor = Callable[[Any, Any], Any]
 
 
 def numpy_of(x: Any) -> ModuleType:
-    return np if isinstance(x, int | float | np.ndarray | np.generic) else jnp
+    if isinstance(x, int | float | np.ndarray | np.generic):
+        return np
+    import jax.numpy  # so that plain numbers, and configs, do without
+
+    return jax.numpy
 
 
 def exact(x: Any) -> Any:
@@ -38,7 +42,7 @@ def exact(x: Any) -> Any:
     integers, which become signed ones (the largest stand for what lies beyond), and for types of
     fewer than 32 bits, which become int32 or float32.
     """
-    if numpy_of(x) is np:
+    if (jnp := numpy_of(x)) is np:
         return np.asarray(x, np.float64)[()]
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
@@ -58,8 +62,7 @@ def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
     def plain(x: Any) -> Any:
         if isinstance(x, tuple | list) or np.ndim(x) == 1:
             return tuple(map(plain, x))
-        whole = isinstance(x, np.generic | np.ndarray | jax.Array) and x.dtype.kind in "iu"
-        return x.item() if whole else x
+        return x.item() if getattr(getattr(x, "dtype", None), "kind", "f") in "iu" else x
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -72,6 +75,12 @@ def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
 def _factor(formula: Factor) -> Factor:
     """The formula of a progress of any type."""
     return functools.wraps(formula)(lambda p, end: formula(exact(p), end))
+
+
+def _never_zero(factor: Factor) -> Factor:
+    """Marks a shape that needs an end above 0."""
+    factor.never_zero = True  # type: ignore[attr-defined]
+    return factor
 
 
 @_factor
@@ -103,11 +112,13 @@ def _mirror_cosine(p, end):
     return 2 * _linear(p, end) - _cosine(p, end)
 
 
+@_never_zero
 @_factor
 def _exponential(p, end):
     return end**p
 
 
+@_never_zero
 @_factor
 def _inverse(p, end):
     return 1 / (p / end + (1 - p))
@@ -133,8 +144,6 @@ COOLDOWNS: dict[str, Factor] = {
 """The cooldown shapes by name. `exponential` and `inverse` (Wen et al.: linear in 1/rate)
 never reach zero and need an end above it."""
 
-_NEVER_ZERO = ("exponential", "inverse")
-
 _FAMILIES: dict[str, Callable[[float], Factor]] = {
     "power": power,
     "one_minus_power": one_minus_power,
@@ -149,13 +158,10 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
     Raises:
       ValueError: for a shape that does not exist, or an end of 0 that it never reaches.
     """
-    named = isinstance(shape, str) and shape in COOLDOWNS
-    factor = COOLDOWNS[str(shape)] if named else shape
-    for name in _NEVER_ZERO:
-        if factor is COOLDOWNS[name] and end_value == 0:
-            raise ValueError(
-                f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0"
-            )
+    factor = COOLDOWNS.get(shape, shape) if isinstance(shape, str) else shape
+    if getattr(factor, "never_zero", False) and end_value == 0:
+        name = next((name for name, each in COOLDOWNS.items() if each is factor), shape)
+        raise ValueError(f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0")
     if callable(factor):
         return factor
     family = re.fullmatch(r"(\w+)\((.*)\)", shape) if isinstance(shape, str) else None

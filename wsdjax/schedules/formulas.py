@@ -14,39 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-
-import optax
+from typing import TYPE_CHECKING
 
 from wsdjax.schedules.cooldowns import (
-    COOLDOWNS,
     Factor,
     check,
     cooldown,
     exact,
     held,
-    lowered_linear,
     numpy_of,
     of_plain_numbers,
-    one_minus_power,
-    power,
 )
 
-__all__ = [
-    "COOLDOWNS",
-    "constant",
-    "cooldown",
-    "cyclic_cosine",
-    "infinite",
-    "inverse_sqrt",
-    "lowered_linear",
-    "one_minus_power",
-    "power",
-    "rewarm",
-    "warmup_cosine",
-    "wsd",
-    "wsd_s",
-    "wsd_s_ends",
-]
+if TYPE_CHECKING:
+    import optax
 
 
 def _warmup(t, warmup_steps: int):

@@ -1,5 +1,3 @@
 """Theory beside the measurements."""
 
 from wsdjax.theory.convex import best_base_rate, convex_bound, implied_distance
-
-__all__ = ["best_base_rate", "convex_bound", "implied_distance"]

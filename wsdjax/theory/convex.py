@@ -1,4 +1,4 @@
-"""What convex optimisation says of a schedule: the last-iterate bound of subgradient descent.
+"""The last-iterate bound of subgradient descent, which convex optimisation gives for a schedule.
 
 Schaipp, Hägele, Taylor, Simsekli, Bach, 'The Surprising Agreement Between Convex Optimization
 Theory and Learning-Rate Scheduling for Large Model Training'; Theorem 10 of Defazio,
@@ -14,9 +14,10 @@ with S = sum_t eta_t and every sum up to T. NumPy in float64, whether or not JAX
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class BestBaseRate(NamedTuple):
@@ -27,7 +28,7 @@ class BestBaseRate(NamedTuple):
 
 
 def convex_bound(
-    learning_rates: Any, grad_norms: Any, distance: float, at: Any = None
+    learning_rates: ArrayLike, grad_norms: ArrayLike, distance: float, at: ArrayLike | None = None
 ) -> np.ndarray:
     """Omega_T at every T = 1, ..., len(learning_rates).
 
@@ -52,7 +53,9 @@ def convex_bound(
     return distance**2 * distance_term + gradient_term
 
 
-def best_base_rate(learning_rates: Any, grad_norms: Any, distance: float) -> BestBaseRate:
+def best_base_rate(
+    learning_rates: ArrayLike, grad_norms: ArrayLike, distance: float
+) -> BestBaseRate:
     """gamma*, by which the rates would have to be multiplied for the least bound at the end.
 
     At rates gamma * eta the bound is A / gamma + gamma B, A being its term in D; hence
@@ -69,7 +72,7 @@ def best_base_rate(learning_rates: Any, grad_norms: Any, distance: float) -> Bes
     return BestBaseRate(float(np.sqrt(a / b)), float(2 * np.sqrt(a * b)))
 
 
-def implied_distance(learning_rates: Any, grad_norms: Any) -> float:
+def implied_distance(learning_rates: ArrayLike, grad_norms: ArrayLike) -> float:
     """The distance D for which these rates are the best base rate: gamma* = 1.
 
     A run tells its rates and its gradient norms and not D; for one whose rate was tuned, this
@@ -82,7 +85,7 @@ def implied_distance(learning_rates: Any, grad_norms: Any) -> float:
     return float(np.sqrt(gradient_term[0] / distance_term[0]))
 
 
-def _checked(learning_rates: Any, grad_norms: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(learning_rates: ArrayLike, grad_norms: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     rates = np.asarray(learning_rates, np.float64)
     norms = np.asarray(grad_norms, np.float64)
     if rates.ndim != 1 or not rates.size or norms.shape not in ((), rates.shape):
@@ -96,7 +99,9 @@ def _checked(learning_rates: Any, grad_norms: Any) -> tuple[np.ndarray, np.ndarr
     return rates, np.broadcast_to(norms, rates.shape)
 
 
-def _terms(rates: np.ndarray, norms: np.ndarray, at: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def _terms(
+    rates: np.ndarray, norms: np.ndarray, at: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The factor of D^2 and the term in g of the bound, at every T or at some."""
     wanted = np.arange(1, len(rates) + 1) if at is None else np.asarray(at, int)
     if wanted.size and not (wanted.min() >= 1 and wanted.max() <= len(rates)):

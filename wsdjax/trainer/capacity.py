@@ -113,9 +113,9 @@ def _of_data(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
     if "data.size" in numbers:
         order = {"data.size": numbers["data.size"], **_seeds(first)}
         # Shuffled as jax.random.permutation does: by sorting with random keys.
-        yield Part("the order of the examples", order, 8.0 * first.data.examples * replicates)
+        yield Part("the order of the examples", order, 8.0 * numbers["data.size"] * replicates)
     with contextlib.suppress(NotPrepared):  # which is for whoever loads the data to tell
-        count = first.data.evaluated
+        count = first.data.describe().evaluated
         sizes = {path: n for path, n in numbers.items() if path.startswith(("data.ev", "data.le"))}
         yield Part("the held-out examples", sizes, example * count)
     along, left = mesh.shape(replicates)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import jax
 
-from wsdjax import data, interop
+from wsdjax import data, interop, tree
 from wsdjax.branches import BranchStore, provenance
-from wsdjax.config import Stdlib, Text
 from wsdjax.data import tokenizer
 from wsdjax.errors import ConfigError
 from wsdjax.placement import mesh
 from wsdjax.trainer import capacity
-from wsdjax.training.compiled import Programs
+from wsdjax.training.compiled import Compiled
 from wsdjax.tree.branch import ResolvedBranch
 
 log = logging.getLogger("wsdjax")
@@ -25,7 +24,7 @@ log = logging.getLogger("wsdjax")
 def check(
     store: BranchStore,
     branches: Mapping[str, ResolvedBranch],
-    programs: Programs,
+    compiled: Compiled,
     tensorboard: bool,
 ) -> None:
     """Finds what would stop these branches from training, before anything is written.
@@ -43,13 +42,15 @@ def check(
         if branch.parent in there and store.is_done(branch.parent):
             store.metrics(branch.parent)  # whose rows are to be those that were written
     try:
+        for group in tree.groups(branches):
+            seeds = sum(branch.seeds for branch in group)
+            mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
         for name, branch in branches.items():
             begun = branch.parent or (name in there and store.steps(name))
             if branch.weights and not begun:
                 interop.check_weights(branch.weights, branch.model)
                 warn_of_another_tokenizer(branch)
-            mesh.shardings(branch.seeds, branch.batch_size, branch.accumulate)
-            data.Stream(programs.train_split(branch.data), branch.batch_size, branch.seed)
+            data.Stream(compiled.train_split(branch.data), branch.batch_size, branch.seed)
             if before := there.get(name) or there.get(branch.parent):
                 _check_same_data(store, before, branch)
     except ValueError as error:
@@ -77,7 +78,7 @@ def _check_same_data(store: BranchStore, before: ResolvedBranch, branch: Resolve
     data."""
     if (before.data, before.data_start) != (branch.data, branch.data_start):
         return
-    known, now = store.record(before.name).get("data_facts", {}), branch.data.facts()
+    known, now = store.record(before.name)["data_facts"], branch.data.describe().facts
     for name in known:
         if known[name] != now.get(name):
             raise ConfigError(
@@ -91,19 +92,19 @@ def warn_of_another_tokenizer(branch: ResolvedBranch) -> None:
     """Where the weights come with a tokenizer, tokens that mean something else are no text to
     them."""
     path = Path(branch.weights) / "tokenizer.json"
-    if not (isinstance(branch.data, Text | Stdlib) and path.exists()):
+    text = branch.data.describe().text if path.exists() else None
+    if text is None:
         return
-    described = branch.data.description()
     try:
         theirs = tokenizer.load(str(path)).fingerprint
     except tokenizer.TokenizerError as error:
         log.warning("whether %s made the text was not checked: %s", path, error)
         return
-    if theirs != described.fingerprint:
+    if theirs != text.fingerprint:
         log.warning(
             "the weights come with another tokenizer, %s, than the one that made the text in %s, "
             "%s: prepare the text with theirs",
-            *(path, described.directory, described.tokenizer),
+            *(path, text.directory, text.tokenizer),
         )
 
 

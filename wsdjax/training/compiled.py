@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wsdjax import data, models
+from wsdjax.config.json import key
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training.state import State
 from wsdjax.training.step import Metrics, make_average, make_evaluate, make_step
@@ -21,11 +22,11 @@ class Program(NamedTuple):
     """``evaluate(state, batches)``: `eval_loss`, and `eval_ema_loss` of an average's weights."""
 
 
-class Programs:
+class Compiled:
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
 
-    def of(self, branch: ResolvedBranch, placed: Shardings) -> Program:
+    def program(self, branch: ResolvedBranch, placed: Shardings) -> Program:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():
@@ -41,9 +42,7 @@ class Programs:
             step = make_step(model, placed, branch.averages, branch.accumulate)
             return Program(model, step, evaluate)
 
-        return self._once(
-            (repr(branch.model), repr(branch.averages), branch.accumulate, placed), make
-        )
+        return self._once((key(branch.model, branch.averages, branch.accumulate), placed), make)
 
     def train_split(self, config: Any) -> data.Split:
         return self._data(config)[0].train
@@ -56,7 +55,7 @@ class Programs:
             dataset = data.load(config)
             return dataset, data.in_order(dataset.test)
 
-        return self._once(repr(config), make)
+        return self._once(key(config), make)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._made:

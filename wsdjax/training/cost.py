@@ -10,6 +10,7 @@ from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
 from wsdjax import models
 from wsdjax.config import Averages
+from wsdjax.config.json import key
 from wsdjax.models import Batch
 from wsdjax.placement import mesh
 from wsdjax.training import averages
@@ -77,13 +78,13 @@ def of_state(config: Any, averaged: Averages | None = None) -> tuple[Any, int]:
 
 def of_branch(branch: ResolvedBranch) -> Cost:
     """The cost of one update of a branch, from its config alone; traced once for all alike."""
-    key = repr(
-        (branch.model, branch.data.shapes, branch.batch_size, branch.accumulate, branch.averages)
+    program = key(
+        *(branch.model, branch.data.shapes, branch.batch_size, branch.accumulate, branch.averages)
     )
-    if key not in _TRACED:
+    if program not in _TRACED:
         batch = batch_shapes(branch.data, branch.batch_size)
-        _TRACED[key] = of_update(branch.model, batch, branch.accumulate, branch.averages)
-    return _TRACED[key]
+        _TRACED[program] = of_update(branch.model, batch, branch.accumulate, branch.averages)
+    return _TRACED[program]
 
 
 _TRACED: dict[str, Cost] = {}

@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.extend.core import Literal
 
 from wsdjax.config import Averages
 from wsdjax.models import Model
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
-from wsdjax.tree.branch import ResolvedBranch
 
 
 @jax.tree_util.register_dataclass
@@ -32,9 +31,13 @@ class State:
     """Averages of the weights (`wsdjax.training.averages`); empty without any."""
 
 
+Place = Callable[[State], State]
+"""Gives the sharding of each leaf of a state, of which it gets the shapes."""
+
+
 def create(model: Model, seeds: Sequence[int], config: Averages | None = None) -> State:
     """The initial state of one replicate for each seed, with the averages of `config`."""
-    params = jax.vmap(lambda seed: model.init(jax.random.key(seed)))(np.asarray(seeds, np.uint32))
+    params = jax.vmap(lambda seed: model.init(jax.random.key(seed)))(jnp.asarray(seeds, jnp.uint32))
     state = State(jnp.int32(0), params, jax.vmap(optim.init)(params))
     return state if config is None else with_new_averages(state, config)
 
@@ -83,14 +86,35 @@ def each(change: Callable, *states: State) -> State:
     return dataclasses.replace(jax.tree.map(change, *stepless), step=first.step)
 
 
-def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:
-    """The state in which a branch begins, from its parent's node, whose averages are `before`."""
-    if branch.reset_optimizer:
-        node = with_new_moments(node)
-    return node if branch.averages == before else with_new_averages(node, branch.averages)
+def made(make: Callable[..., State], placed: Shardings, *arguments: Any) -> State:
+    """``make(*arguments)``, each leaf of which is made where it is to live, and nowhere else.
+
+    It is equal to the bit to what `make` gives outside of `jit`.
+    """
+    where = placed.of(jax.eval_shape(make, *arguments))
+    return jax.jit(_one_by_one(make, where), out_shardings=where)(*arguments)
 
 
-def place(state: State, placed: Shardings) -> State:
-    """The state where its group is trained."""
-    moved = each(lambda leaf: jax.device_put(leaf, placed.replicates), state)
-    return dataclasses.replace(moved, step=jax.device_put(state.step, placed.everywhere))
+def _one_by_one(make: Callable[..., State], like: State) -> Callable[..., State]:
+    # XLA multiplies the constants of an initialisation, such as sqrt(2) and a standard deviation,
+    # into one: other last bits than those of operations that are compiled one by one.
+    def run(*arguments):
+        closed = jax.make_jaxpr(make)(*arguments)
+        known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        known |= zip(closed.jaxpr.invars, jax.tree.leaves(arguments), strict=True)
+
+        def value(of):
+            return of.val if isinstance(of, Literal) else known[of]
+
+        for equation in closed.jaxpr.eqns:
+            out = equation.primitive.bind(*map(value, equation.invars), **equation.params)
+            out = out if equation.primitive.multiple_results else [out]
+            known |= zip(equation.outvars, map(_apart, out), strict=True)
+        return jax.tree.unflatten(jax.tree.structure(like), map(value, closed.jaxpr.outvars))
+
+    return run
+
+
+def _apart(value: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return value if is_key else jax.lax.optimization_barrier(value)

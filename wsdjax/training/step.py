@@ -13,6 +13,7 @@ from wsdjax.config import Averages
 from wsdjax.models import Batch, Model
 from wsdjax.placement.mesh import Shardings
 from wsdjax.training import averages, optim
+from wsdjax.training import state as states
 from wsdjax.training.optim import Hyper
 from wsdjax.training.state import State
 
@@ -59,8 +60,13 @@ def make_step(
 
     if placed is None:
         return jax.jit(step, donate_argnums=0)
-    state = State(placed.everywhere, *(placed.replicates,) * 3)
-    return jax.jit(step, donate_argnums=0, out_shardings=(state, placed.replicates))
+    state = placed.of(jax.eval_shape(lambda: states.create(model, [0], averaged)))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state, placed.batch, placed.replicates),
+        out_shardings=(state, placed.replicates),
+    )
 
 
 def _accumulated(of_batch: Callable[[Any, Batch], Any], parts: int) -> Callable[[Any, Batch], Any]:

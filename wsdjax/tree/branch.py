@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
-from wsdjax.config import AdamW, Averages
+from wsdjax.config import AdamW, Averages, DataConfig, ModelConfig, Schedule
 from wsdjax.config.json import from_json, to_json
 from wsdjax.errors import ConfigError
 
@@ -21,10 +22,10 @@ class ResolvedBranch:
     start: int
     """Completed updates at the fork: the node it starts from is (parent, start)."""
     end: int
-    schedule: Any
+    schedule: Schedule
     optimizer: AdamW
-    model: Any
-    data: Any
+    model: ModelConfig
+    data: DataConfig
     batch_size: int
     accumulate: int
     """Micro-batches of one update."""
@@ -45,25 +46,15 @@ class ResolvedBranch:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ResolvedBranch:
-        """Of a record of this format, of one without the last two fields, or of format 1, whose
-        branches all went on with their parent's batches and moments and averaged nothing.
+        """Reads what `to_json` gives.
 
         Raises:
-          ConfigError: for a record that is none.
+          ConfigError: for anything else.
         """
-        before = {
-            "data_seed": fields.get("seed"),
-            "data_start": 0,
-            "reset_optimizer": False,
-            "averages": to_json(Averages()),
-            "accumulate": 1,
-            "weights": "",
-        }
-        known = {f.name for f in dataclasses.fields(cls)}
-        if known != {*before, *fields}:
-            wrong = ", ".join(sorted(known ^ {*before, *fields}))
+        kinds = typing.get_type_hints(cls)
+        if wrong := ", ".join(sorted(kinds.keys() ^ fields.keys())):
             raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
-        return cls(**{name: from_json(item) for name, item in (before | fields).items()})
+        return cls(**{name: from_json(item, kinds[name]) for name, item in fields.items()})
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:

@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import optax
 
-from wsdjax import schedules
-from wsdjax.config import Constant, Continued, Cooldown, Hold, InverseSqrt, Rewarm, WarmupCosine
-from wsdjax.schedules.cooldowns import factor_of
-from wsdjax.training import optim
-from wsdjax.training.optim import Hyper
+from wsdjax.config.kinds import Rate, Span
 from wsdjax.tree.branch import ResolvedBranch
 
 
-def schedule_of(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> optax.Schedule:
+def schedule_of(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> Rate:
     """eta(t), t the absolute number of the update; `branches` holds the ancestors.
 
     Raises:
       ValueError: if the schedule does not fit the branch.
     """
-    peak = branch.optimizer.peak_value
-    steps = branch.end - branch.start
-    match branch.schedule:
-        case Constant(warmup_steps=int(warmup)):
-            if warmup > branch.end:
-                raise ValueError(
-                    f"warmup_steps={warmup} is longer than the branch, which ends at {branch.end}"
-                )
-            return schedules.constant(peak, warmup)
-        case InverseSqrt(warmup_steps=int(warmup), timescale=timescale):
-            return schedules.inverse_sqrt(peak, warmup, branch.end, 0, timescale)
-        case WarmupCosine(warmup_steps=int(warmup), end_value=end_value):
-            return schedules.warmup_cosine(peak, warmup, branch.end, end_value)
-        case Continued():
-            if not branch.parent:
-                raise ValueError(
-                    f"Continued goes on with its parent's, and {branch.name} has no parent"
-                )
-            return schedule_of(branches[branch.parent], branches)
-        case Hold():
-            if not branch.parent:
-                raise ValueError(f"Hold keeps its parent's rate, and {branch.name} has no parent")
-            return schedules.constant(_rate_left(branch, branches))
-        case Cooldown(shape=shape, end_value=end_value):
-            begin = _rate_left(branch, branches) if branch.parent else peak
-            return schedules.cooldown(begin, branch.start, steps, shape, end_value)
-        case Rewarm(warmup_steps=int(warmup), shape=shape, end_value=end_value):
-            begin = rate_at_fork(branch, branches)
-            return schedules.rewarm(begin, peak, branch.start, warmup, branch.end, shape, end_value)
-    raise TypeError(f"no schedule: {branch.schedule!r}")
+    return branch.schedule.rate(_span(branch, branches))
 
 
-def rate_at_fork(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> float:
-    """The rate of the parent's update number `branch.start`; 0 for a root."""
-    return (
-        float(schedule_of(branches[branch.parent], branches)(branch.start))
-        if branch.parent
-        else 0.0
+def _span(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> Span:
+    inherited = schedule_of(branches[branch.parent], branches) if branch.parent else None
+    return Span(
+        *(branch.name, branch.parent, branch.start, branch.end, branch.optimizer.peak_value),
+        *(inherited, float(inherited(branch.start)) if inherited else 0.0),
     )
-
-
-def _rate_left(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> float:
-    rate = rate_at_fork(branch, branches)
-    if rate == 0:
-        raise ValueError(
-            f"the rate of {branch.parent!r} is 0 at {branch.start}: none is left to go on from; "
-            "use Constant or Rewarm, or fork from where it is above 0"
-        )
-    return rate
 
 
 def jump(
@@ -83,13 +38,8 @@ def jump(
     """
     if not branch.parent:
         return None
-    before = rate_at_fork(branch, branches)
-    match branch.schedule:
-        case Cooldown(shape=shape, end_value=end_value):
-            after = before * float(factor_of(shape, end_value)(1e-300, end_value / before))
-        case _:
-            just_after = branch.start + 4 * np.spacing(float(branch.start))
-            after = float(schedule_of(branch, branches)(just_after))
+    span = _span(branch, branches)
+    before, after = span.before, branch.schedule.rate_after(span)
     least = max(1e-3 * max(after, before), 1e-9 * branch.optimizer.peak_value)
     return (before, after) if abs(after - before) > least else None
 
@@ -106,14 +56,13 @@ def at_the_fork(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) 
         data = f"fresh: a new stream, seed {branch.data_seed}"
     else:
         data = "continue: the batches that the parent would have seen"
-    rate = rate_at_fork(branch, branches)
     jumped = jump(branch, branches)
     return {
         "data": data,
         "optimizer": "reset" if branch.reset_optimizer else "kept",
         "rate": f"jumps from {jumped[0]:.3e} to {jumped[1]:.3e}"
         if jumped
-        else f"goes on from {rate:.3e}",
+        else f"goes on from {_span(branch, branches).before:.3e}",
     }
 
 
@@ -121,19 +70,3 @@ def rates(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> np.
     """float32 [end - start]: the rates of the updates start + 1, ..., end."""
     updates = np.arange(branch.start + 1, branch.end + 1)
     return np.asarray(schedule_of(branch, branches)(updates), np.float32)
-
-
-def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:
-    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
-    columns = []
-    for branch in group:
-        fixed = optim.hyper(branch.optimizer)
-        table = fixed._replace(rate=rates(branch, branches))
-        columns += [table] * branch.seeds
-    length = len(columns[0].rate)
-    return Hyper(
-        *[
-            np.stack([np.broadcast_to(value, (length,)) for value in values], axis=1)
-            for values in zip(*columns, strict=True)
-        ]
-    )

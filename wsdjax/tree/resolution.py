@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from wsdjax.config import CNN, Branch, Continued, Cooldown, Experiment, Hold
+from wsdjax.config import Branch, Constant, DataConfig, Described, Experiment, Schedule
+from wsdjax.config.json import key
+from wsdjax.config.kinds import Kind
 from wsdjax.config.lengths import Length, updates
 from wsdjax.config.validation import SIZE
-from wsdjax.data.tokens import NotPrepared
 from wsdjax.errors import ConfigError
 from wsdjax.tree import rates as lineage
 from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.wording import listed, near, shown
 
+Known = Mapping[str, Described]
+"""What is known of data sets, as `wsdjax.config.describe_all` gives it; no other is looked at."""
+_NOTHING: Known = MappingProxyType({})
 
-def resolve(experiment: Experiment) -> dict[str, ResolvedBranch]:
+
+def resolve(experiment: Experiment, described: Known = _NOTHING) -> dict[str, ResolvedBranch]:
     """The branches of a config's tree by name, parents before their children.
+
+    Without a description of a data set, what its config does not tell by itself is not compared,
+    and no length can be in its epochs. Nothing is read or written.
 
     Raises:
       ConfigError: for a parent that does not exist, a cycle, a fork outside its parent, or a
         schedule that does not fit its branch.
     """
-    origin = ResolvedBranch(
-        name="",
-        parent="",
-        start=0,
-        end=0,
-        schedule=None,
-        optimizer=experiment.optimizer,
-        model=experiment.model,
-        data=experiment.data,
-        batch_size=experiment.batch_size,
-        accumulate=experiment.accumulate,
-        seed=experiment.seed,
-        seeds=experiment.seeds,
-        data_seed=experiment.seed,
-        data_start=0,
-        reset_optimizer=False,
-        averages=experiment.averages,
-        weights=experiment.weights,
-    )
+    inherited: Any = {f.name for f in dataclasses.fields(ResolvedBranch)} & set(vars(experiment))
+    inherited = {name: getattr(experiment, name) for name in inherited}
+    begun: Any = {"name": "", "parent": "", "start": 0, "end": 0, "schedule": Constant()}
+    stream: Any = {"data_seed": experiment.seed, "data_start": 0, "reset_optimizer": False}
+    origin = ResolvedBranch(**inherited, **begun, **stream)
     for name, branch in experiment.tree.items():
         _check_parent(f"tree.{name}", branch)
-    length = run_length(experiment)
-    if length is not None and not _in_percent(experiment):
+    length = run_length(experiment, described)
+    if length is not None and not measured_in(experiment, "%"):
         raise ConfigError(
             f"length = {shown(experiment.length)}: no length of the tree is in percent of it; set "
             "those of the branches, tree.NAME.steps"
@@ -69,7 +62,7 @@ def resolve(experiment: Experiment) -> dict[str, ResolvedBranch]:
             )
         branch = waiting.pop(ready)
         above = branches.get(_parent_of(branch)[0], origin)
-        branches[ready] = resolve_branch(ready, branch, above, branches, length)
+        branches[ready] = resolve_branch(ready, branch, above, branches, length, described)
     return branches
 
 
@@ -79,15 +72,17 @@ def resolve_branch(
     parent: ResolvedBranch,
     branches: Mapping[str, ResolvedBranch],
     length: int | None = None,
+    described: Known = _NOTHING,
 ) -> ResolvedBranch:
-    """The resolved that `branch` makes, with what it inherits from `parent`.
+    """The resolved branch that `branch` makes, with what it inherits from `parent`.
 
     Args:
-      name: the new resolved's.
+      name: the new branch's.
       branch: what it is and what it changes.
-      parent: the resolved that it forks from.
+      parent: what it forks from.
       branches: the tree so far; it holds the parent's ancestors.
       length: the run's in updates, for lengths in percent.
+      described: what is known of its data and its parent's.
 
     Raises:
       ConfigError: for a fork outside the parent, a length that means nothing here, fewer
@@ -96,28 +91,28 @@ def resolve_branch(
     where = f"tree.{name}"
     _check_parent(where, branch)
     data = branch.data or parent.data
-    if (data.unit == "images") != isinstance(parent.model, CNN):
+    if data.unit != parent.model.reads:
         raise ConfigError(
             f"{f'{where}.data' if branch.data else 'data'} = {shown(data)}: gives {data.unit}, "
             f"which model = {type(parent.model).__name__} does not read"
         )
-    with contextlib.suppress(NotPrepared):  # which is for the trainer to tell
-        if parent.model.classes < data.classes:  # more are a vocabulary that was padded
-            field = "vocabulary" if data.unit == "tokens" else "classes"
-            raise ConfigError(
-                f"model.{field} = {parent.model.classes}: the data of {where}, "
-                f"{type(data).__name__}, have {data.classes}; set at least that many"
-            )
+    known = _known(data, described)
+    if known and parent.model.classes < known.classes:  # more are a vocabulary that was padded
+        field = "vocabulary" if data.unit == "tokens" else "classes"
+        raise ConfigError(
+            f"model.{field} = {parent.model.classes}: the data of {where}, "
+            f"{type(data).__name__}, have {known.classes}; set at least that many"
+        )
     start = parent.end
     if at := _parent_of(branch)[1]:
-        along_parent = units(parent.data, parent.batch_size, length)
+        along_parent = units(parent.data, parent.batch_size, length, described)
         start = _updates(f"{where}.parent = {shown(branch.parent)}: the step", at, along_parent)
         if not parent.start < start <= parent.end:
             raise ConfigError(
                 f"{where}.parent = {shown(branch.parent)}: {parent.name} has the steps "
                 f"{parent.start + 1} to {parent.end}"
             )
-    one = units(data, parent.batch_size, length)
+    one = units(data, parent.batch_size, length, described)
     steps = _updates(f"{where}.steps", branch.steps, one)
     if steps < 1:
         raise ConfigError(
@@ -128,32 +123,27 @@ def resolve_branch(
             f"{where}.steps = {shown(branch.steps)}: would end at update {start + steps:,}, and "
             f"they are counted to {SIZE - 1:,}"
         )
-    takes_parents_rate = isinstance(branch.schedule, Cooldown | Hold | Continued)
-    if takes_parents_rate and parent.name and branch.optimizer.peak_value is not None:
+    schedule, peak = branch.schedule, branch.optimizer.peak_value
+    if schedule.from_parents_rate and parent.name and peak is not None:
         raise ConfigError(
-            f"{where}.optimizer.peak_value = {branch.optimizer.peak_value}: a "
-            f"{type(branch.schedule).__name__} starts from its parent's rate and has no peak"
+            f"{where}.optimizer.peak_value = {peak}: a {type(schedule).__name__} starts from its "
+            "parent's rate and has no peak"
         )
     changed = {k: v for k, v in dataclasses.asdict(branch.optimizer).items() if v is not None}
     new_stream = branch.data is not None or branch.data_seed is not None
-    resolved = ResolvedBranch(
+    resolved = dataclasses.replace(
+        parent,
         name=name,
         parent=parent.name,
         start=start,
         end=start + steps,
-        schedule=_with_updates(f"{where}.schedule", branch.schedule, one),
+        schedule=_with_updates(f"{where}.schedule", schedule, one),
         optimizer=dataclasses.replace(parent.optimizer, **changed),
-        model=parent.model,
         data=data,
-        batch_size=parent.batch_size,
-        accumulate=parent.accumulate,
-        seed=parent.seed,
-        seeds=parent.seeds,
         data_seed=parent.data_seed if branch.data_seed is None else branch.data_seed,
         data_start=start if new_stream else parent.data_start,
         reset_optimizer=branch.reset_optimizer,
         averages=branch.averages or parent.averages,
-        weights=parent.weights,
     )
     try:
         lineage.schedule_of(resolved, branches)
@@ -162,10 +152,21 @@ def resolve_branch(
     return resolved
 
 
-def _in_percent(experiment: Experiment) -> bool:
-    """Whether any length is: that of a branch, of its schedule, a fork, or how often something
-    is done."""
-    return "%" in repr(dataclasses.replace(experiment, weights=""))
+def measured_in(experiment: Experiment, unit: str) -> bool:
+    """Whether any length is, in "epoch" or "%": that of a branch, of its schedule, a fork, or how
+    often something is done."""
+    forks = (_parent_of(branch)[1] for branch in experiment.tree.values())
+    return any(unit in str(length) for length in (*forks, *_lengths(experiment)))
+
+
+def _lengths(config: Kind) -> Iterator[Length]:
+    for f in dataclasses.fields(config):
+        item = getattr(config, f.name)
+        if f.type in (Length, Length | None):
+            yield item
+        for each in item.values() if isinstance(item, dict) else (item,):
+            if isinstance(each, Kind):
+                yield from _lengths(each)
 
 
 def _check_parent(where: str, branch: Branch) -> None:
@@ -182,11 +183,13 @@ def _parent_of(branch: Branch) -> tuple[str, str]:
     return name, step
 
 
-def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, float]:
+def units(
+    data: DataConfig, batch_size: int, length: int | None = None, described: Known = _NOTHING
+) -> dict[str, float]:
     """What one epoch and one token of `data`, and one percent of `length`, are in updates."""
     one: dict[str, float] = {}
-    with contextlib.suppress(NotPrepared):
-        one["epochs"] = data.examples // batch_size
+    if known := _known(data, described):
+        one["epochs"] = known.examples // batch_size
     if data.unit == "tokens":
         one["tokens"] = 1 / (batch_size * data.units)
     if length is not None:
@@ -194,7 +197,11 @@ def units(data: Any, batch_size: int, length: int | None = None) -> dict[str, fl
     return one
 
 
-def run_length(experiment: Experiment) -> int | None:
+def _known(data: DataConfig, described: Known) -> Described | None:
+    return data.describe() if data.inert else described.get(key(data))
+
+
+def run_length(experiment: Experiment, described: Known = _NOTHING) -> int | None:
     """The experiment's `length` in updates, measured in its own data set.
 
     Raises:
@@ -202,16 +209,18 @@ def run_length(experiment: Experiment) -> int | None:
     """
     if experiment.length is None:
         return None
-    return _updates("length", experiment.length, units(experiment.data, experiment.batch_size))
+    one = units(experiment.data, experiment.batch_size, None, described)
+    return _updates("length", experiment.length, one)
 
 
-def every(experiment: Experiment, field: str) -> int:
+def every(experiment: Experiment, field: str, described: Known = _NOTHING) -> int:
     """The experiment's `eval_every`, `checkpoint_every` or `snapshot_every` in updates.
 
     Raises:
       ConfigError: for a length that means nothing here, or comes to nothing.
     """
-    one = units(experiment.data, experiment.batch_size, run_length(experiment))
+    length = run_length(experiment, described)
+    one = units(experiment.data, experiment.batch_size, length, described)
     count = _updates(field, getattr(experiment, field), one, 2**63)  # so many: never
     if count < 1:
         raise ConfigError(
@@ -233,9 +242,9 @@ def _updates(path: str, length: Length, one: Mapping[str, float], below: int = S
     return count
 
 
-def _with_updates(path: str, schedule: Any, one: Mapping[str, float]) -> Any:
+def _with_updates(path: str, schedule: Schedule, one: Mapping[str, float]) -> Schedule:
     """The schedule with its lengths in updates."""
-    lengths = [n for n, kind in typing.get_type_hints(type(schedule)).items() if kind is Length]
+    lengths = [f.name for f in dataclasses.fields(schedule) if f.type is Length]
     counts = {n: _updates(f"{path}.{n}", getattr(schedule, n), one) for n in lengths}
     return dataclasses.replace(schedule, **counts)
 
@@ -246,11 +255,11 @@ def groups(branches: Mapping[str, ResolvedBranch]) -> list[list[ResolvedBranch]]
     Branches that fork at the same node and are equally long differ in arrays only, so they
     are replicates of one program.
     """
-    together: dict[tuple, list[ResolvedBranch]] = {}
+    together: dict[str, list[ResolvedBranch]] = {}
     for branch in branches.values():
-        program = (
-            *(repr(branch.model), repr(branch.data), repr(branch.averages)),
+        program = key(
+            *(branch.parent, branch.start, branch.end, branch.model, branch.data, branch.averages),
             *(branch.batch_size, branch.accumulate, branch.data_start, branch.weights),
         )
-        together.setdefault((branch.parent, branch.start, branch.end, *program), []).append(branch)
+        together.setdefault(program, []).append(branch)
     return list(together.values())

@@ -14,16 +14,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.probe.measured import Content, Group, heading
+from experiments.report.probes.measure import Group, Values
 from experiments.report.reading import Run
 from experiments.report.style import legend_above, looks, mark_cooldowns, once_each, plain
 
 LINES = ("-", "--", ":", "-.")
-DENSITIES = 4
-"""Nodes in one figure of densities."""
 
 
-def _along_training(value: Callable[[Content], Any], label: str) -> Callable:
+def along_training(value: Callable[[Values], Any], label: str) -> Callable:
     """A figure of one number a node against updates."""
 
     def draw(run: Run, group: Group) -> Figure:
@@ -44,7 +42,7 @@ def _along_training(value: Callable[[Content], Any], label: str) -> Callable:
     return draw
 
 
-def _along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
+def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
     """A figure of the ranges of each branch: values for their first nodes."""
 
     def draw(run: Run, group: Group) -> Figure:
@@ -67,7 +65,7 @@ def _along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] 
     return draw
 
 
-def _range(content: Content) -> str:
+def _range(content: Values) -> str:
     return f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
 
 
@@ -86,7 +84,7 @@ def interpolations(run: Run, group: Group) -> Figure:
 
 def densities(run: Run, group: Group) -> Figure:
     """The density of the Hessian's eigenvalues at the last nodes, on a logarithmic scale."""
-    shown = group.results[-DENSITIES:]
+    shown = group.results[-(group.measure.most or 0) :]
     figure = Figure(figsize=(7, 1.2 + 1.5 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (_, name, content) in zip(axes, shown, strict=True):
@@ -106,7 +104,7 @@ def densities(run: Run, group: Group) -> Figure:
             fontsize=9,
         )
     axes[-1].set_xlabel("eigenvalue of the Hessian")
-    axes[0].set_title(heading(group), loc="left", fontsize=9)
+    axes[0].set_title(group.heading, loc="left", fontsize=9)
     handles: dict[str, Artist] = {}
     for axis in axes:
         handles |= once_each(axis)
@@ -165,7 +163,7 @@ def planes(run: Run, group: Group) -> Figure:
             axis.annotate("$T_c$", way[steps.index(fork)], (6, 6), textcoords="offset points")
         ratios = [f"{ratio:.0%}" for ratio in first["explained_variance_ratio"]]
         axis.set(xlabel=f"first component ({ratios[0]})", ylabel=f"second ({ratios[1]})")
-    figure.suptitle(heading(group), x=0.01, ha="left", fontsize=9)
+    figure.suptitle(group.heading, x=0.01, ha="left", fontsize=9)
     return figure
 
 
@@ -197,7 +195,7 @@ def phases(run: Run, group: Group) -> Figure:
                 )
         axis.set_xticks(*zip(*ticks, strict=True))
         axis.set_ylabel(label)
-    axes[0].set_title("\n".join([*said, heading(group)]), loc="left", fontsize=9)
+    axes[0].set_title("\n".join([*said, group.heading]), loc="left", fontsize=9)
     legend_above(figure, once_each(axes[0]))
     return figure
 
@@ -218,61 +216,5 @@ def _line(
 
 
 def _finish(figure: Figure, axis: Axes, group: Group) -> None:
-    axis.set_title(heading(group), loc="left", fontsize=9)
+    axis.set_title(group.heading, loc="left", fontsize=9)
     legend_above(figure, once_each(axis))
-
-
-FIGURES: dict[str, tuple[Callable[[Run, Group], Figure], str]] = {
-    "sharpness": (
-        _along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
-        "Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
-    ),
-    "preconditioned": (
-        _along_training(lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"),
-        "Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; full-batch Adam "
-        "is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
-    ),
-    "density": (
-        densities,
-        "Density of the Hessian's eigenvalues at the last nodes that were measured; other seeds "
-        "are faint.",
-    ),
-    "moments": (
-        _along_training(lambda r: r["trace"]["value"], r"trace of the Hessian"),
-        "Trace of the Hessian, by Hutchinson's estimator.",
-    ),
-    "noise": (
-        _along_training(lambda r: r["noise_scale"], "gradient noise scale (examples)"),
-        "The batch at which the gradient's signal and noise are equal (McCandlish et al.).",
-    ),
-    "interpolate": (interpolations, "Loss along the line between two nodes."),
-    "plane": (
-        planes,
-        "Loss over the plane of the first two principal components of the nodes, and their way "
-        "through it; first seed, levels logarithmic above the lowest.",
-    ),
-    "components": (
-        explained,
-        "How much of the variance of its nodes each principal component explains; dots are seeds "
-        "(Belloni et al., figure 5).",
-    ),
-    "phases": (
-        phases,
-        "||Hv|| and curvature along v<sub>s</sub>, the first principal component of the stable "
-        "phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
-        "figure 4).",
-    ),
-    "convexity": (
-        _along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
-        "Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
-        "(Belloni et al., figure 7).",
-    ),
-    "alignment": (
-        _along_range({"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)),
-        "Cosine of the negative gradient with the move to the next node.",
-    ),
-    "distances": (
-        _along_range({"moved": "moved", "travelled": "travelled"}, "distance in parameter space"),
-        "Distance moved from the first node, and travelled from node to node.",
-    ),
-}

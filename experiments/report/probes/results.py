@@ -1,69 +1,41 @@
-"""What `experiments.probe` measured of a run: its files, read and told apart."""
+"""What `experiments.probe` measured of a run: its files read, told apart, and in figures."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.probe.measures import ALONG, AT_A_NODE, Measure
+import matplotlib
+from matplotlib.figure import Figure
+
+from experiments.report.probes import MEASURES
+from experiments.report.probes.measure import SPLITS, Group, Measure, Result
 from experiments.report.reading import Run
+from experiments.report.style import BANDS, STYLE
 from wsdjax.branches import BranchStore
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json
 from wsdjax.wording import shortened
 
-Content = dict[str, Any]
-"""Of one file: `probe`, `steps`, `settings`, `sample`, `results` (one for each seed)."""
-MEASURES = {**AT_A_NODE, **ALONG}
-SPLITS = {"train": "training", "test": "held-out"}
 _FIRST = (
     "measured on the first examples of its split, not on a sample of all of it: probe again, and "
     "drop this one"
 )
 
 
-class Result(NamedTuple):
-    name: str
-    """BRANCH/FILE, by which it is dropped."""
-    branch: str
-    content: Content
-
-
-class Group(NamedTuple):
-    """What a probe measured with one choice of settings."""
-
-    probe: str
-    settings: Content
-    results: list[Result]
-    """Branch by branch, in the order of their last steps."""
-
-    @property
-    def of(self) -> dict[str, list[Content]]:
-        """By branch. A node is in the list of the branch that made it."""
-        found: dict[str, list[Content]] = {}
-        for result in self.results:
-            found.setdefault(result.branch, []).append(result.content)
-        return found
-
-
-class Measured(NamedTuple):
-    groups: list[Group]
-    """Probe by probe, of most results first."""
-    left: dict[str, str]
-    """By name, why a result is in no group."""
-
-
-def measured(run: Run) -> Measured:
-    """All results of a workdir."""
+def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
+    """All results of a workdir, probe by probe, of most results first; and by the names of those
+    that are in no group, why."""
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
     for branch in run.branches:
         found = []
-        for path in sorted(_directory(run.store, branch).glob("*.json")):
+        for path in sorted((run.store.directory(branch) / "probes").glob("*.json")):
             name = f"{branch}/{path.name}"
             try:
                 content = read(path)
@@ -74,7 +46,8 @@ def measured(run: Run) -> Measured:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
             if len(content["results"]) != run.branches[branch].seeds:
-                left[name] = f"has {len(content['results'])} results for as many seeds"
+                count, seeds = len(content["results"]), run.branches[branch].seeds
+                left[name] = f"has {count} results, and the branch has {seeds} seeds"
             elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
                 left[name] = _FIRST
             else:
@@ -83,13 +56,42 @@ def measured(run: Run) -> Measured:
         for result in found:
             probe, settings = result.content["probe"], result.content["settings"]
             key = probe, json.dumps(settings, sort_keys=True)
-            groups.setdefault(key, Group(probe, settings, [])).results.append(result)
+            group = groups.setdefault(key, Group(probe, MEASURES[probe], settings, []))
+            group.results.append(result)
     order = list(MEASURES)
     by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
-    return Measured(by_size, left)
+    return by_size, left
 
 
-def place(directory: Path, stem: str, steps: Sequence[int], settings: Content) -> tuple[Path, bool]:
+class Drawn(NamedTuple):
+    figures: dict[str, Figure]
+    captions: dict[str, str]
+    """In HTML, by the same names."""
+    left: dict[str, str]
+    """By a result's name, why it is in no figure."""
+
+
+def drawn(run: Run) -> Drawn:
+    """A figure for each choice of settings that a probe was measured with."""
+    groups, left = measured(run)
+    found = Drawn({}, {}, left)
+    for group in groups:
+        kind = group.measure
+        if kind.most:
+            few = f"only the last {kind.most} nodes with the same settings are drawn"
+            found.left.update({result.name: few for result in group.results[: -kind.most]})
+        same = sum(name.split("-")[0] == f"probe_{group.probe}" for name in found.figures)
+        name = f"probe_{group.probe}" + (f"-{same + 1}" if same else "")
+        bands = f" {BANDS}" if kind.bands else ""
+        found.captions[name] = f"{kind.caption}{bands} {html.escape(group.caption)}"
+        with matplotlib.rc_context(STYLE):
+            found.figures[name] = kind.figure(run, group)
+    return found
+
+
+def place(
+    directory: Path, stem: str, steps: Sequence[int], settings: dict[str, Any]
+) -> tuple[Path, bool]:
     """The file of a result, and whether it is there; earlier ones have no hash in their names.
 
     Raises:
@@ -113,7 +115,7 @@ def unlink_cells(path: Path) -> None:
         file.unlink()
 
 
-def read(path: Path) -> Content:
+def read(path: Path) -> dict[str, Any]:
     """What a result's file holds.
 
     Raises:
@@ -124,15 +126,8 @@ def read(path: Path) -> Content:
     content = read_json(path, remedy)
     measure = MEASURES.get(str(content.get("probe")))
     steps, results = content.get("steps"), content.get("results")
-    if (
-        measure is None
-        or not isinstance(content.get("settings"), dict)
-        or not isinstance(steps, list)
-        or not isinstance(results, list)
-        or not all(type(step) is int for step in steps)
-        or not all(isinstance(result, dict) for result in results)
-        or not (steps and results)
-    ):
+    lists = _is_list_of(int, steps) and _is_list_of(dict, results)
+    if measure is None or not isinstance(content.get("settings"), dict) or not lists:
         raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
     if not _is_whole(content, measure):
         raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
@@ -143,7 +138,11 @@ def read(path: Path) -> Content:
     return content
 
 
-def _is_whole(content: Content, measure: Measure) -> bool:
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(type(each) is kind for each in value)
+
+
+def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
     """Whether it has what the report takes of it."""
     settings, sample, results = content["settings"], content.get("sample"), content["results"]
     of_sample = True
@@ -171,7 +170,7 @@ def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
     store = BranchStore(workdir)
     there: dict[str, Path] = {}
     for branch in store.names():
-        for path in _directory(store, branch).glob("*.*"):
+        for path in (store.directory(branch) / "probes").glob("*.*"):
             there[f"{branch}/{path.name}"] = path
     by_path = {path.resolve(): path for path in there.values()}
     chosen = []
@@ -188,60 +187,3 @@ def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
     for path in dict.fromkeys(chosen):
         path.unlink()
     return list(dict.fromkeys(chosen))
-
-
-def title(group: Group) -> str:
-    """What was measured, and with which settings."""
-    rest = dict(group.settings)
-    said = "of the parameters alone"
-    if MEASURES[group.probe].sees_examples:
-        split, examples, seed = (rest.pop(n) for n in ("split", "examples", "sample_seed"))
-        said = f"loss over {examples:,} {SPLITS[split]} examples, sample seed {seed}"
-    others = ", ".join(f"{name} {value}" for name, value in rest.items())
-    return f"{said}; {others}" if others else said
-
-
-def losses(group: Group) -> str:
-    """Of the sample, at the first and the last node, each with its sampling error; nothing for a
-    probe that sees no example."""
-    if not MEASURES[group.probe].sees_examples:
-        return ""
-    ordered = sorted(group.results, key=lambda result: result.content["steps"][-1])
-    ends = ordered[:1] + ordered[1:][-1:]
-    return f"loss of the sample {', '.join(map(_loss, ends))}"
-
-
-def heading(group: Group) -> str:
-    """Of a figure."""
-    return "\n".join(filter(None, (title(group), losses(group))))
-
-
-def caption(group: Group) -> str:
-    """Settings, sample and its loss in sentences."""
-    said = title(group)
-    if MEASURES[group.probe].sees_examples:
-        sample = group.results[0].content["sample"]
-        said += (
-            f". The sample is {sample['examples']:,} of the split's {sample['of']:,} examples, "
-            f"spread over it, drawn with the seed {sample['seed']}; {losses(group)} nats, ± the "
-            "sampling error"
-        )
-    return f"{said[0].upper()}{said[1:]}."
-
-
-def _loss(result: Result) -> str:
-    """At its last node, the mean over seeds, which all see the same sample."""
-    rows = result.content["results"]
-    loss = sum(row["loss"] for row in rows) / len(rows)
-    errors = [row["loss_error"] for row in rows]
-    said = with_error(loss, None if None in errors else sum(errors) / len(errors))
-    return f"{said} at {result.branch}@{result.content['steps'][-1]:,}"
-
-
-def with_error(loss: float, error: float | None) -> str:
-    """Of a split that was drawn whole the error is 0, of one example it is unknown."""
-    return f"{loss:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
-
-
-def _directory(store: BranchStore, branch: str) -> Path:
-    return store.directory(branch) / "probes"

@@ -1,65 +1,32 @@
 """What `experiments.probe` measures: at a node of a run, or along several of them.
 
-Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results;
-`AT_A_NODE` and `ALONG` have them by name.
+Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path as File
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.report.probes.measure import Node, Path, Unmeasurable, Values
 from wsdjax import models, probes
 from wsdjax.training import optim
 
-Result = dict[str, Any]
-Tell = Callable[[str], None]
 
-
-class Node(NamedTuple):
-    loss_fn: Callable
-    params: Any
-    batches: list[Any]
-    given: dict[str, Any]
-    """The settings, by the flag's name."""
-    tell: Tell
-    """Shows how far it is."""
-    opt_state: Any = None
-    """None for a snapshot, which has parameters alone."""
-    optimizer: Any = None
-    """Its `AdamW`."""
-
-
-class Path(NamedTuple):
-    loss_fn: Callable
-    iterates: Sequence[Any]
-    """Parameters at each step, read when they are asked for."""
-    steps: list[int]
-    fork: int
-    """Completed updates at the branch's fork."""
-    batches: list[Any]
-    given: dict[str, Any]
-    tell: Tell
-    file: File
-    """Where a sweep may keep what it has, to go on after a stop."""
-
-
-class Unmeasurable(Exception):
-    """Why a measure has nothing to go by here."""
-
-
-def sharpness(node: Node) -> Result:
+def sharpness(node: Node) -> Values:
+    """The k largest eigenvalues of the Hessian, certified."""
     hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
     return _eigenvalues(node, hessian, hessian.gradient)
 
 
-def preconditioned(node: Node) -> Result:
-    """Of P^-1/2 H P^-1/2 for Adam's P: what Adam sees (Cohen et al.)."""
+def preconditioned(node: Node) -> Values:
+    """Those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint.
+
+    It is what Adam sees (Cohen et al.).
+    """
     if node.opt_state is None:
         raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
     nu, count = optim.second_moment(node.opt_state)
@@ -69,7 +36,7 @@ def preconditioned(node: Node) -> Result:
     return _eigenvalues(node, probes.Preconditioned(hessian, scale))
 
 
-def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Result:
+def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Values:
     def tell(progress):
         node.tell(
             f"{progress.products} products, {progress.estimate:.5g} ± {progress.residual:.1g}"
@@ -90,13 +57,15 @@ def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Result:
     return result
 
 
-def density(node: Node) -> Result:
+def density(node: Node) -> Values:
+    """The whole spectrum, by stochastic Lanczos quadrature."""
     of = (node.loss_fn, node.params, node.batches)
     drawn = {name: node.given[name] for name in ("probes", "depth", "seed")}
     return probes.spectral_density(*of, **drawn)._asdict()
 
 
-def moments(node: Node) -> Result:
+def moments(node: Node) -> Values:
+    """Trace and Frobenius norm of the Hessian, trace by layer."""
     of = (node.loss_fn, node.params, node.batches)
     found = probes.moments(*of, probes=node.given["probes"], seed=node.given["seed"])
     return {
@@ -106,12 +75,13 @@ def moments(node: Node) -> Result:
     }
 
 
-def noise(node: Node) -> Result:
+def noise(node: Node) -> Values:
+    """Trace and top eigenvalue of the gradient's covariance, noise scale."""
     of = (node.loss_fn, node.params, node.batches)
     return probes.gradient_noise(*of, node.given["tol"], node.given["seed"])._asdict()
 
 
-def _by_name(tree: Any) -> Result:
+def _by_name(tree: Any) -> Values:
     """Values of leaves by their names; an `Estimate` is a leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: isinstance(x, probes.Estimate)
@@ -124,72 +94,22 @@ def _by_name(tree: Any) -> Result:
     }
 
 
-class Measure(NamedTuple):
-    measure: Callable
-    uses: tuple[str, ...]
-    """The flags that it goes by, beside those of the loss."""
-    headline: Callable[[Result], str]
-    """What of a result is told when it is there."""
-    drawn: tuple[str, ...]
-    """What of a result its figure takes: numbers, or lists or objects of them."""
-    fixed: Mapping[str, int] = MappingProxyType({})
-    """What else a result goes by, which no flag sets."""
-    sees_examples: bool = True
-    """False for what goes by parameters alone."""
+def interpolate(path: Path) -> Values:
+    """The loss from its first node to its last.
 
-
-def _told(result: Result) -> str:
-    values = ", ".join(f"{value:.5g}" for value in result["eigenvalues"])
-    worst, all_converged = max(result["residuals"]), all(result["converged"])
-    return f"{values} ± {worst:.1g}" + ("" if all_converged else " (not converged)")
-
-
-def _span(name: str) -> Callable[[Result], str]:
-    return lambda result: f"{min(result[name]):.4g} to {max(result[name]):.4g}"
-
-
-def _explained(result: Result) -> str:
-    return ", ".join(f"{ratio:.1%}" for ratio in result["explained_variance_ratio"])
-
-
-AT_A_NODE: dict[str, Measure] = {
-    "sharpness": Measure(sharpness, ("k", "tol"), _told, ("eigenvalues",), {"seed": 0}),
-    "preconditioned": Measure(preconditioned, ("k", "tol"), _told, ("eigenvalues",), {"seed": 0}),
-    "density": Measure(
-        density,
-        (),
-        lambda r: f"{np.nanmin(r['nodes']):.4g} to {np.nanmax(r['nodes']):.4g}",
-        ("grid", "density"),
-        {"probes": 4, "depth": 60, "seed": 0},
-    ),
-    "moments": Measure(
-        moments,
-        (),
-        lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
-        ("trace",),
-        {"probes": 32, "seed": 0},
-    ),
-    "noise": Measure(
-        noise,
-        ("tol",),
-        lambda r: f"noise scale {r['noise_scale']:.4g} examples",
-        ("noise_scale",),
-        {"seed": 0},
-    ),
-}
-
-
-def interpolate(path: Path) -> Result:
-    """From the first node to the last, and a quarter of the way beyond both."""
+    It goes a quarter of the way beyond both.
+    """
     alphas = np.union1d(np.linspace(-0.25, 1.25, path.given["points"]), [0, 1])
     ends = path.iterates[0], path.iterates[-1]
     losses = probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
     return {"alphas": alphas, "losses": losses}
 
 
-def plane(path: Path) -> Result:
-    """Through the last node, along the first two principal components (Li et al.), a quarter
-    beyond the trajectory on each side."""
+def plane(path: Path) -> Values:
+    """The loss over its first two principal components, and the way through.
+
+    It goes through the last node and a quarter beyond the trajectory on each side (Li et al.).
+    """
     _need(path, 3)
     found = probes.principal_components(path.iterates, k=2)
     axis_1, axis_2 = (jax.tree.map(lambda rows, i=i: rows[i], found.directions) for i in (0, 1))
@@ -209,16 +129,20 @@ def plane(path: Path) -> Result:
     }
 
 
-def components(path: Path) -> Result:
+def components(path: Path) -> Values:
+    """How much of its variance the first k explain."""
     k = path.given["k"]
     _need(path, k + 1)
     found = probes.principal_components(path.iterates, k=k)
     return {"explained_variance_ratio": found.explained_variance_ratio}
 
 
-def phases(path: Path) -> Result:
-    """v_s and v_d, and at the fork and the last node the curvature along each and its signal to
-    noise (Belloni et al., figures 4 and 5)."""
+def phases(path: Path) -> Values:
+    """v_s and v_d, and the curvature along them; a range over the branch's fork.
+
+    Curvature and its signal to noise are at the fork and at the last node (Belloni et al.,
+    figures 4 and 5).
+    """
     at = path.steps.index(path.fork) if path.fork in path.steps else -1
     if not 2 <= at < len(path.steps) - 2:
         raise Unmeasurable(
@@ -245,53 +169,23 @@ def phases(path: Path) -> Result:
     return {"explained": found.explained, "cosine": found.cosine, "along": rows}
 
 
-def convexity(path: Path) -> Result:
-    """Of every node but the last, against that."""
+def convexity(path: Path) -> Values:
+    """Weak quasi-convexity against its last node."""
     solution = path.iterates[-1]
     tau = probes.weak_quasi_convexity(path.loss_fn, path.iterates[:-1], solution, path.batches)
     return {"tau": tau}
 
 
-def alignment(path: Path) -> Result:
+def alignment(path: Path) -> Values:
+    """Cosine of each move with the negative gradient."""
     return {"cosines": probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
 
 
-def distances(path: Path) -> Result:
+def distances(path: Path) -> Values:
+    """Norms, distance travelled and moved."""
     return probes.distances(path.iterates)._asdict()
 
 
 def _need(path: Path, count: int) -> None:
     if len(path.steps) < count:
         raise Unmeasurable(f"{len(path.steps)} nodes are too few: it takes {count} or more")
-
-
-ALONG: dict[str, Measure] = {
-    "interpolate": Measure(interpolate, ("points",), _span("losses"), ("alphas", "losses")),
-    "plane": Measure(
-        plane,
-        ("points",),
-        lambda r: f"{np.nanmin(r['losses']):.4g} to {np.nanmax(r['losses']):.4g} nats",
-        ("losses", "coords_1", "coords_2", "trajectory", "explained_variance_ratio"),
-    ),
-    "components": Measure(
-        components, ("k",), _explained, ("explained_variance_ratio",), sees_examples=False
-    ),
-    "phases": Measure(
-        phases,
-        (),
-        lambda r: (
-            f"v_s explains {r['explained'][0]:.1%}, v_d "
-            f"{r['explained'][1]:.1%}, cosine {r['cosine']:.2f}"
-        ),
-        ("explained", "cosine", "along"),
-    ),
-    "convexity": Measure(convexity, (), _span("tau"), ("tau",)),
-    "alignment": Measure(alignment, (), _span("cosines"), ("cosines",)),
-    "distances": Measure(
-        distances,
-        (),
-        lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
-        ("moved", "travelled"),
-        sees_examples=False,
-    ),
-}

@@ -1,0 +1,34 @@
+"""Orbax, of whose log a line in a thousand is news."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+
+
+def _news(record: logging.LogRecord) -> bool:
+    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
+    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
+    raises."""
+    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
+        record.exc_info = record.exc_text = None
+        return record.filename not in _TOLD_BY_WAIT
+    text = record.getMessage()
+    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
+
+
+logging.getLogger("absl").addFilter(_news)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What orbax says to the root logger meanwhile is filtered too."""
+    root = logging.getLogger()
+    root.addFilter(_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(_news)

@@ -1,0 +1,143 @@
+"""Where the rows of training go: `metrics.jsonl` (`wsdjax.branches.metrics`), and TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from wsdjax.branches.metrics import check_end, read, sum_of
+from wsdjax.files import naming, write_atomically
+from wsdjax.tree.branch import ResolvedBranch
+
+
+class Writer(Protocol):
+    """Where rows go. A row has `step` and values: numbers, or a list of R of them."""
+
+    def write(self, row: dict[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """Appends rows to a branch's file, after dropping those later than `step`.
+
+    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
+    them again. The file is replaced at once or not at all.
+
+    Args:
+      path: of the file; its directory has the branch's name.
+      start: completed updates at the branch's fork.
+      step: those from which training goes on.
+      recorded: the checksum that the checkpoint of `step` keeps, if it keeps one.
+
+    Raises:
+      DamagedFile: if a row of the updates `start` + 1, ..., `step` is not as it was written.
+    """
+
+    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
+        # One of step `start` is of the initial weights, and written when the branch begins.
+        kept = read(path, step if step > start else -1)
+        check_end(path, kept, start, step, recorded)
+        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
+        self._path, self._file = path, path.open("a")
+        self.sum = kept.sums[-1] if kept.sums else ""
+
+    def write(self, row: dict[str, Any]) -> None:
+        line = json.dumps({name: _finite(value) for name, value in row.items()})
+        self.sum = sum_of(self.sum or self._path.parent.name, line)
+        with naming(self._path):
+            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
+
+    def flush(self) -> None:
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            with naming(self._path), self._file:
+                self.flush()
+
+
+class TensorBoard:
+    """The same rows as TensorBoard scalars, a curve for each replicate."""
+
+    def __init__(self, directory: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                values = value if isinstance(value, list) else [value]
+                tags = [f"{name}/{i}" for i in range(len(values))] if len(values) > 1 else [name]
+                for tag, scalar in zip(tags, values, strict=True):
+                    self._writer.add_scalar(tag, scalar, row["step"])
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Rows:
+    """The rows of siblings that train together: each gets those of its own replicates, in its
+    file and by what other writers it has."""
+
+    def __init__(
+        self,
+        group: Sequence[ResolvedBranch],
+        files: Sequence[JsonLines],
+        others: Sequence[Sequence[Writer]],
+    ):
+        self._group, self._files = group, files
+        self._writers: list[list[Writer]] = [
+            [file, *more] for file, more in zip(files, others, strict=True)
+        ]
+
+    def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
+        """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
+        host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
+        first = 0
+        for branch, writers in zip(self._group, self._writers, strict=True):
+            mine = slice(first, first + branch.seeds)
+            columns = {name: value[mine].tolist() for name, value in host.items()}
+            rate = {} if rates is None else {"rate": float(rates[first])}
+            for writer in writers:
+                writer.write({**row, **rate, **columns})
+            first += branch.seeds
+
+    def flush(self) -> dict[str, str]:
+        """Puts all rows on disk; returns the checksum that each branch's have by now."""
+        for writer in itertools.chain(*self._writers):
+            writer.flush()
+        return {
+            branch.name: file.sum for branch, file in zip(self._group, self._files, strict=True)
+        }
+
+    def close(self) -> None:
+        for writer in itertools.chain(*self._writers):
+            writer.close()
+
+    def abandon(self) -> None:
+        """Closes what is still open, whatever comes of it: an error is on its way already."""
+        for writer in itertools.chain(*self._writers):
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,72 @@
+"""What a workdir holds beside its branches: `config.json`, `status.json` and `report.html`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from wsdjax.config import Experiment
+from wsdjax.config.json import from_json
+from wsdjax.config.validation import check
+from wsdjax.errors import UserError
+from wsdjax.files import DamagedFile, read_json, write_atomically
+
+_REMEDY = "delete it and give the command that trained the run again"
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """`config.json`; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[0]
+
+
+def experiment_of(workdir: Path) -> Experiment | None:
+    """The experiment that a workdir's `config.json` holds; None if there is none.
+
+    Raises:
+      DamagedFile: if it is no experiment.
+    """
+    found = _config(workdir)
+    return found and found[1]
+
+
+def report_of(workdir: Path) -> Path:
+    """The report. One that is there is up to date: whoever trains deletes it."""
+    return workdir / "report.html"
+
+
+def write_status(workdir: Path, status: str) -> None:
+    """Over the old one where the disk has no room for another: a stop is told even so."""
+    file, content = workdir / "status.json", json.dumps({"status": status}) + "\n"
+    try:
+        write_atomically(file, content)
+    except OSError:
+        if status == "running":
+            raise
+        with contextlib.suppress(OSError), open(file, "r+", opener=_no_link) as there:
+            there.write(content)
+            there.truncate()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
+def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
+    file = workdir / "config.json"
+    if not file.exists():
+        return None
+    content = read_json(file, _REMEDY)
+    try:
+        experiment = from_json(content, Experiment)
+        check("", experiment, Experiment)
+    except (UserError, AttributeError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
+    return content, experiment

@@ -1,0 +1,110 @@
+"""Siblings that train together: one program, one stream of batches, a table of rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from wsdjax import data
+from wsdjax.branches import BranchStore
+from wsdjax.branches.rows import JsonLines, Rows, TensorBoard
+from wsdjax.placement import mesh
+from wsdjax.training import optim
+from wsdjax.training import state as states
+from wsdjax.training.compiled import Compiled, Program
+from wsdjax.training.optim import Hyper
+from wsdjax.training.state import Place, State
+from wsdjax.tree.branch import ResolvedBranch
+from wsdjax.tree.rates import rates
+
+
+@dataclass(frozen=True)
+class Group:
+    branches: tuple[ResolvedBranch, ...]
+    placed: mesh.Shardings
+    program: Program
+    stream: data.Stream
+    test: list[data.Batch]
+    hypers: Hyper
+    """Leaves float32 [T, R], as `hyper_table` gives them."""
+
+    @classmethod
+    def of(cls, store: BranchStore, names: Sequence[str], compiled: Compiled) -> Group:
+        there = store.branches()
+        branches = tuple(there[name] for name in names)
+        first = branches[0]
+        seeds = [seed for branch in branches for seed in branch.stream_seeds]
+        placed = mesh.shardings(len(seeds), first.batch_size, first.accumulate)
+        train = compiled.train_split(first.data)
+        return cls(
+            branches,
+            placed,
+            compiled.program(first, placed),
+            data.Stream(train, first.batch_size, seeds, first.data.augment),
+            compiled.test_batches(first.data, placed),
+            hyper_table(branches, there),
+        )
+
+    @property
+    def first(self) -> ResolvedBranch:
+        """Stands for all in what they have in common."""
+        return self.branches[0]
+
+    @property
+    def names(self) -> list[str]:
+        return [branch.name for branch in self.branches]
+
+    @property
+    def replicates(self) -> int:
+        return sum(branch.seeds for branch in self.branches)
+
+    def batch(self, n: int) -> data.Batch:
+        """What update n sees."""
+        return jax.device_put(self.stream[n - 1 - self.first.data_start], self.placed.batch)
+
+    def hyper(self, n: int) -> Hyper:
+        """The hyperparameters of update n."""
+        row = Hyper(*(column[n - 1 - self.first.start] for column in self.hypers))
+        return jax.device_put(row, self.placed.replicates)
+
+    def rates(self, n: int) -> np.ndarray:
+        return self.hypers.rate[n - 1 - self.first.start]
+
+    def rows(self, store: BranchStore, step: int, tensorboard: bool) -> Rows:
+        """Where the rows go of updates after `step`."""
+        files, boards = [], []
+        for branch in self.branches:
+            directory = store.directory(branch.name)
+            recorded = store.recorded_rows(branch.name, step) if step > branch.start else ""
+            files.append(JsonLines(directory / "metrics.jsonl", branch.start, step, recorded))
+            boards.append([TensorBoard(directory / "tensorboard", step)] if tensorboard else [])
+        return Rows(self.branches, files, boards)
+
+    def parts(self, state: State) -> Iterator[tuple[str, State]]:
+        """Each branch's name and its own replicates."""
+        begin = 0
+        for branch in self.branches:
+            end = begin + branch.seeds
+            whole = len(self.branches) == 1
+            yield branch.name, state if whole else states.section(state, begin, end)
+            begin = end
+
+
+def place_of_one(group: Sequence[ResolvedBranch]) -> Place:
+    """Where the state of one of siblings goes: of several, each may have too few replicates for
+    their mesh."""
+    seeds = sum(branch.seeds for branch in group)
+    placed = mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
+    return placed.of if len(group) == 1 else placed.of_parts
+
+
+def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:
+    """Leaves float32 [T, R]: the hyperparameters of every update of every replicate of siblings."""
+    columns: list[Hyper] = []
+    for branch in group:
+        table = optim.hyper(branch.optimizer)._replace(rate=rates(branch, branches))
+        columns += [Hyper(*np.broadcast_arrays(*table))] * branch.seeds
+    return jax.tree.map(lambda *values: np.stack(values, axis=1), *columns)

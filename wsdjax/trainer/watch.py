@@ -1,0 +1,49 @@
+"""How training is watched: how often, and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsdjax import tree
+from wsdjax.config import Experiment, describe_all
+
+
+class Progress:
+    """Told of every update whose row has been read; it shows nothing."""
+
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        """`each` update takes so many of a unit: images or tokens."""
+
+    def update(self, step: int, loss: float, rate: float) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often training is evaluated, saved and snapshot, in updates, and where it is told."""
+
+    eval_every: int = 100
+    checkpoint_every: int = 500
+    snapshot_every: int | None = None
+    tensorboard: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:
+        """As the experiment says.
+
+        Raises:
+          ConfigError: for a length that means nothing in its data.
+        """
+        described = describe_all(experiment.data_sets())
+        fields = ("eval_every", "checkpoint_every", "snapshot_every")
+        often: Any = {
+            field: tree.every(experiment, field, described)
+            for field in fields
+            if getattr(experiment, field) is not None
+        }
+        return cls(tensorboard=experiment.tensorboard, progress=progress or Progress(), **often)
