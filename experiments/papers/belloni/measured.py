@@ -108,7 +108,7 @@ class Preconditioned(NamedTuple):
     eigenvalues: np.ndarray
     """[R, N]: the largest of P^-1/2 H P^-1/2."""
     threshold: np.ndarray
-    """[N]: (2 + 2 b1) / ((1 - b1) eta); infinite where the rate is zero."""
+    """[N]: (2 + 2 b1) / ((1 - b1) eta); NaN where the rate is zero."""
     fork: int
 
 
@@ -128,7 +128,9 @@ FIGURES: dict[str, Any] = {
 def write(path: Path, numbers: Any, told: dict[str, Any]) -> None:
     """Keeps one figure's numbers as JSON, with what is told of how they were measured."""
     plain = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
+        name: np.where(np.isnan(value), None, value).tolist()  # JSON has no NaN
+        if isinstance(value, np.ndarray)
+        else value
         for name, value in numbers._asdict().items()
     }
     write_json(path, {"figure": plain, "told": told})
