@@ -128,12 +128,17 @@ FIGURES: dict[str, Any] = {
 def write(path: Path, numbers: Any, told: dict[str, Any]) -> None:
     """Keeps one figure's numbers as JSON, with what is told of how they were measured."""
     plain = {
-        name: np.where(np.isnan(value), None, value).tolist()  # JSON has no NaN
-        if isinstance(value, np.ndarray)
-        else value
+        name: _plain(value) if isinstance(value, np.ndarray) else value
         for name, value in numbers._asdict().items()
     }
     write_json(path, {"figure": plain, "told": told})
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """The values in lists, None for NaN, which JSON does not have."""
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return plain.tolist()
 
 
 def read(path: Path, figure: str) -> tuple[Any, dict[str, Any]]:
