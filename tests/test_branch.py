@@ -16,7 +16,7 @@ from helpers import files, grow, load_config, rows_of, same, with_tree
 from experiments.launch import launch
 from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
-from wsdjax.config import Branch, Constant, Cooldown, Overrides
+from wsdjax.config import Branch, Constant, Cooldown, Overrides, Rewarm
 from wsdjax.errors import ConfigError
 from wsdjax.trainer import Diverged
 from wsdjax.training import optim
@@ -397,3 +397,19 @@ def test_a_checkpoint_of_another_shape_is_damaged(finished, tmp_path):
     shutil.copytree(at / "params.fc1.bias", at / "params.conv1.bias")
     with pytest.raises(DamagedCheckpoint, match="decay/checkpoints/36 is damaged"):
         BranchStore(workdir).restore("decay")
+
+
+def test_a_branch_that_is_made_again_takes_its_old_place(tmp_path):
+    """And one that is new none before its parent's."""
+    branches = {"trunk": Branch(steps=2, schedule=Constant())}
+    for n in (1, 2):
+        branches[f"decay{n}"] = Branch(parent="trunk", steps=n, schedule=Cooldown())
+    config = with_tree(branches)
+    store = grow(tmp_path, config)
+    shutil.rmtree(store.directory("decay1"))
+    again = grow(tmp_path, config)
+    assert again.names() == ["trunk", "decay1", "decay2"]
+    shutil.rmtree(store.directory("decay1"))
+    config.tree.pop("decay1")
+    config.tree["on"] = Branch(parent="decay2", steps=1, schedule=Rewarm())
+    assert grow(tmp_path, config).names() == ["trunk", "decay2", "on"]

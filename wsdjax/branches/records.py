@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -119,7 +120,10 @@ class Records:
         """Writes the record of a new branch, with its siblings and where its checkpoints go if
         not beside it."""
         branches = self.branches()
-        order = len(branches)
+        orders = {name: self.record(name)["order"] for name in branches}
+        # A branch that is made again takes its old place, but none before its parent's.
+        places = itertools.count(orders.get(branch.parent, -1) + 1)
+        order = next(place for place in places if place not in orders.values())
         branches[branch.name] = branch
         parent = branches[branch.parent].to_json() if branch.parent else {}
         record = {
