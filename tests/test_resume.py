@@ -294,6 +294,7 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
         "import sys; sys.path.insert(0, 'tests')\n"
         "from helpers import *\n"
         "from wsdjax.config import *\n"
+        "from wsdjax.trainer import Trainer, Watch\n"
         f"branches = {branches!r}\n"
         "config = dataclasses.replace(load_config(), tree=branches)\n"
         f"store = BranchStore({str(tmp_path / 'damaged')!r})\n"
