@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from wsdjax import trainer, tree
-from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import read_rows
+from wsdjax.branches import BranchStore, metrics
 from wsdjax.data import tokens
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +111,20 @@ def with_tree(branches, **changes):
     return dataclasses.replace(load_config(), tree=branches, **changes)
 
 
+def run_script(script: str, *arguments: str, cwd: Path = ROOT) -> str:
+    """Runs Python of its own process, which must end well; returns its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return done.stderr
+
+
 def same(a, b) -> bool:
     """Whether two pytrees are equal to the bit."""
     leaves_a, tree_a = jax.tree.flatten(jax.device_get(a))
@@ -124,7 +137,7 @@ def same(a, b) -> bool:
 
 def rows_of(store, name: str) -> list[dict]:
     """A branch's rows without their timings."""
-    rows = read_rows(store.directory(name) / "metrics.jsonl")
+    rows = metrics.read(store.directory(name) / "metrics.jsonl").rows
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 

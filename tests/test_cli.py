@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,13 +21,13 @@ from helpers import (
     finish,
     flip_a_byte,
     load_config,
+    run_script,
     same,
     start,
 )
 
 from experiments.cli import overrides
-from wsdjax.branches import BranchStore
-from wsdjax.branches.metrics import read_rows
+from wsdjax.branches import BranchStore, metrics
 from wsdjax.branches.rows import JsonLines
 from wsdjax.config import validate
 
@@ -315,7 +313,7 @@ def test_a_report_of_what_diverged(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "tiny")
     for branch in ("decay", "cosine"):
         path = workdir / "branches" / branch / "metrics.jsonl"
-        rows = read_rows(path)
+        rows = metrics.read(path).rows
         row = next(row for row in reversed(rows) if "loss" in row)
         row |= {"loss": [None, 2.0], "grad_norm": [None, None]}
         shutil.rmtree(path.parent / "checkpoints")  # whose records know of other rows
@@ -433,15 +431,7 @@ def test_the_readmes_python_lines_run(finished, tmp_path):
     (tmp_path / "runs" / "quickstart").symlink_to(finished)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_script("\n".join(blocks), cwd=tmp_path)
 
 
 def test_every_config_resolves():

@@ -1,11 +1,7 @@
 """A few of the malformed configs and command lines of tests.faults.configs, always the same."""
 
-import os
-import subprocess
-import sys
-
 import pytest
-from helpers import ROOT
+from helpers import run_script
 
 
 @pytest.mark.parametrize(("commands", "count"), [("run", 160), ("branch", 40)])
@@ -18,12 +14,4 @@ def test_what_is_malformed_is_refused_in_one_message_and_nothing_is_written(comm
         "assert not bad, bad\n"
         f"assert sum(each.wrong == '' for each in found) > {count} / 2\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3_000:]
+    run_script(script)

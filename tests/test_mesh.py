@@ -1,13 +1,9 @@
 """Several devices compute what one does, and what they saved is read on any number."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, finish, grow, load_config, start
+from helpers import ROOT, TINY, finish, grow, load_config, run_script, start
 
 from wsdjax.branches import BranchStore
 from wsdjax.placement import mesh, rules
@@ -104,15 +100,7 @@ def test_a_rule_that_divides_a_kernel_is_honoured(finished, tmp_path, devices):
     """By what is created, forked, stepped, saved and restored, alone and beside a sibling; the
     numbers are those of the undivided, and the loop knows nothing of it."""
     script = f"import jax; jax.config.update('jax_num_cpu_devices', {devices})\n" + DIVIDED
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "w"), str(ROOT / "tests")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script, str(tmp_path / "w"), str(ROOT / "tests"))
     divided, whole = BranchStore(tmp_path / "w"), BranchStore(finished)
     for name in ("loss", "grad_norm"):
         rows = [store.metrics("decay").updates[name][:6] for store in (divided, whole)]

@@ -7,15 +7,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import pytest
 from helpers import (
     NO_CACHE,
-    ROOT,
     TINY,
     Silent,
     Stop,
@@ -24,6 +21,7 @@ from helpers import (
     kill,
     load_config,
     rows_of,
+    run_script,
     same,
     start,
 )
@@ -302,16 +300,8 @@ def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):
         "watch = Watch(7, 5, progress=Silent())\n"
         "with store.lock(): Trainer(store, watch).train(['trunk', 'early'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "trunk/checkpoints/8 is damaged" in done.stderr
+    said = run_script(script)
+    assert "trunk/checkpoints/8 is damaged" in said
     for name in branches:
         assert rows_of(damaged, name) == rows_of(whole, name)
         assert same(damaged.restore(name), whole.restore(name))

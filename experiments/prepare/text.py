@@ -97,8 +97,7 @@ def verify(out: Path, workers: int = 1) -> None:
         if tokens.read_shard(path, described.fingerprint, described.vocabulary) != shard:
             raise tokens.TokensError(f"{path} is not the shard that tokens.json tells of")
     with ThreadPoolExecutor(min(workers, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(lambda each: tokens.verify(*each), shards):
-            pass
+        list(pool.map(lambda each: tokens.verify(*each), shards))  # which raises what one did
     size = sum(shard.tokens for _, shard in shards)
     print(f"{out}: all {size:,} tokens of {len(shards):,} shards are those that were written")
 

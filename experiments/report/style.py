@@ -101,13 +101,17 @@ def once_each(axis: Axes) -> dict[str, Artist]:
 def mark_cooldowns(axis: Axes, run: Run) -> None:
     cooldowns = [b for b in run.branches.values() if b.schedule.decays]
     for start in {b.start for b in cooldowns if b.schedule.from_parents_rate}:
-        axis.axvline(start, color="black", ls="--", lw=1)
-        axis.annotate(
-            "$T_c$",
-            (start, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
-            textcoords="offset points",
-            va="top",
-            fontsize=9,
-        )
+        mark_cooldown(axis, start)
+
+
+def mark_cooldown(axis: Axes, start: int) -> None:
+    axis.axvline(start, color="black", ls="--", lw=1)
+    axis.annotate(
+        "$T_c$",
+        (start, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -2),
+        textcoords="offset points",
+        va="top",
+        fontsize=9,
+    )

@@ -47,15 +47,6 @@ _SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
 _LOST = "bring the file back, or move the branch's directory away to train it again"
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, without a last line that a kill cut short; [] if there is none.
-
-    Raises:
-      DamagedFile: as `read`.
-    """
-    return read(path).rows
-
-
 def read(path: Path, until: int | None = None) -> Kept:
     """The file as it was written, as far as a kill let it be.
 

@@ -26,7 +26,7 @@ def hvp(
 def curvature_along(
     loss_fn: LossFn, params: Tree, direction: Tree, batches: Batches
 ) -> tuple[float, float]:
-    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 4).
+    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3).
 
     Raises:
       ProbeError: as `hvp`, and for a direction of zero norm.

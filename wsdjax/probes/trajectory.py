@@ -40,7 +40,7 @@ class PrincipalComponents(NamedTuple):
 
 
 def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalComponents:
-    """PCA of T iterates through their T x T Gram matrix, in float64 (Belloni et al., figure 5).
+    """PCA of T iterates through their T x T Gram matrix, in float64 (Belloni et al., figure 7).
 
     The sign of a direction is that in which the last iterate lies.
 
@@ -102,7 +102,7 @@ class _Alike(Sequence):
 
 
 class PhaseDirections(NamedTuple):
-    """One dominant direction a phase (Belloni et al., figure 5)."""
+    """One dominant direction a phase (Belloni et al., figures 3 and 7)."""
 
     stable: Tree
     """v_s, of unit norm."""
@@ -150,7 +150,7 @@ def _combined(iterates: _Alike, origin: Tree, weights: np.ndarray, start: float 
 def weak_quasi_convexity(
     loss_fn: LossFn, iterates: Sequence[Tree], solution: Tree, batches: Batches
 ) -> np.ndarray:
-    """tau_i = <grad L(x_i), x_i - x*> / (L(x_i) - L(x*)), float64 [T] (Belloni et al., figure 7).
+    """tau_i = <grad L(x_i), x_i - x*> / (L(x_i) - L(x*)), float64 [T] (Belloni et al., figure 4).
 
     The loss is weakly quasi-convex along the iterates where tau > 0, as of a convex loss
     tau >= 1. NaN where the two losses are equal.

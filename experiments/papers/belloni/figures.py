@@ -25,7 +25,7 @@ from experiments.papers.belloni.measured import (
     Preconditioned,
     Sharpness,
 )
-from experiments.report.style import COLOURS, STYLE
+from experiments.report.style import COLOURS, STYLE, mark_cooldown
 
 WSD, COSINE = COLOURS[0], COLOURS[1]
 STABLE, DECAY = "#444444", COLOURS[0]
@@ -195,16 +195,7 @@ def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str)
 
 
 def _finish(axis: Axes, fork: int, legend: bool = True) -> None:
-    axis.axvline(fork, color="black", ls="--", lw=1)
-    axis.annotate(
-        "$T_c$",
-        (fork, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, -2),
-        textcoords="offset points",
-        va="top",
-        fontsize=9,
-    )
+    mark_cooldown(axis, fork)
     if legend:
         axis.legend(fontsize=9, loc="upper right")
 

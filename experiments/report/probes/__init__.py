@@ -99,7 +99,7 @@ MEASURES: dict[str, Measure] = {
         drawn=("explained_variance_ratio",),
         figure=figures.explained,
         caption="How much of the variance of its nodes each principal component explains; dots are "
-        "seeds (Belloni et al., figure 5).",
+        "seeds (Belloni et al., figure 7).",
         along=True,
         uses=("k",),
         sees_examples=False,
@@ -115,7 +115,7 @@ MEASURES: dict[str, Measure] = {
         figure=figures.phases,
         caption="||Hv|| and curvature along v<sub>s</sub>, the first principal component of the "
         "stable phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
-        "figure 4).",
+        "figure 3).",
         along=True,
         takes_fork=True,
         bands=False,
@@ -126,7 +126,7 @@ MEASURES: dict[str, Measure] = {
         drawn=("tau",),
         figure=figures.along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
         caption="Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
-        "(Belloni et al., figure 7).",
+        "(Belloni et al., figure 4).",
         along=True,
     ),
     "alignment": Measure(

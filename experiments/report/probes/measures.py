@@ -141,7 +141,7 @@ def phases(path: Path) -> Values:
     """v_s and v_d, and the curvature along them; a range over the branch's fork.
 
     Curvature and its signal to noise are at the fork and at the last node (Belloni et al.,
-    figures 4 and 5).
+    figures 3 and 7).
     """
     at = path.steps.index(path.fork) if path.fork in path.steps else -1
     if not 2 <= at < len(path.steps) - 2:
