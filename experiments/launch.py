@@ -66,8 +66,9 @@ def launch(
             return 1
     if not drawn:
         print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
-        kept = (workdir.read_config(store.workdir) or {}).get("snapshot_every")
-        if declared and experiment.snapshot_every not in (None, kept):
+        kept = workdir.experiment_of(store.workdir)
+        every = kept and kept.snapshot_every
+        if declared and experiment.snapshot_every not in (None, every):
             print(
                 f"snapshot_every = {experiment.snapshot_every}: what is trained keeps no more "
                 "snapshots; train in another --workdir to have them",

@@ -35,7 +35,7 @@ def test_rows_gone_on_with_are_those_of_one_that_was_not_stopped(tmp_path):
     """Killed in the middle of a line beyond the checkpoint at 3."""
     path, end = written(tmp_path)
     whole = path.read_bytes()
-    sum_at_3 = metrics.read(path).until(3).sums[-1]
+    sum_at_3 = metrics.read(path, 3).sums[-1]
     path.write_bytes(whole[:-20])
     rows = JsonLines(path, 0, 3, sum_at_3)
     for row in map(json.loads, whole.decode().splitlines()[4:]):

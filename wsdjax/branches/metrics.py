@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +36,6 @@ class Kept(NamedTuple):
     lines: list[str]
     sums: list[str]
     """The running checksum after each of them; "" as long as none has one."""
-
-    def until(self, step: int) -> Kept:
-        """Without the rows later than `step`."""
-        count = sum(row["step"] <= step for row in self.rows)
-        return Kept(self.rows[:count], self.lines[:count], self.sums[:count])
 
 
 _SUM = re.compile(r', "sum": "([0-9a-f]{12})"\}$')
@@ -101,22 +96,20 @@ def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
 
 
 def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | None) -> None:
-    """That the rows are those of a branch which has been trained from `start` to `step`.
-
-    Raises:
-      DamagedFile: if some are missing.
-    """
-    updates = [row["step"] for row in kept.rows if "loss" in row]
+    """That the rows up to `step` are those of a branch which has been trained from `start` to
+    there, and whose last one has the checksum `recorded`; else a `DamagedFile` tells."""
+    count = sum(row["step"] <= step for row in kept.rows)
+    updates = [row["step"] for row in kept.rows[:count] if "loss" in row]
     first, last = (updates[0], updates[-1]) if updates else (start + 1, start)
     if first != start + 1 or last < step:
         raise DamagedFile(
             f"{path} should have a row for each update from {start + 1} to {step}, and has "
-            f"{len(updates)}, to line {len(kept.rows)}; {_LOST}"
+            f"{len(updates)}, to line {count}; {_LOST}"
         )
     # Rows that were written before there were checksums say nothing.
-    if recorded and (kept.sums[-1] if kept.sums else "") != recorded:
+    if recorded and (kept.sums[count - 1] if count else "") != recorded:
         raise DamagedFile(
-            f"{path}, line {len(kept.rows) + 1}: a row is missing, or those before it are not the "
+            f"{path}, line {count + 1}: a row is missing, or those before it are not the "
             f"ones that the checkpoint of update {step} was saved with; {_LOST}"
         )
 
@@ -136,29 +129,6 @@ def _check_values(at: str, row: dict[str, Any]) -> None:
         values = value if isinstance(value, list) else [value]
         if not all(type(each) in _NUMBERS for each in values):
             raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
-
-
-class Reader:
-    """The rows of branches, read again only if their files have changed, since every lineage
-    through a trunk asks for the trunk's."""
-
-    def __init__(self) -> None:
-        self._read: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
-
-    def rows(
-        self, path: Path, start: int, steps: list[int], recorded: Callable[[int], str]
-    ) -> list[dict[str, Any]]:
-        """Those of a branch that begins at `start`, which reach to the newest of its checkpoints,
-        of the steps `steps`, at least; `recorded` tells what checksum such a one keeps."""
-        status = path.stat() if path.exists() else None
-        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
-        if path not in self._read or self._read[path][0] != stamp:
-            kept = read(path)
-            if steps:
-                last = steps[-1]
-                check_end(path, kept.until(last), start, last, recorded(last))
-            self._read[path] = stamp, kept.rows
-        return self._read[path][1]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Table:

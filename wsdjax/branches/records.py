@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsdjax.branches import provenance
 from wsdjax.branches.checkpoints import MissingNode
-from wsdjax.config import Branch, Experiment, is_name
+from wsdjax.config import is_name
 from wsdjax.config.json import differences
 from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError
@@ -23,6 +21,18 @@ from wsdjax.wording import listed, shown
 
 FORMAT, OLDEST = 3, 2
 """Format 2 had rows without checksums."""
+_FIELDS: dict[str, Any] = {
+    "order": int,
+    "trained_with": tuple[str, ...],
+    "branch": dict,
+    "checkpoints": str | None,
+    "differs_from_parent": dict,
+    "at_the_fork": dict,
+    "versions": dict,
+    "machine": str,
+    "data_revision": int,
+    "data_facts": dict,
+}
 _REMEDY = "bring it back, or move the branch's directory away to train it anew"
 
 
@@ -49,23 +59,29 @@ class Records:
 
     def names(self) -> list[str]:
         """The branches, in the order in which they were made."""
-        return list(self.branches())
+        return list(self.records())
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The content of every `branch.json`, in the order in which the branches were made.
+
+        Raises:
+          DamagedFile: for a branch without a record, or with one that is none.
+        """
+        for directory in self.workdir.glob("branches/*/"):
+            if not (directory / "branch.json").exists():
+                check_empty(directory)
+        found = [read(path) for path in self._files()]
+        return {each["branch"]["name"]: each for each in sorted(found, key=lambda r: r["order"])}
 
     def branches(self) -> dict[str, ResolvedBranch]:
         """The branches, in the order in which they were made: parents come first.
 
         Raises:
-          DamagedFile: for a branch without a record, or whose parent has none or does not reach
-            the fork.
+          DamagedFile: as `records`, and for one whose parent is not there or does not reach the
+            fork.
         """
-        for directory in self.workdir.glob("branches/*/"):
-            if not (directory / "branch.json").exists():
-                check_empty(directory)
-        records = [read(path) for path in self._files()]
-        found = {
-            record["branch"]["name"]: ResolvedBranch.from_json(record["branch"])
-            for record in sorted(records, key=lambda record: record["order"])
-        }
+        records = self.records()
+        found = {n: ResolvedBranch.from_json(each["branch"]) for n, each in records.items()}
         for branch in found.values():
             parent = found.get(branch.parent)
             if branch.parent and not (parent and parent.start < branch.start <= parent.end):
@@ -100,14 +116,13 @@ class Records:
         Raises:
           MissingNode: for a branch that does not exist.
         """
-        self.record(name)  # or an error that tells which there are
-        branches = self.branches()
-        branch = branches[name]
-        segments = [Segment(name, branch.start, branch.end)]
-        while branch.parent:
-            fork, branch = branch.start, branches[branch.parent]
-            segments.insert(0, Segment(branch.name, branch.start, fork))
-        return segments
+        stop = self.record(name)["branch"]["end"]  # or an error that tells which there are
+        branches, segments = self.branches(), []
+        while name:
+            branch = branches[name]
+            segments.append(Segment(name, branch.start, stop))
+            name, stop = branch.parent, branch.start
+        return segments[::-1]
 
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
@@ -120,7 +135,7 @@ class Records:
         """Writes the record of a new branch, with its siblings and where its checkpoints go if
         not beside it."""
         branches = self.branches()
-        orders = {name: self.record(name)["order"] for name in branches}
+        orders = {name: record["order"] for name, record in self.records().items()}
         # A branch that is made again takes its old place, but none before its parent's.
         places = itertools.count(orders.get(branch.parent, -1) + 1)
         order = next(place for place in places if place not in orders.values())
@@ -157,16 +172,23 @@ def read(path: Path) -> dict[str, Any]:
       DamagedFile: for anything else.
       ConfigError: for one of a format that is not read here.
     """
-    record = read_json(path, _REMEDY)
-    found = record.get("format")
-    if isinstance(found, int) and found > 0 and not OLDEST <= found <= FORMAT:
+    record, name = read_json(path, _REMEDY), path.parent.name
+    try:
+        check("format", found := record.get("format"), int, {"ge": 1})
+        if known := OLDEST <= found <= FORMAT:
+            for key, kind in _FIELDS.items():
+                check(key, record.get(key), kind)
+            branch = ResolvedBranch.from_json(record["branch"])
+    except ConfigError as error:
+        raise DamagedFile(f"{path}: is no record of a branch ({error}); {_REMEDY}") from None
+    if not known:
         age = "a newer" if found > FORMAT else "an older"
         raise ConfigError(
             f"{path} has format {found}: written by {age} wsdjax; this one reads {OLDEST} to "
             f"{FORMAT}"
         )
-    if wrong := _wrong(record, path.parent.name):
-        raise DamagedFile(f"{path}: {wrong}; {_REMEDY}")
+    if branch.name != name:
+        raise DamagedFile(f"{path}: is the record of {branch.name!r:.40}; {_REMEDY}")
     return record
 
 
@@ -186,43 +208,3 @@ def check_empty(directory: Path) -> None:
 
 def _is_nothing(path: Path) -> bool:
     return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))
-
-
-_KINDS: dict[str, Any] = {
-    "format": int,
-    "order": int,
-    "trained_with": list,
-    "branch": dict,
-    "checkpoints": str | None,
-    "differs_from_parent": dict,
-    "at_the_fork": dict,
-    "versions": dict,
-    "machine": str,
-    "data_revision": int,
-    "data_facts": dict,
-}
-_PIECES = {
-    name: kind
-    for name, kind in typing.get_type_hints(Experiment).items()
-    if name in ("model", "data", "optimizer", "averages")
-} | {"schedule": typing.get_type_hints(Branch)["schedule"]}
-
-
-def _wrong(record: Mapping[str, Any], name: str) -> str | None:
-    """Tells what keeps this from being the record of a branch of that name."""
-    for key, kind in _KINDS.items():
-        if not isinstance(value := record.get(key), kind):
-            return f"is no record of a branch ({key} is {value!r:.40})"
-    if not all(isinstance(each, str) for each in record["trained_with"]) or record["format"] < 1:
-        return "is no record of a branch (trained_with holds names, and format is above 0)"
-    try:
-        branch = ResolvedBranch.from_json(record["branch"])
-        for piece, kind in _PIECES.items():
-            check(f"branch.{piece}", getattr(branch, piece), kind, {})
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"is no record of a branch ({error!r:.80})"
-    for f in dataclasses.fields(ResolvedBranch):
-        value = getattr(branch, f.name)
-        if f.type in ("int", "str") and type(value).__name__ != f.type:
-            return f"is no record of a branch (branch.{f.name} is {value!r:.40})"
-    return None if branch.name == name else f"is the record of {branch.name!r:.40}"

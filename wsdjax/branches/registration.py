@@ -45,10 +45,8 @@ def plan(there: There, asked: Mapping[str, ResolvedBranch]) -> list[Record]:
     _check_unchanged(there, asked)
     every = {**there.branches, **asked}
     new = {name: branch for name, branch in asked.items() if name not in there.branches}
-    for name, branch in new.items():
-        check_name(there, name)
-        if branch.parent:
-            check_fork(there, branch, every)
+    for branch in new.values():
+        check_new(there, branch, every)
     # A registration that was cut short is completed as it was begun.
     trained_with = {name: names for names in there.siblings.values() for name in names}
     for begun in {tuple(names) for names in trained_with.values()}:
@@ -64,12 +62,15 @@ def plan(there: There, asked: Mapping[str, ResolvedBranch]) -> list[Record]:
     return [Record(branch, trained_with[name]) for name, branch in new.items()]
 
 
-def check_name(there: There, name: str) -> None:
-    """That a new branch may have this name.
+def check_new(there: There, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]) -> None:
+    """That a new branch may have its name, and can start from its node of one of `parents`.
 
     Raises:
-      ConfigError: if it is taken.
+      MissingNode: if the parent does not exist or does not reach that step.
+      ConfigError: if the name is taken, or the branch could not go on from that node: naming what
+        differs in the model or the number of replicates.
     """
+    name = branch.name
     if name in there.branches:
         raise ConfigError(f"the branch {name!r} exists already in {there.workdir}")
     if alike := [each for each in there.branches if each.casefold() == name.casefold()]:
@@ -77,16 +78,8 @@ def check_name(there: There, name: str) -> None:
             f"the branch {name!r} would have the directory of {alike[0]!r} where disks do not "
             "tell small letters from capitals: choose another name"
         )
-
-
-def check_fork(there: There, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]) -> None:
-    """That a branch can start from the node (branch.parent, branch.start), of one of `parents`.
-
-    Raises:
-      MissingNode: if the parent does not exist or does not reach that step.
-      ConfigError: if the branch could not go on from that node: naming what differs in the
-        model or the number of replicates.
-    """
+    if not branch.parent:
+        return
     if branch.parent not in parents:
         raise MissingNode(f"no branch {branch.parent!r}; there are {', '.join(parents) or 'none'}")
     parent = parents[branch.parent]
@@ -101,11 +94,11 @@ def check_fork(there: There, branch: ResolvedBranch, parents: Mapping[str, Resol
             f"{branch.parent}@{branch.start} was not kept; there are steps {steps}, the nearest is "
             f"{branch.parent}@{nearest}"
         )
-    for name in ("model", "seed", "seeds"):
-        old, new = getattr(parent, name), getattr(branch, name)
+    for field in ("model", "seed", "seeds"):
+        old, new = getattr(parent, field), getattr(branch, field)
         if old != new:
             raise ConfigError(
-                f"{branch.name!r} cannot go on from {branch.parent!r}: {name} is {new!r}, "
+                f"{name!r} cannot go on from {branch.parent!r}: {field} is {new!r}, "
                 f"the parent's is {old!r}"
             )
 

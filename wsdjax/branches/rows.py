@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,14 +17,6 @@ import numpy as np
 from wsdjax.branches.metrics import check_end, read, sum_of
 from wsdjax.files import naming, write_atomically
 from wsdjax.tree.branch import ResolvedBranch
-
-
-class Writer(Protocol):
-    """Where rows go. A row has `step` and values: numbers, or a list of R of them."""
-
-    def write(self, row: dict[str, Any]) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class JsonLines:
@@ -63,9 +55,8 @@ class JsonLines:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        if not self._file.closed:
-            with naming(self._path), self._file:
-                self.flush()
+        with self._file:
+            self.flush()
 
 
 class TensorBoard:
@@ -91,48 +82,40 @@ class TensorBoard:
         self._writer.close()
 
 
+@dataclass
 class Rows:
-    """The rows of siblings that train together: each gets those of its own replicates, in its
-    file and by what other writers it has."""
+    """The rows of siblings that train together: each gets those of its own replicates.
 
-    def __init__(
-        self,
-        group: Sequence[ResolvedBranch],
-        files: Sequence[JsonLines],
-        others: Sequence[Sequence[Writer]],
-    ):
-        self._group, self._files = group, files
-        self._writers: list[list[Writer]] = [
-            [file, *more] for file, more in zip(files, others, strict=True)
-        ]
+    A row has `step` and values: numbers, or a list of R of them.
+    """
+
+    group: Sequence[ResolvedBranch]
+    files: Sequence[JsonLines]
+    boards: Sequence[TensorBoard] = ()
+    """One for each branch as well, if any."""
 
     def write(self, row: dict[str, Any], values: Mapping[str, Any], rates: Any = None) -> None:
         """`row` with what each replicate has of `values`, leaves [R], and its branch's rate."""
         host = {name: np.asarray(value) for name, value in jax.device_get(values).items()}
         first = 0
-        for branch, writers in zip(self._group, self._writers, strict=True):
+        for i, branch in enumerate(self.group):
             mine = slice(first, first + branch.seeds)
             columns = {name: value[mine].tolist() for name, value in host.items()}
             rate = {} if rates is None else {"rate": float(rates[first])}
-            for writer in writers:
+            for writer in (self.files[i], *self.boards[i : i + 1]):
                 writer.write({**row, **rate, **columns})
             first += branch.seeds
 
     def flush(self) -> dict[str, str]:
         """Puts all rows on disk; returns the checksum that each branch's have by now."""
-        for writer in itertools.chain(*self._writers):
+        for writer in (*self.files, *self.boards):
             writer.flush()
-        return {
-            branch.name: file.sum for branch, file in zip(self._group, self._files, strict=True)
-        }
+        return {b.name: file.sum for b, file in zip(self.group, self.files, strict=True)}
 
     def close(self) -> None:
-        for writer in itertools.chain(*self._writers):
-            writer.close()
-
-    def abandon(self) -> None:
-        """Closes what is still open, whatever comes of it: an error is on its way already."""
-        for writer in itertools.chain(*self._writers):
+        """Closes all, whatever comes of it: what a checkpoint tells of is flushed, and an error
+        may be on its way already."""
+        for writer in (*self.files, *self.boards):
             with contextlib.suppress(OSError):
                 writer.close()
 

@@ -51,28 +51,21 @@ class BranchStore(Records):
         self.aside: set[tuple[str, int]] = set()
         """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
-        self._kept: dict[str, set[int]] = {}
-        self._reader = metrics.Reader()
+        self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
-        """Writes the record of a new branch. It has no checkpoint until one is saved.
+        """Writes the record of a new branch, a root or one that starts from the node
+        (branch.parent, branch.start). It has no checkpoint until one is saved.
 
         Raises:
-          ConfigError: if the branch exists.
+          ConfigError, MissingNode: if the branch exists, or as `registration.check_new`.
         """
-        registration.check_name(self._there(), branch.name)
+        there = self._there([branch.parent])
+        registration.check_new(there, branch, there.branches)
         self._check_place(branch.name)
         self.write(branch, trained_with or [branch.name], self._elsewhere(branch.name))
 
-    def fork(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
-        """Writes the record of a branch that starts from the node (branch.parent, branch.start).
-
-        Raises:
-          ConfigError, MissingNode: if the branch exists, or as `registration.check_fork`.
-        """
-        there = self._there([branch.parent])
-        registration.check_fork(there, branch, there.branches)
-        self.create(branch, trained_with)
+    fork = create
 
     def check(self, branches: Mapping[str, ResolvedBranch]) -> list[registration.Record]:
         """The records that `register` would write.
@@ -98,8 +91,8 @@ class BranchStore(Records):
             self.write(branch, trained_with, self._elsewhere(branch.name))
 
     def _there(self, forked: Iterable[str] = ()) -> registration.There:
-        branches = self.branches()
-        siblings = {name: self.siblings(name) for name in branches}
+        branches, records = self.branches(), self.records()
+        siblings = {name: record["trained_with"] for name, record in records.items()}
         saved = {name: self.steps(name) for name in forked if name in branches}
         return registration.There(self.workdir, branches, siblings, saved)
 
@@ -125,10 +118,19 @@ class BranchStore(Records):
         return metrics.table(rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
+        """A branch's own, read again only if its file has changed or reaches a new checkpoint,
+        since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
         steps = self.steps(name) if self._checkpoints(name).is_local else []
-        return self._reader.rows(path, start, steps, functools.partial(self.recorded_rows, name))
+        status = path.stat() if path.exists() else None
+        stamp = (status and (status.st_size, status.st_mtime_ns), steps)
+        if name not in self._read or self._read[name][0] != stamp:
+            kept = metrics.read(path)
+            for last in steps[-1:]:
+                metrics.check_end(path, kept, start, last, self.recorded_rows(name, last))
+            self._read[name] = stamp, kept.rows
+        return self._read[name][1]
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
@@ -149,7 +151,7 @@ class BranchStore(Records):
           OSError: if a save before this one failed, or this one was skipped.
         """
         self._checkpoints(name, "snapshots").wait()
-        kept = sorted(self._snapshots(name))
+        kept = sorted({*self.snapshots(name), *self.lost_snapshots(name)})
         self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
 
     def wait(self, *names: str) -> None:
@@ -162,8 +164,10 @@ class BranchStore(Records):
             self._checkpoints(name).wait()
 
     def lost_snapshots(self, name: str) -> list[int]:
-        """Those that were kept up to the branch's newest checkpoint and are not there now."""
-        return sorted(self._snapshots(name) - {*self.snapshots(name)})
+        """Those that the branch's newest checkpoint tells of and that are not there now."""
+        newest = self.steps(name)[-1:]
+        facts = self._checkpoints(name).facts(newest[0]) if newest else {}
+        return sorted({*facts.get("snapshots", ())} - {*self.snapshots(name)})
 
     def place(self, name: str, kind: str = "checkpoints") -> epath.Path:
         """The directory of a branch's "checkpoints" or "snapshots", which may be in a bucket."""
@@ -172,15 +176,6 @@ class BranchStore(Records):
     def snapshots(self, name: str) -> list[int]:
         """The steps of a branch's own, ascending."""
         return self._checkpoints(name, "snapshots").steps()
-
-    def _snapshots(self, name: str) -> set[int]:
-        """The steps of those that were kept, as the newest checkpoint's record tells, and of those
-        that were begun since."""
-        if name not in self._kept:
-            steps, there = self.steps(name), self.snapshots(name)
-            facts = self._checkpoints(name).facts(steps[-1]) if steps else {}
-            self._kept[name] = {*facts.get("snapshots", there)}
-        return self._kept[name]
 
     def recorded_rows(self, name: str, step: int) -> str:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
@@ -214,7 +209,6 @@ class BranchStore(Records):
         Raises:
           OSError: if the one before it was not kept.
         """
-        self._snapshots(name).add(int(state.step))
         self._checkpoints(name, "snapshots").save(states.parameters_alone(state))
 
     def nodes(self, name: str) -> list[int]:
@@ -253,7 +247,6 @@ class BranchStore(Records):
         """Deletes the nodes of later steps, which training is about to make again."""
         self._checkpoints(name).discard_after(step)
         self._checkpoints(name, "snapshots").discard_after(step)
-        self._kept.pop(name, None)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

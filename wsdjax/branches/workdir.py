@@ -6,25 +6,14 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from wsdjax.config import Experiment
 from wsdjax.config.json import from_json
 from wsdjax.config.validation import check
-from wsdjax.errors import UserError
+from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_atomically
 
 _REMEDY = "delete it and give the command that trained the run again"
-
-
-def read_config(workdir: Path) -> dict[str, Any] | None:
-    """`config.json`; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
-    found = _config(workdir)
-    return found and found[0]
 
 
 def experiment_of(workdir: Path) -> Experiment | None:
@@ -33,8 +22,15 @@ def experiment_of(workdir: Path) -> Experiment | None:
     Raises:
       DamagedFile: if it is no experiment.
     """
-    found = _config(workdir)
-    return found and found[1]
+    file = workdir / "config.json"
+    if not file.exists():
+        return None
+    try:
+        experiment = from_json(read_json(file, _REMEDY), Experiment)
+        check("", experiment, Experiment)
+    except ConfigError as error:
+        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
+    return experiment
 
 
 def report_of(workdir: Path) -> Path:
@@ -57,16 +53,3 @@ def write_status(workdir: Path, status: str) -> None:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW)
-
-
-def _config(workdir: Path) -> tuple[dict[str, Any], Experiment] | None:
-    file = workdir / "config.json"
-    if not file.exists():
-        return None
-    content = read_json(file, _REMEDY)
-    try:
-        experiment = from_json(content, Experiment)
-        check("", experiment, Experiment)
-    except (UserError, AttributeError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
-    return content, experiment

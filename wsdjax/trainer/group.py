@@ -80,7 +80,8 @@ class Group:
             directory = store.directory(branch.name)
             recorded = store.recorded_rows(branch.name, step) if step > branch.start else ""
             files.append(JsonLines(directory / "metrics.jsonl", branch.start, step, recorded))
-            boards.append([TensorBoard(directory / "tensorboard", step)] if tensorboard else [])
+            if tensorboard:
+                boards.append(TensorBoard(directory / "tensorboard", step))
         return Rows(self.branches, files, boards)
 
     def parts(self, state: State) -> Iterator[tuple[str, State]]:

@@ -2,19 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsdjax import tree
-from wsdjax.branches import BranchStore, workdir
+from wsdjax.branches import BranchStore, MissingNode, workdir
 from wsdjax.config import Branch, Experiment, describe_all, validate_branch
 from wsdjax.config.json import to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
+from wsdjax.trainer import loop, preflight, start
+from wsdjax.trainer.group import Group, place_of_one
 from wsdjax.trainer.loop import Diverged, Stopped
-from wsdjax.trainer.trainer import Trainer
+from wsdjax.trainer.start import Job
 from wsdjax.trainer.watch import Progress, Watch
+from wsdjax.training.compiled import Compiled
 from wsdjax.tree.branch import ResolvedBranch
+from wsdjax.wording import listed
+
+log = logging.getLogger("wsdjax")
+
+
+@dataclass
+class Trainer:
+    """Trains what is missing of a store's branches, one group of siblings at a time: each as its
+    record says, in the program of its group, so that how often it was stopped leaves no trace."""
+
+    store: BranchStore
+    watch: Watch = field(default_factory=Watch)
+    asked_to_stop: Callable[[], bool] = lambda: False
+    """Asked after every update; training then saves and raises `Stopped`."""
+    _compiled: Compiled = field(default_factory=Compiled)
+
+    def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
+        """Finds what would stop these branches from training (`wsdjax.trainer.preflight.check`)."""
+        preflight.check(self.store, branches, self._compiled, self.watch.tensorboard)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of the branches that do not have a good checkpoint of their end.
+
+        Raises:
+          MissingNode: for a branch that lacks a snapshot which it had.
+          DamagedFile: for one whose rows are not those that were written.
+        """
+        store, there = self.store, self.store.branches()
+        for name, branch in there.items():
+            if branch.parent in names and store.is_done(branch.parent):
+                self._tell_of_lost_fork(branch)
+            if name in names and store.is_done(name):
+                group = [there[sibling] for sibling in store.siblings(name)]
+                if start.read(store, name, branch.end, place_of_one(group)):
+                    store.metrics(name)
+            if name in names:
+                self._check_snapshots(name)
+        return [name for name in names if not store.is_done(name)]
+
+    def train(self, names: Sequence[str]) -> list[str]:
+        """Trains those of the named branches that are not done; returns which they were.
+
+        A branch that diverges is left at its last good checkpoint, and the others are trained.
+
+        Raises:
+          Diverged: in the end, if a loss or an update was not finite.
+          Stopped: once `asked_to_stop` says so, after a checkpoint.
+          MissingNode, DamagedFile: as `missing`.
+        """
+        missing = self.missing(names)
+        diverged: dict[str, str] = {}
+        for name in missing:
+            ancestors = {segment.branch for segment in self.store.lineage(name)}
+            if self.store.is_done(name) or ancestors & diverged.keys():
+                continue
+            preflight.warn_of_other_software(self.store, name)
+            try:
+                self._train_group(Job(self.store.siblings(name)))
+            except Diverged as error:
+                diverged |= dict.fromkeys(error.branches, str(error))
+        if diverged:
+            raise Diverged("; ".join(dict.fromkeys(diverged.values())), list(diverged))
+        return missing
+
+    def _train_group(self, job: Job) -> None:
+        """After whatever must be trained for it to begin."""
+        group = Group.of(self.store, job.names, self._compiled)
+        while isinstance(begun := start.begin(self.store, group), Job):
+            self._train_group(begun)
+        end = job.until or group.first.end
+        loop.train(self.store, group, begun, end, self.watch, self.asked_to_stop)
+
+    def _check_snapshots(self, name: str) -> None:
+        if not self.watch.snapshot_every or not (lost := self.store.lost_snapshots(name)):
+            return
+        gone = listed(map(str, lost))
+        if self.store.snapshots(name):
+            raise MissingNode(
+                f"snapshots are gone, {gone} of {self.store.place(name, 'snapshots')}: bring them "
+                "back, delete the others of the branch too to do without, or move its checkpoints "
+                "away to train it again"
+            )
+        # All of them: no accident, but nothing to be silent about.
+        log.warning("%s has no snapshots any more, of %s", name, gone)
+
+    def _tell_of_lost_fork(self, branch: ResolvedBranch) -> None:
+        """A node from which a branch went its own way: what is trained stands without it."""
+        if branch.start not in self.store.steps(branch.parent) and self.store.steps(branch.name):
+            log.warning(
+                "%s@%d is gone, from which %s was forked: nothing more can be forked there",
+                *(branch.parent, branch.start, branch.name),
+            )
 
 
 def grow(
@@ -53,21 +151,21 @@ def grow(
         store.register(branches)
         missing = trainer.missing(names)
         page = workdir.report_of(store.workdir)
-        old = workdir.read_config(store.workdir) or {}
-        config = to_json(declares) if declares else old
+        old = workdir.experiment_of(store.workdir)
         # How a finished run would be watched is no news; what its report compares is.
-        if not missing and page.exists() and old.get("compare") == config.get("compare"):
+        if old and declares and not missing:
+            declares = dataclasses.replace(old, compare=declares.compare)
+        if not missing and page.exists() and declares in (None, old):
             _write_status(store)  # which a kill may have kept from being told
             return []
         if declares:
-            content = config if missing or not old else {**old, "compare": config["compare"]}
-            write_json(store.workdir / "config.json", content)
+            write_json(store.workdir / "config.json", to_json(declares))
         page.unlink(missing_ok=True)
         planned(missing)
         _write_status(store, "running")
         status: str | None = "incomplete"
         try:
-            trainer.train(names)
+            trainer.train(missing)
             draw(store.workdir)
             status = None
         except Stopped as error:

@@ -97,10 +97,9 @@ def train(
                 store.wait(*names)
                 raise Stopped(f"{title} is saved at update {n} of {end}")
         store.wait(*names)
-        rows.close()
     finally:
         progress.stop()
-        rows.abandon()
+        rows.close()
 
 
 def _diverged(group: Group, n: int, bad: np.ndarray) -> Diverged:

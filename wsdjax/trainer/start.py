@@ -1,12 +1,10 @@
-"""How a group begins: first a plan, made by reading what is there, then the state.
-
-Only reading a checkpoint tells whether it is good, so that a plan holds what was read.
-"""
+"""How a group begins: from a checkpoint, from its parent's node, or from nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,53 +28,41 @@ class Job(NamedTuple):
     names: list[str]
     until: int | None = None
     """The fork at which to stop; None for the end."""
-    newest: int | None = None
-    """The newest checkpoint to go on from: later ones are made again. None for any."""
 
 
-class Start(NamedTuple):
-    """Where a group begins."""
-
-    step: int
-    own: list[State]
-    """Its branches' states there; none at a fork or an initialisation."""
-    node: State | None = None
-    """The parent's, which it forks from."""
-
-
-def begin(store: BranchStore, group: Group, job: Job) -> State | Job:
-    """The state in which the group begins; or what must be trained first.
+def begin(store: BranchStore, group: Group) -> State | Job:
+    """The state of the newest good checkpoint that all of the group have, else one forked from
+    their parent's node, else the initialisation, and nothing later is there any more; or what must
+    be trained first for that node to be there.
 
     Raises:
-      MissingNode: if the node that it forks from is gone and its branch is past it.
+      MissingNode: if the node is gone and its branch is past it.
     """
-    found = plan(store, group, job)
-    return found if isinstance(found, Job) else carried_out(store, group, found)
+    first, names, place = group.first, group.names, place_of_one(group.branches)
+    # Only reading a checkpoint tells whether it is good.
+    while common := set.intersection(*(set(store.steps(name)) for name in names)):
+        step = max(common)
+        own = [state for name in names if (state := read(store, name, step, place))]
+        if len(own) == len(names):
+            _discard_after(store, names, step)
+            return own[0] if len(own) == 1 else states.made(states.join, group.placed, own)
+    if not (parent := first.parent):
+        _discard_after(store, names, 0)
+        return _from_nothing(group)
+    fork, there = first.start, store.steps(parent)
+    if fork in there and (node := read(store, parent, fork, place)):
+        _discard_after(store, names, fork)
+        before = store.branches()[parent].averages
 
+        def from_node(node: State) -> State:
+            return states.join([forked(node, branch, before) for branch in group.branches])
 
-def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
-    """The newest good checkpoint that all of the group have, else the node they fork from, else
-    the initialisation; or what must be trained first for that node to be there."""
-    first = group.first
-    place = place_of_one(group.branches)
-    while common := set.intersection(
-        *({s for s in store.steps(n) if job.newest is None or s <= job.newest} for n in job.names)
-    ):
-        own = []
-        for name in job.names:
-            if (state := read(store, name, max(common), place)) is None:
-                break
-            own.append(state)
-        else:
-            return Start(max(common), own)
-    parent, fork = first.parent, first.start
-    if not parent:
-        return Start(0, [])
-    if fork in (there := store.steps(parent)) and (node := read(store, parent, fork, place)):
-        return Start(fork, [], node)
+        return states.made(from_node, group.placed, node)
+    siblings = store.siblings(parent)
     if (parent, fork) in store.aside:
         # What was made after that node is made again too: to its end.
-        return Job(store.siblings(parent), newest=fork)
+        _discard_after(store, siblings, fork)
+        return Job(siblings)
     if max(there, default=0) > fork:
         raise MissingNode(
             f"{first.name!r} cannot start: no checkpoint {parent}@{fork}; the steps saved are "
@@ -84,34 +70,25 @@ def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
             f"ones of {parent!r} to train it again"
         )
     log.info("%s is trained to %d first, for %s", parent, fork, first.name)
-    return Job(store.siblings(parent), until=fork)
+    return Job(siblings, until=fork)
 
 
-def carried_out(store: BranchStore, group: Group, start: Start) -> State:
-    """The state there, where the group is trained; what is later is deleted."""
-    for name in group.names:
-        store.discard_after(name, start.step)
+def _discard_after(store: BranchStore, names: Sequence[str], step: int) -> None:
+    for name in names:
+        store.discard_after(name, step)
+
+
+def _from_nothing(group: Group) -> State:
     first, model = group.first, group.program.model
-    if len(start.own) == 1:
-        return start.own[0]
-    if start.own:
-        return states.made(states.join, group.placed, start.own)
-    if start.node:
-        before = store.branches()[first.parent].averages
-
-        def from_node(node: State) -> State:
-            return states.join([forked(node, branch, before) for branch in group.branches])
-
-        return states.made(from_node, group.placed, start.node)
     seeds = [seed for branch in group.branches for seed in branch.replicate_seeds]
 
-    def from_nothing(seeds: Any, weights: Any) -> State:
+    def make(seeds: Any, weights: Any) -> State:
         init = (lambda _: weights) if first.weights else model.init
         return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
 
     weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
     weights = jax.device_put(weights, group.placed.of_parts(weights))
-    return states.made(from_nothing, group.placed, np.asarray(seeds, np.uint32), weights)
+    return states.made(make, group.placed, np.asarray(seeds, np.uint32), weights)
 
 
 def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:

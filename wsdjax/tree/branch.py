@@ -9,6 +9,7 @@ from typing import Any
 
 from wsdjax.config import AdamW, Averages, DataConfig, ModelConfig, Schedule
 from wsdjax.config.json import from_json, to_json
+from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError
 
 
@@ -46,15 +47,12 @@ class ResolvedBranch:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ResolvedBranch:
-        """Reads what `to_json` gives.
-
-        Raises:
-          ConfigError: for anything else.
-        """
+        """Reads what `to_json` gives; a `ConfigError` tells of anything else."""
         kinds = typing.get_type_hints(cls)
         if wrong := ", ".join(sorted(kinds.keys() ^ fields.keys())):
             raise ConfigError(f"the record of a branch lacks, or should not hold, {wrong}")
-        return cls(**{name: from_json(item, kinds[name]) for name, item in fields.items()})
+        values = {name: from_json(fields[name], kind) for name, kind in kinds.items()}
+        return cls(**{name: check(name, values[name], kind) for name, kind in kinds.items()})
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:
