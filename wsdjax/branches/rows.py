@@ -82,6 +82,9 @@ class TensorBoard:
         self._writer.close()
 
 
+Writer = JsonLines | TensorBoard
+
+
 @dataclass
 class Rows:
     """The rows of siblings that train together: each gets those of its own replicates.
@@ -102,22 +105,26 @@ class Rows:
             mine = slice(first, first + branch.seeds)
             columns = {name: value[mine].tolist() for name, value in host.items()}
             rate = {} if rates is None else {"rate": float(rates[first])}
-            for writer in (self.files[i], *self.boards[i : i + 1]):
+            own: list[Writer] = [self.files[i], *self.boards[i : i + 1]]
+            for writer in own:
                 writer.write({**row, **rate, **columns})
             first += branch.seeds
 
     def flush(self) -> dict[str, str]:
         """Puts all rows on disk; returns the checksum that each branch's have by now."""
-        for writer in (*self.files, *self.boards):
+        for writer in self._all():
             writer.flush()
         return {b.name: file.sum for b, file in zip(self.group, self.files, strict=True)}
 
     def close(self) -> None:
         """Closes all, whatever comes of it: what a checkpoint tells of is flushed, and an error
         may be on its way already."""
-        for writer in (*self.files, *self.boards):
+        for writer in self._all():
             with contextlib.suppress(OSError):
                 writer.close()
+
+    def _all(self) -> list[Writer]:
+        return [*self.files, *self.boards]
 
 
 def _finite(value: Any) -> Any:
