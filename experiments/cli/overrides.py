@@ -167,10 +167,11 @@ def _loaded(given: str) -> Any:
     except BaseException as error:  # whatever a config file raises, the end of the process too
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         line = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{flag}{line}: {_one_line(error)}") from None
+        raise ConfigError(f"{flag}{line}: {one_line(error)}") from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error of a config says, in the words of its fields."""
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said)
     if unknown and (kind := config.TYPES.get(unknown[1])):

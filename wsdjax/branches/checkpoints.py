@@ -17,6 +17,7 @@ from wsdjax.checksum import checksums
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
+from wsdjax.wording import listed
 
 
 class MissingNode(UserError, LookupError):
@@ -28,15 +29,9 @@ class DamagedCheckpoint(UserError):
 
 
 class Checkpoints:
-    """Those of one branch.
-
-    Args:
-      name: the branch's, for messages.
-      directory: any path that orbax writes, a bucket too; made when the first is saved.
-      keep: how many of the newest stay; None for all.
-      protected: tells which others stay.
-      written: told of the step of one that is written and about to get its name.
-    """
+    """Those of one branch, in any directory that orbax writes, a bucket too. The newest `keep`
+    stay, or all for None, and the `protected`; `written` is told the step of one that is on disk
+    and about to get its name."""
 
     def __init__(
         self,
@@ -50,7 +45,6 @@ class Checkpoints:
         self._writer: ocp.training.Checkpointer | None = None
         self._written, self._step = written, -1
         self._pending: Any = None
-        self._failed = False
 
     @property
     def is_local(self) -> bool:
@@ -69,11 +63,7 @@ class Checkpoints:
         )
 
     def save(self, state: State, facts: Mapping[str, Any] | None = None) -> None:
-        """Begins to save a state; returns once the state may be donated.
-
-        Args:
-          state: what is saved.
-          facts: what else of the branch its record keeps, as JSON.
+        """Begins to save a state, whose record keeps `facts` too; returns once it may be donated.
 
         Raises:
           OSError: if the save before this one failed, or this one was skipped.
@@ -93,7 +83,6 @@ class Checkpoints:
                     },
                 )
         except OSError as error:
-            self._failed = True
             raise self._not_saved(step, error) from error
         if response is None:
             raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
@@ -127,13 +116,12 @@ class Checkpoints:
                         return
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
                 reason = error
-            self._failed = True
             raise self._not_saved(step, reason)
 
-    def load(self, step: int | None, place: Place | None = None) -> State:
+    def load(self, step: int, place: Place | None = None) -> State:
         """The state at a step, as `BranchStore.restore` gives it."""
         steps = self.steps()
-        if step is None or step not in steps:
+        if step not in steps:
             there = ", ".join(map(str, steps)) or "none yet"
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
         path = self.directory / str(step)
@@ -175,12 +163,8 @@ class Checkpoints:
         self._pending = None
         writer, self._writer = self._writer, None
         if writer:
-            try:
-                with quiet():
-                    writer.close()
-            except Exception:
-                if not self._failed:  # which `wait` has told already
-                    raise
+            with quiet():
+                writer.close()
 
     def _not_saved(self, step: int, reason: object) -> OSError:
         """In one line, with the system's own number where there is one."""
@@ -196,22 +180,19 @@ class Checkpoints:
 
     def _open(self) -> ocp.training.Checkpointer:
         if self._writer is None:
+            context = ocp.Context()
+            # A file for each leaf, as against one database for all: no byte of it is dead, so that
+            # whatever is damaged shows in the checksums.
+            context.array.saving.use_ocdbt = False
+            # orbax calls it before it renames, and says nothing of which.
+            context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
             self._writer = ocp.training.Checkpointer(
                 self.directory,
-                context=self._context(),
+                context=context,
                 preservation_policy=_Preserve(self._keep, self._protected),
                 cleanup_tmp_directories=True,
             )
         return self._writer
-
-    def _context(self) -> ocp.Context:
-        context = ocp.Context()
-        # A file for each leaf, as against one database for all: no byte of it is dead, so that
-        # whatever is damaged shows in the checksums.
-        context.array.saving.use_ocdbt = False
-        # orbax calls it before it renames, and says nothing of which.
-        context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
-        return context
 
 
 def _load(path: epath.Path, branch: str, place: Place | None) -> State:
@@ -226,10 +207,10 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
         wanted = states.parameters_alone(wanted)
     if not isinstance(was := record.get("checksums"), dict):
         raise ValueError("its record has no checksums")
-    if len(was) != len(jax.tree.leaves(wanted)):
+    if odd := {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(wanted)} ^ was.keys():
         raise ConfigError(
-            f"{path} was saved with an optimizer's state of {len(was)} arrays, where this "
-            f"version has {len(jax.tree.leaves(wanted))}: it cannot be continued here"
+            f"{path} was saved with other arrays than this version has ({listed(sorted(odd), 2)}): "
+            "it cannot be continued here"
         )
     # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
     expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
@@ -242,13 +223,7 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), wanted, where
     )
     state = State(**ocp.load(path, _saved(template)))
-    found_sums = checksums(state)
-    if found_sums.keys() != was.keys():
-        raise ConfigError(
-            f"{path} names its arrays as {next(iter(was))}, this version as "
-            f"{next(iter(found_sums))}: it was saved by other versions of the packages"
-        )
-    if int(state.step) != int(path.name) or found_sums != was:
+    if int(state.step) != int(path.name) or checksums(state) != was:
         raise ValueError("its content is not what was saved (the checksums differ)")
     return state
 

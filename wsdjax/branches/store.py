@@ -194,12 +194,10 @@ class BranchStore(Records):
           MissingNode: if there is no such branch or checkpoint.
           DamagedCheckpoint: if what is on disk is not what was saved.
         """
-        resolved = self.record(branch)["branch"]
-        steps = self.steps(branch)
-        if step is None and steps:
-            step = steps[-1]
-        if resolved["parent"] and step not in steps and (step is None or step <= resolved["start"]):
-            step = resolved["start"] if step is None else step
+        resolved, steps = self.record(branch)["branch"], self.steps(branch)
+        if step is None:
+            step = steps[-1] if steps else resolved["start"]
+        if resolved["parent"] and step <= resolved["start"] and step not in steps:
             return self.restore(resolved["parent"], step, place)
         return self._checkpoints(branch).load(step, place)
 

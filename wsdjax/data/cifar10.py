@@ -11,18 +11,6 @@ import numpy as np
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import Dataset
 
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
 PREPARE = "python -m experiments.prepare cifar10"
@@ -40,7 +28,7 @@ def load(directory: str) -> Dataset:
     if not builder.is_prepared():
         raise FileNotFoundError(f"CIFAR-10 is not prepared in {builder.data_dir}. Run: {command}")
     try:
-        return Dataset(_read(builder, "train"), _read(builder, "test"), CLASSES)
+        return Dataset(_read(builder, "train"), _read(builder, "test"))
     except Exception as error:  # of TFDS, array_record or the image decoder, each with its own
         raise OSError(
             f"{builder.data_dir} is damaged ({_line(error)}). Delete it and run: {command}"

@@ -62,7 +62,6 @@ def load(config: Photos) -> Dataset:
     return Dataset(
         DeviceSplit(config.size, train, examples(0)),
         DeviceSplit(config.eval_size, test, examples(_TEST_SEED)),
-        CLASSES,
     )
 
 

@@ -51,5 +51,3 @@ class Split(Protocol):
 class Dataset:
     train: Split
     test: Split
-    classes: tuple[str, ...] = ()
-    """The names of the classes of images; tokens have no names."""

@@ -37,8 +37,7 @@ def resolve(experiment: Experiment, described: Known = _NOTHING) -> dict[str, Re
     begun: Any = {"name": "", "parent": "", "start": 0, "end": 0, "schedule": Constant()}
     stream: Any = {"data_seed": experiment.seed, "data_start": 0, "reset_optimizer": False}
     origin = ResolvedBranch(**inherited, **begun, **stream)
-    for name, branch in experiment.tree.items():
-        _check_parent(f"tree.{name}", branch)
+    parents = {n: _parent_of(f"tree.{n}", b)[0] for n, b in experiment.tree.items()}
     length = run_length(experiment, described)
     if length is not None and not measured_in(experiment, "%"):
         raise ConfigError(
@@ -48,20 +47,18 @@ def resolve(experiment: Experiment, described: Known = _NOTHING) -> dict[str, Re
     branches: dict[str, ResolvedBranch] = {}
     waiting = dict(experiment.tree)
     while waiting:
-        known = ("", *branches)
-        ready = next((name for name, b in waiting.items() if _parent_of(b)[0] in known), None)
+        ready = next((name for name in waiting if parents[name] in ("", *branches)), None)
         if ready is None:
-            name, branch = next(iter(waiting.items()))
-            parent = _parent_of(branch)[0]
+            name = next(iter(waiting))
+            parent = parents[name]
             why = f"does not exist{near(parent, experiment.tree)}"
             if parent in experiment.tree:
                 why = "is its own ancestor"
             raise ConfigError(
-                f"tree.{name}.parent = {shown(branch.parent)}: {shown(parent)} {why}; "
+                f"tree.{name}.parent = {shown(waiting[name].parent)}: {shown(parent)} {why}; "
                 f"the branches are {listed(experiment.tree)}"
             )
-        branch = waiting.pop(ready)
-        above = branches.get(_parent_of(branch)[0], origin)
+        above, branch = branches.get(parents[ready], origin), waiting.pop(ready)
         branches[ready] = resolve_branch(ready, branch, above, branches, length, described)
     return branches
 
@@ -89,7 +86,7 @@ def resolve_branch(
         classes than the data's, or a schedule that does not fit.
     """
     where = f"tree.{name}"
-    _check_parent(where, branch)
+    at = _parent_of(where, branch)[1]
     data = branch.data or parent.data
     if data.unit != parent.model.reads:
         raise ConfigError(
@@ -104,7 +101,7 @@ def resolve_branch(
             f"{type(data).__name__}, have {known.classes}; set at least that many"
         )
     start = parent.end
-    if at := _parent_of(branch)[1]:
+    if at:
         along_parent = units(parent.data, parent.batch_size, length, described)
         start = _updates(f"{where}.parent = {shown(branch.parent)}: the step", at, along_parent)
         if not parent.start < start <= parent.end:
@@ -155,7 +152,7 @@ def resolve_branch(
 def measured_in(experiment: Experiment, unit: str) -> bool:
     """Whether any length is, in "epoch" or "%": that of a branch, of its schedule, a fork, or how
     often something is done."""
-    forks = (_parent_of(branch)[1] for branch in experiment.tree.values())
+    forks = (_parent_of(f"tree.{name}", each)[1] for name, each in experiment.tree.items())
     return any(unit in str(length) for length in (*forks, *_lengths(experiment)))
 
 
@@ -169,17 +166,14 @@ def _lengths(config: Kind) -> Iterator[Length]:
                 yield from _lengths(each)
 
 
-def _check_parent(where: str, branch: Branch) -> None:
+def _parent_of(where: str, branch: Branch) -> tuple[str, str]:
+    """(the parent's name, the step; empty for its end)"""
     name, at, step = branch.parent.partition("@")
     if branch.parent and not (name and bool(step) == bool(at) and "@" not in step):
         raise ConfigError(
             f'{where}.parent = {shown(branch.parent)}: write "NAME", or "NAME@STEP" for a fork '
             "before its end"
         )
-
-
-def _parent_of(branch: Branch) -> tuple[str, str]:
-    name, _, step = branch.parent.partition("@")
     return name, step
 
 
