@@ -198,7 +198,7 @@ MISTAKES = {
     "a long name": (("fork", "trunk", f"--name={'x' * 300}", "--steps=3"), "at most 100 bytes"),
     "a required field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--data=Text"),
-        "--data=Text: TypeError: Text.__init__() missing 1 required positional argument: 'directory'",
+        "--data=Text: TypeError: Text.__init__() missing 1 required",
     ),
     "a field twice": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('sqrt', shape='linear')"),

@@ -28,7 +28,7 @@ def test_json_comes_back_and_a_changed_value_does_not(tmp_path):
         (b"\0" * 40, "holds NUL bytes"),
         (b"null", "holds null in place of an object"),
         (b"[1]", "holds a list in place of an object"),
-        (b"true", "holds bool in place of an object"),
+        (b"true", "holds a bool in place of an object"),
         (b'{"a":\n 1', r"line 2: no JSON"),
         (b'{"a":\n\n "\xff"}', "line 3: not UTF-8"),
         (b"[" * 100_000, "that can be held"),

@@ -36,7 +36,7 @@ def there(asked, names, saved=None, **siblings):
 
 
 def planned(there, asked):
-    return [(record.branch.name, list(record.trained_with)) for record in plan(there, asked)]
+    return [(branch.name, list(trained_with)) for branch, trained_with in plan(there, asked)]
 
 
 def test_parents_come_first_and_siblings_train_together(asked):

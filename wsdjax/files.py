@@ -18,19 +18,14 @@ from typing import IO, Any
 
 from wsdjax.errors import UserError
 
-_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
-
 
 class DamagedFile(UserError):
     """A file that is not as it was written; the message tells where, and what to do."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """The file has the old content or the new, whenever the process is killed.
-
-    Raises:
-      OSError: if it cannot be written, naming `path`.
-    """
+    """The file has the old content or the new, whenever the process is killed; an `OSError` that
+    it cannot be written names `path`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -47,10 +42,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     gone.
 
     Two writers at once each have a temporary of their own, made anew: nothing that lies there
-    already, such as a link to elsewhere, is written through.
-
-    Raises:
-      OSError: if it cannot be written, naming `path`.
+    already, such as a link to elsewhere, is written through. An `OSError` names `path`.
     """
     temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with naming(path, temporary), open(temporary, "xb") as file:
@@ -112,17 +104,16 @@ def write_json(path: Path, content: dict[str, Any], default: Callable | None = N
     write_atomically(path, json.dumps({**content, _SEAL: _seal(content)}, indent=1) + "\n")
 
 
-def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
-    """The value in a JSON file, which must be of `kind`: dict, list, str or int.
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-      DamagedFile: for anything else, naming the file and the line, and for content that has
-        changed since `write_json` wrote it; with `remedy`, a clause that tells what to do.
+      DamagedFile: for anything else, and for content that has changed since `write_json` wrote it;
+        with `remedy`, a clause that tells what to do.
       OSError: if it cannot be read.
     """
-    text = _decoded(path, path.read_bytes().removeprefix(codecs.BOM_UTF8), 1, remedy)
-    value = _value(path, text, None, kind, remedy)
-    if isinstance(value, dict) and (seal := value.pop(_SEAL, None)) not in (None, _seal(value)):
+    value = object_of(path, path.read_bytes().removeprefix(codecs.BOM_UTF8), remedy)
+    if (seal := value.pop(_SEAL, None)) not in (None, _seal(value)):
         raise DamagedFile(f"{path}: has changed since it was written ({_SEAL} {seal!r}); {remedy}")
     return value
 
@@ -135,11 +126,7 @@ def _seal(content: dict[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """The lines of a file, without a last one that a kill cut short; [] if there is no file.
-
-    Raises:
-      OSError: if the file cannot be read.
-    """
+    """The lines of a file, without a last one that a kill cut short; [] if there is no file."""
     try:
         return path.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
     except FileNotFoundError:
@@ -147,49 +134,39 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """The objects of a file that has one in each line, as `read_lines`.
+    """The objects of a file that has one in each line, as `read_lines` and `object_of`."""
+    return [object_of(path, line, remedy, n) for n, line in enumerate(read_lines(path), 1)]
+
+
+def object_of(path: Path, content: bytes, remedy: str, line: int = 0) -> dict[str, Any]:
+    """The JSON object that is the content of a file, or of one of its lines, from 1.
 
     Raises:
-      DamagedFile: for a line that is no object, naming the file and the line, with `remedy`.
-      OSError: if it cannot be read.
+      DamagedFile: for anything else, naming the file and the line, with `remedy`.
     """
-    return [object_of(path, line, n, remedy) for n, line in enumerate(read_lines(path), 1)]
 
+    def damaged(what: str, line: int = line) -> DamagedFile:
+        at = f"{path}, line {line}" if line else str(path)
+        return DamagedFile(f"{at}: {what}; {remedy}")
 
-def object_of(path: Path, content: bytes, line: int, remedy: str) -> dict[str, Any]:
-    """The JSON object that stands in a line of a file.
-
-    Raises:
-      DamagedFile: for anything else.
-    """
-    return _value(path, _decoded(path, content, line, remedy), line, dict, remedy)
-
-
-def _decoded(path: Path, content: bytes, line: int, remedy: str) -> str:
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        raise DamagedFile(f"{path}, line {line}: not UTF-8; {remedy}") from None
-
-
-def _value(path: Path, text: str, line: int | None, kind: type, remedy: str) -> Any:
-    at = f"{path}, line {line}" if line else str(path)
+        before = content.count(b"\n", 0, error.start)
+        raise damaged("not UTF-8", (line or 1) + before) from None
     if not text.strip("\0 \t\r\n"):
         what = "NUL bytes" if "\0" in text else "nothing"
-        raise DamagedFile(f"{at}: holds {what}, as a crash can leave it; {remedy}")
+        raise damaged(f"holds {what}, as a crash can leave it")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        at = f"{path}, line {line or error.lineno}"
-        raise DamagedFile(
-            f"{at}: no JSON ({error.msg.removesuffix(' at')} at column {error.colno}); {remedy}"
-        ) from None
+        said = f"no JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+        raise damaged(said, line or error.lineno) from None
     except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
-        raise DamagedFile(f"{at}: no JSON that can be held; {remedy}") from None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        found = "null" if value is None else _KINDS.get(type(value), type(value).__name__)
-        raise DamagedFile(f"{at}: holds {found} in place of {_KINDS[kind]}; {remedy}")
+        raise damaged("no JSON that can be held") from None
+    if not isinstance(value, dict):
+        found = "null" if value is None else f"a {type(value).__name__}"
+        raise damaged(f"holds {found} in place of an object")
     return value
 
 

@@ -34,14 +34,7 @@ def shortened(text: str, most: int = 60) -> str:
 
 def in_short_words(text: str, most: int = 150) -> str:
     """A message in which every word, such as a path, is at most so long."""
-
-    def cut(match: re.Match) -> str:
-        word = match[0]
-        if len(word) <= most:
-            return word
-        return f"{word[: most // 2 - 2]}...{word[len(word) - most // 2 + 1 :]}"
-
-    return re.sub(r"\S+", cut, text)
+    return re.sub(r"\S+", lambda word: shortened(word[0], most), text)
 
 
 def printable(text: str) -> str:

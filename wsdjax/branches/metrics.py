@@ -72,7 +72,7 @@ def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
     last, update, evaluation = "", 0, -1
     for n, content in enumerate(read_lines(path), 1):
         at = f"{path}, line {n}"
-        row = object_of(path, content, n, _LOST)
+        row = object_of(path, content, _LOST, n)
         line = content.decode()
         if found := _SUM.search(line):
             del row["sum"]

@@ -174,7 +174,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     record, name = read_json(path, _REMEDY), path.parent.name
     try:
-        check("format", found := record.get("format"), int, {"ge": 1})
+        found: int = check("format", record.get("format"), int, {"ge": 1})
         if known := OLDEST <= found <= FORMAT:
             for key, kind in _FIELDS.items():
                 check(key, record.get(key), kind)

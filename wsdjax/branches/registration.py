@@ -27,15 +27,10 @@ class There(NamedTuple):
     """The steps of the checkpoints of those that are to be forked, ascending."""
 
 
-class Record(NamedTuple):
-    """A branch that is to be written."""
-
-    branch: ResolvedBranch
-    trained_with: Sequence[str]
-
-
-def plan(there: There, asked: Mapping[str, ResolvedBranch]) -> list[Record]:
-    """The records to write for a workdir to hold these branches, in order.
+def plan(
+    there: There, asked: Mapping[str, ResolvedBranch]
+) -> list[tuple[ResolvedBranch, Sequence[str]]]:
+    """The branches whose records are to be written, in order, and with which others each trains.
 
     Raises:
       ConfigError: if a branch exists and now means something else, listing every field, or if
@@ -59,7 +54,7 @@ def plan(there: There, asked: Mapping[str, ResolvedBranch]) -> list[Record]:
     for group in tree.groups({n: b for n, b in new.items() if n not in trained_with}):
         names = [branch.name for branch in group]
         trained_with |= dict.fromkeys(names, names)
-    return [Record(branch, trained_with[name]) for name, branch in new.items()]
+    return [(branch, trained_with[name]) for name, branch in new.items()]
 
 
 def check_new(there: There, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]) -> None:

@@ -67,12 +67,11 @@ class BranchStore(Records):
 
     fork = create
 
-    def check(self, branches: Mapping[str, ResolvedBranch]) -> list[registration.Record]:
-        """The records that `register` would write.
-
-        Raises:
-          ConfigError, MissingNode: for what would keep it from that, as `registration.plan`.
-        """
+    def check(
+        self, branches: Mapping[str, ResolvedBranch]
+    ) -> list[tuple[ResolvedBranch, Sequence[str]]]:
+        """The branches whose records `register` would write, and with which others each trains;
+        raises as `registration.plan`."""
         there = self._there({branch.parent for branch in branches.values()})
         planned = registration.plan(there, branches)
         for branch, _ in planned:
@@ -80,12 +79,10 @@ class BranchStore(Records):
         return planned
 
     def register(self, branches: Mapping[str, ResolvedBranch]) -> None:
-        """Makes the workdir hold these branches, writing the records of the new ones.
+        """Makes the workdir hold these branches, writing the records of the new ones, or nothing
+        if it raises as `check`.
 
         Which branches train together is decided here, once, and is part of their records.
-
-        Raises:
-          ConfigError, MissingNode: as `check`; nothing is written then.
         """
         for branch, trained_with in self.check(branches):
             self.write(branch, trained_with, self._elsewhere(branch.name))

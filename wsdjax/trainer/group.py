@@ -37,7 +37,7 @@ class Group:
         branches = tuple(there[name] for name in names)
         first = branches[0]
         seeds = [seed for branch in branches for seed in branch.stream_seeds]
-        placed = mesh.shardings(len(seeds), first.batch_size, first.accumulate)
+        placed = placement(branches)
         train = compiled.train_split(first.data)
         return cls(
             branches,
@@ -94,11 +94,16 @@ class Group:
             begin = end
 
 
+def placement(group: Sequence[ResolvedBranch]) -> mesh.Shardings:
+    """Where siblings live; raises as `wsdjax.placement.mesh.shardings`."""
+    seeds = sum(branch.seeds for branch in group)
+    return mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
+
+
 def place_of_one(group: Sequence[ResolvedBranch]) -> Place:
     """Where the state of one of siblings goes: of several, each may have too few replicates for
     their mesh."""
-    seeds = sum(branch.seeds for branch in group)
-    placed = mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
+    placed = placement(group)
     return placed.of if len(group) == 1 else placed.of_parts
 
 

@@ -13,8 +13,8 @@ from wsdjax import data, interop, tree
 from wsdjax.branches import BranchStore, provenance
 from wsdjax.data import tokenizer
 from wsdjax.errors import ConfigError
-from wsdjax.placement import mesh
 from wsdjax.trainer import capacity
+from wsdjax.trainer.group import placement
 from wsdjax.training.compiled import Compiled
 from wsdjax.tree.branch import ResolvedBranch
 
@@ -43,8 +43,7 @@ def check(
             store.metrics(branch.parent)  # whose rows are to be those that were written
     try:
         for group in tree.groups(branches):
-            seeds = sum(branch.seeds for branch in group)
-            mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
+            placement(group)
         for name, branch in branches.items():
             begun = branch.parent or (name in there and store.steps(name))
             if branch.weights and not begun:
