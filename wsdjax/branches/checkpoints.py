@@ -19,6 +19,8 @@ from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.wording import listed
 
+quiet()
+
 
 class MissingNode(UserError, LookupError):
     """No such branch, or no checkpoint of it at that step."""
@@ -71,17 +73,16 @@ class Checkpoints:
         self.wait()
         self._step = step = int(state.step)
         try:
-            with quiet():
-                response = self._open().save_async(
-                    step,
-                    _saved(state),
-                    force=True,
-                    custom_metadata={
-                        **(facts or {}),
-                        "branch": self._name,
-                        "checksums": checksums(state),
-                    },
-                )
+            response = self._open().save_async(
+                step,
+                _saved(state),
+                force=True,
+                custom_metadata={
+                    **(facts or {}),
+                    "branch": self._name,
+                    "checksums": checksums(state),
+                },
+            )
         except OSError as error:
             raise self._not_saved(step, error) from error
         if response is None:
@@ -94,12 +95,11 @@ class Checkpoints:
         if not self.is_local:
             return {}
         try:
-            with quiet():
-                return dict(ocp.metadata(self.directory / str(step)).custom_metadata or {})
-        except Exception as error:  # whatever orbax makes of broken files
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                raise  # no damage: no permission, too many open files
-            return {}
+            return dict(ocp.metadata(self.directory / str(step)).custom_metadata or {})
+        except Exception as error:
+            if _is_damage(error):
+                return {}
+            raise
 
     def wait(self) -> None:
         """Returns when the last save is complete on disk.
@@ -111,9 +111,8 @@ class Checkpoints:
             (step, response), self._pending = self._pending, None
             reason: object = "orbax gives no reason"
             try:
-                with quiet():
-                    if response.result():
-                        return
+                if response.result():
+                    return
             except Exception as error:  # of orbax, TensorStore or the system, each with its own
                 reason = error
             raise self._not_saved(step, reason)
@@ -126,17 +125,10 @@ class Checkpoints:
             raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
         path = self.directory / str(step)
         try:
-            with quiet():
-                return _load(path, self._name, place)
-        except (ConfigError, MemoryError):
-            raise
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise  # no damage: no permission, no connection, too many open files
-            raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
-        except jax.errors.JaxRuntimeError:  # no memory on the device, for one
-            raise
-        except Exception as error:  # whatever orbax makes of broken files
+            return _load(path, self._name, place)
+        except Exception as error:
+            if not _is_damage(error):
+                raise
             cause = error.__cause__ or error
             said = f"it has no {cause}" if isinstance(cause, KeyError) else str(cause)
             reason = " ".join(said.split())[:200]
@@ -163,8 +155,7 @@ class Checkpoints:
         self._pending = None
         writer, self._writer = self._writer, None
         if writer:
-            with quiet():
-                writer.close()
+            writer.close()
 
     def _not_saved(self, step: int, reason: object) -> OSError:
         """In one line, with the system's own number where there is one."""
@@ -193,6 +184,14 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         return self._writer
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whatever orbax makes of broken files; not that there is no permission, no connection, no
+    memory on the device, too many open files."""
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return not isinstance(error, ConfigError | MemoryError | jax.errors.JaxRuntimeError)
 
 
 def _load(path: epath.Path, branch: str, place: Place | None) -> State:

@@ -43,11 +43,8 @@ _LOST = "bring the file back, or move the branch's directory away to train it ag
 
 
 def read(path: Path, until: int | None = None) -> Kept:
-    """The file as it was written, as far as a kill let it be.
-
-    Args:
-      path: of the file; its directory has the branch's name.
-      until: later rows are left out, whatever they hold; None for all.
+    """The file of the branch that has its directory's name, as it was written, as far as a kill let
+    it be; rows later than `until` are left out, whatever they hold.
 
     Raises:
       DamagedFile: for a row that is not as it was written, or not where it was, naming the line.

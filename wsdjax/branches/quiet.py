@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 
 _TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
 
@@ -20,15 +18,7 @@ def _news(record: logging.LogRecord) -> bool:
     return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
 
 
-logging.getLogger("absl").addFilter(_news)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Filters what orbax says to the root logger meanwhile, too."""
-    root = logging.getLogger()
-    root.addFilter(_news)
-    try:
-        yield
-    finally:
-        root.removeFilter(_news)
+def quiet() -> None:
+    """Filters what orbax says from now on, through absl's logger and the root."""
+    for name in ("absl", None):
+        logging.getLogger(name).addFilter(_news)

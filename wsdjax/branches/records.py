@@ -45,11 +45,7 @@ class Segment(NamedTuple):
 
 
 class Records:
-    """The branches of a workdir, by their records.
-
-    Args:
-      workdir: a local directory; made when the first branch is.
-    """
+    """The branches of a workdir, by their records."""
 
     def __init__(self, workdir: str | Path):
         self.workdir = Path(workdir).expanduser().absolute()
@@ -62,11 +58,8 @@ class Records:
         return list(self.records())
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """The content of every `branch.json`, in the order in which the branches were made.
-
-        Raises:
-          DamagedFile: for a branch without a record, or with one that is none.
-        """
+        """The content of every `branch.json`, in the order in which the branches were made; a
+        `DamagedFile` tells of a branch without one, or whose one is none."""
         for directory in self.workdir.glob("branches/*/"):
             if not (directory / "branch.json").exists():
                 check_empty(directory)
@@ -74,12 +67,8 @@ class Records:
         return {each["branch"]["name"]: each for each in sorted(found, key=lambda r: r["order"])}
 
     def branches(self) -> dict[str, ResolvedBranch]:
-        """The branches, in the order in which they were made: parents come first.
-
-        Raises:
-          DamagedFile: as `records`, and for one whose parent is not there or does not reach the
-            fork.
-        """
+        """The branches, in the order in which they were made, parents first; raises as `records`,
+        and for one whose parent is not there or does not reach the fork."""
         records = self.records()
         found = {n: ResolvedBranch.from_json(each["branch"]) for n, each in records.items()}
         for branch in found.values():
@@ -95,11 +84,8 @@ class Records:
         return found
 
     def record(self, name: str) -> dict[str, Any]:
-        """The content of `branch.json`.
-
-        Raises:
-          MissingNode: for a branch that does not exist, naming those that do.
-        """
+        """The content of `branch.json`; for a branch that does not exist a `MissingNode` names
+        those that do."""
         path = self.directory(name) / "branch.json"
         if not (is_name(name) and path.exists()):
             there = listed(path.parent.name for path in self._files())
@@ -111,11 +97,8 @@ class Records:
         return self.record(name)["trained_with"]
 
     def lineage(self, name: str) -> list[Segment]:
-        """The segments from the initialisation to the end of a branch, root first.
-
-        Raises:
-          MissingNode: for a branch that does not exist.
-        """
+        """The segments from the initialisation to the end of a branch, root first; raises as
+        `record`."""
         stop = self.record(name)["branch"]["end"]  # or an error that tells which there are
         branches, segments = self.branches(), []
         while name:
@@ -193,18 +176,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_empty(directory: Path) -> None:
-    """That nothing lies there of a branch whose record is gone.
-
-    Raises:
-      DamagedFile: if something does.
-    """
-    there = directory.iterdir() if directory.exists() else ()
-    if left := sorted(path.name for path in there if not _is_nothing(path)):
+    """That nothing lies there of a branch whose record is gone; else a `DamagedFile` tells."""
+    there = [*directory.iterdir()] if directory.exists() else []
+    empty = {path for path in there if path.is_dir() and not any(path.iterdir())}
+    if left := sorted(p.name for p in there if p not in empty and p.suffix != ".tmp"):
         raise DamagedFile(
             f"{directory} has {', '.join(left[:3])} and no branch.json, which tells what they are "
             f"of; {_REMEDY}"
         )
-
-
-def _is_nothing(path: Path) -> bool:
-    return path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir()))

@@ -25,14 +25,9 @@ class JsonLines:
     The rows of a run that was killed may be ahead of its newest checkpoint; training makes
     them again. The file is replaced at once or not at all.
 
-    Args:
-      path: of the file; its directory has the branch's name.
-      start: completed updates at the branch's fork.
-      step: those from which training goes on.
-      recorded: the checksum that the checkpoint of `step` keeps, if it keeps one.
-
-    Raises:
-      DamagedFile: if a row of the updates `start` + 1, ..., `step` is not as it was written.
+    The branch, which has the name of the directory, was forked at `start`; `recorded` is the
+    checksum that the checkpoint of `step` keeps, if it keeps one. A `DamagedFile` tells of a row up
+    to there that is not as it was written.
     """
 
     def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):

@@ -101,11 +101,8 @@ class BranchStore(Records):
             )
 
     def metrics(self, name: str) -> metrics.Table:
-        """The rows of a branch and of its ancestors up to their forks, as one table.
-
-        Raises:
-          DamagedFile: for rows that are not those that were written, naming file and line.
-        """
+        """The rows of a branch and of its ancestors up to their forks, as one table; a
+        `DamagedFile` names those that are not what was written."""
         rows = [
             row
             for branch, start, stop in self.lineage(name)
@@ -152,11 +149,7 @@ class BranchStore(Records):
         self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
 
     def wait(self, *names: str) -> None:
-        """Returns when the branches' last saves are complete on disk.
-
-        Raises:
-          OSError: if one failed.
-        """
+        """Returns when the branches' last saves are complete on disk; raises if one failed."""
         for name in names:
             self._checkpoints(name).wait()
 
@@ -199,11 +192,8 @@ class BranchStore(Records):
         return self._checkpoints(branch).load(step, place)
 
     def snapshot(self, name: str, state: State) -> None:
-        """Begins to keep the parameters of a node, for probes.
-
-        Raises:
-          OSError: if the one before it was not kept.
-        """
+        """Begins to keep the parameters of a node, for probes; raises if those before were not
+        kept."""
         self._checkpoints(name, "snapshots").save(states.parameters_alone(state))
 
     def nodes(self, name: str) -> list[int]:

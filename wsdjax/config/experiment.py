@@ -138,11 +138,8 @@ class Experiment(Kind):
 
 
 def validate(experiment: Experiment) -> None:
-    """Checks every field's type and range, and makes it what its annotation says.
-
-    Raises:
-      ConfigError: naming the field, the value and what is allowed.
-    """
+    """Checks every field's type and range, and makes it what its annotation says; raises as
+    `wsdjax.config.validation.check`."""
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             f"get_config() must return an Experiment, not {kind_name(type(experiment))}"

@@ -36,11 +36,8 @@ class Kind:
         return type(self).__name__
 
     def check(self, path: str) -> None:
-        """That the fields fit each other; `wsdjax.config.validation` has checked each by itself.
-
-        Raises:
-          ConfigError: naming the field, which stands below `path`, its value and what is allowed.
-        """
+        """That the fields fit each other, each of which has been checked by itself; else a
+        `ConfigError` names the field, which stands below `path`, its value and what is allowed."""
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
@@ -55,12 +52,8 @@ K = TypeVar("K", bound=Kind)
 
 @typing.dataclass_transform(field_specifiers=(dataclasses.field,))
 def kind(cls: type[K]) -> type[K]:
-    """Makes a dataclass of the class and registers it by its name.
-
-    Raises:
-      TypeError: for a name that another has, or a field called "type", which is where JSON has
-        the name.
-    """
+    """Makes a dataclass of the class and registers it by its name, which no other may have; no
+    field may be called "type", which is where JSON has the name."""
     name, made = cls.__name__, dataclasses.dataclass(cls)
     hints = typing.get_type_hints(made)
     for f in dataclasses.fields(made):
@@ -90,11 +83,7 @@ class Span:
     """The parent's rate of update number `start`; 0 for a root."""
 
     def rate_left(self) -> float:
-        """The rate to go on from: the parent's at the fork.
-
-        Raises:
-          ValueError: if it is 0.
-        """
+        """The rate to go on from: the parent's at the fork, which must not be 0."""
         if self.before == 0:
             raise ValueError(
                 f"the rate of {self.parent!r} is 0 at {self.start}: none is left to go on from; "
@@ -121,11 +110,8 @@ class Schedule(Kind):
         return ""
 
     def rate(self, span: Span) -> Rate:
-        """eta(t) along a branch, whose lengths are in updates by now.
-
-        Raises:
-          ValueError: if the schedule does not fit the branch.
-        """
+        """eta(t) along a branch, whose lengths are in updates by now; a `ValueError` if the
+        schedule does not fit it."""
         raise NotImplementedError
 
     def rate_after(self, span: Span) -> float:

@@ -28,11 +28,8 @@ else:
 
 
 def terms(length: Length) -> list[tuple[float, str]]:
-    """(number, unit) of each term, units being steps, epochs, tokens and %.
-
-    Raises:
-      ValueError: for what is no length.
-    """
+    """(number, unit) of each term, units being steps, epochs, tokens and %; a `ValueError` tells
+    of what is no length."""
     if isinstance(length, int):
         return [(_float(length), "steps")]
     text, at, parted = str(length), 0, False

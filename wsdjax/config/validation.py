@@ -43,10 +43,9 @@ def kind_name(kind: Any) -> str:
 
 
 def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUNDS) -> Any:
-    """`value`, which stands at `path`, against its annotation `kind`.
-
-    Returns it as its annotation says, which is how its record will give it back: a whole number in
-    a float's place as a float, a list as a tuple. The fields of dataclasses are made so in place.
+    """The value at `path` as its annotation `kind` says, which is how its record will give it
+    back: a whole number in a float's place as a float, a list as a tuple. The fields of dataclasses
+    are made so in place.
 
     Raises:
       ConfigError: naming the path, the value and what is allowed.
@@ -110,11 +109,7 @@ def _check_fields(path: str, dot: str, value: Kind) -> None:
 
 
 def check_path(path: str, value: str) -> None:
-    """That a text can name a file or a directory.
-
-    Raises:
-      ConfigError: for a character that no name has, or more of them than a system takes.
-    """
+    """That a text can name a file or a directory: by its characters, and by how many they are."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ConfigError(f"{path} = {shown(value)}: holds a character that is none of a path's")
     longest = max(len(part.encode()) for part in value.split("/"))

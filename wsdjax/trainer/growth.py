@@ -50,8 +50,12 @@ class Trainer:
         """
         store, there = self.store, self.store.branches()
         for name, branch in there.items():
-            if branch.parent in names and store.is_done(branch.parent):
-                self._tell_of_lost_fork(branch)
+            forked = branch.parent in names and store.is_done(branch.parent) and store.steps(name)
+            if forked and branch.start not in store.steps(branch.parent):
+                log.warning(  # what is trained stands without it
+                    "%s@%d is gone, from which %s was forked: nothing more can be forked there",
+                    *(branch.parent, branch.start, name),
+                )
             if name in names and store.is_done(name):
                 group = [there[sibling] for sibling in store.siblings(name)]
                 if start.read(store, name, branch.end, place_of_one(group)):
@@ -105,14 +109,6 @@ class Trainer:
             )
         # All of them: no accident, but nothing to be silent about.
         log.warning("%s has no snapshots any more, of %s", name, gone)
-
-    def _tell_of_lost_fork(self, branch: ResolvedBranch) -> None:
-        """A node from which a branch went its own way: what is trained stands without it."""
-        if branch.start not in self.store.steps(branch.parent) and self.store.steps(branch.name):
-            log.warning(
-                "%s@%d is gone, from which %s was forked: nothing more can be forked there",
-                *(branch.parent, branch.start, branch.name),
-            )
 
 
 def grow(
@@ -187,18 +183,10 @@ def fork(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> ResolvedBranch:
-    """Adds a branch to a workdir, or goes on with it, and trains it to its end.
+    """Adds a branch, whose parent is there, to a workdir, or goes on with it, and trains it to its
+    end; raises as `grow`.
 
-    Args:
-      store: the workdir's.
-      name: the new branch's.
-      branch: what it is; its `parent` is in the workdir.
-      watch: how it is watched; as the workdir's config says if None.
-      progress: told of every update, where `watch` is None.
-
-    Raises:
-      ConfigError, MissingNode: for a branch that cannot be; nothing is written then.
-      Diverged: at a loss or an update that is not finite.
+    It is watched as `watch` says or, if that is None, the workdir's config, with `progress`.
     """
     validate_branch(name, branch)
     experiment = workdir.experiment_of(store.workdir)
@@ -212,11 +200,8 @@ def fork(
 def resolved_in(
     store: BranchStore, name: str, branch: Branch, experiment: Experiment | None
 ) -> ResolvedBranch:
-    """A branch of a workdir, whose experiment says what its lengths in percent are of.
-
-    Raises:
-      ConfigError, MissingNode: for one that cannot be.
-    """
+    """A branch of a workdir, whose experiment says what its lengths in percent are of; a
+    `ConfigError` or `MissingNode` tells of one that cannot be."""
     branches, parent = store.branches(), branch.parent.partition("@")[0]
     store.record(parent)  # or an error that tells which there are
     sets = experiment.data_sets() if experiment else []

@@ -37,12 +37,8 @@ def train(
     watch: Watch,
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    """Trains a group from `state` to update `end`, whose checkpoint is kept; `state` is donated.
-
-    Raises:
-      Diverged: at a loss or an update that is not finite.
-      Stopped: once `asked_to_stop` says so, after a checkpoint.
-    """
+    """Trains a group from `state`, which is donated, to update `end`, whose checkpoint is kept;
+    raises `Diverged` or, once it is `asked_to_stop` and has saved, `Stopped`."""
     first, names, begin = group.first, group.names, int(state.step)
     program, progress = group.program, watch.progress
     rows = group.rows(store, begin, watch.tensorboard)
@@ -105,13 +101,13 @@ def train(
 def _diverged(group: Group, n: int, bad: np.ndarray) -> Diverged:
     owners = [f"{b.name} seed {seed}" for b in group.branches for seed in b.replicate_seeds]
     which = [owner for owner, is_bad in zip(owners, bad, strict=True) if is_bad]
-    names, others = group.names, ""
+    names = group.names
+    said = (
+        f"not finite at update {n}: {', '.join(which)}. The last good checkpoint is kept; "
+        "lower optimizer.peak_value or set optimizer.clip_norm"
+    )
     if len(names) > 1:
-        others = (
+        said += (
             f"; {', '.join(names)} train together: to go on without it give the others new names"
         )
-    return Diverged(
-        f"not finite at update {n}: {', '.join(which)}. The last good checkpoint is kept; "
-        f"lower optimizer.peak_value or set optimizer.clip_norm{others}",
-        names,
-    )
+    return Diverged(said, names)

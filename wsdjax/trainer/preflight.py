@@ -77,13 +77,13 @@ def _check_same_data(store: BranchStore, before: ResolvedBranch, branch: Resolve
     data."""
     if (before.data, before.data_start) != (branch.data, branch.data_start):
         return
-    known, now = store.record(before.name)["data_facts"], branch.data.describe().facts
-    for name in known:
-        if known[name] != now.get(name):
+    now = branch.data.describe().facts
+    for name, known in store.record(before.name)["data_facts"].items():
+        if known != now.get(name):
             raise ConfigError(
                 f"data = {branch.data}: these are not the data that {before.name!r} was trained on "
-                f"({name} was {known[name]}, and is {now.get(name)}). Bring those back, or fork a "
-                "branch with data of its own"
+                f"({name} was {known}, and is {now.get(name)}). Bring those back, or fork a branch "
+                "with data of its own"
             )
 
 
@@ -111,11 +111,9 @@ def warn_of_other_software(store: BranchStore, name: str) -> None:
     """Tells what of packages and machine is another than when the branch, or what it goes on
     from, was trained."""
     before = name if store.steps(name) else store.branches()[name].parent
-    changed = provenance.changes(store.record(before)) if before else []
-    if changed:
+    if before and (changed := provenance.changes(store.record(before))):
         log.warning(
             "%s goes on from what was trained with %s: it may differ from what would have "
             "been trained there",
-            name,
-            ", ".join(changed),
+            *(name, ", ".join(changed)),
         )

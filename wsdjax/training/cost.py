@@ -47,22 +47,11 @@ def of_update(
     accumulate: int = 1,
     averaged: Averages | None = None,
 ) -> Cost:
-    """The cost of one update of a model.
-
-    Args:
-      config: the model's.
-      batch: of the whole update; arrays or their shapes.
-      accumulate: micro-batches that it is cut into.
-      averaged: the averages that are kept.
-    """
+    """The cost of one update of a model, by its whole batch, or the shapes of it, which is cut
+    into `accumulate` micro-batches."""
     model = models.build(config, training=True)
     params, state_bytes = of_state(config, averaged)
-    part = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (leaf.shape[0] // accumulate, *leaf.shape[1:]), leaf.dtype
-        ),
-        batch,
-    )
+    part = jax.eval_shape(lambda b: jax.tree.map(lambda leaf: leaf[::accumulate], b), batch)
     # Of the plain model: the products inside a fused kernel cannot be seen.
     loss = jax.make_jaxpr(models.build(config).loss)(params, part)
     return Cost(

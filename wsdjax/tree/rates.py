@@ -11,11 +11,8 @@ from wsdjax.tree.branch import ResolvedBranch
 
 
 def schedule_of(branch: ResolvedBranch, branches: Mapping[str, ResolvedBranch]) -> Rate:
-    """eta(t), t the absolute number of the update; `branches` holds the ancestors.
-
-    Raises:
-      ValueError: if the schedule does not fit the branch.
-    """
+    """eta(t), t the absolute number of the update, or a `ValueError` if the schedule does not fit
+    the branch; `branches` holds the ancestors."""
     return branch.schedule.rate(_span(branch, branches))
 
 

@@ -71,15 +71,8 @@ def resolve_branch(
     length: int | None = None,
     described: Known = _NOTHING,
 ) -> ResolvedBranch:
-    """The resolved branch that `branch` makes, with what it inherits from `parent`.
-
-    Args:
-      name: the new branch's.
-      branch: what it is and what it changes.
-      parent: what it forks from.
-      branches: the tree so far; it holds the parent's ancestors.
-      length: the run's in updates, for lengths in percent.
-      described: what is known of its data and its parent's.
+    """The resolved branch that `branch` makes, with what it inherits from `parent`, whose ancestors
+    are among `branches`; lengths in percent are of `length`, in updates.
 
     Raises:
       ConfigError: for a fork outside the parent, a length that means nothing here, fewer
@@ -196,11 +189,7 @@ def _known(data: DataConfig, described: Known) -> Described | None:
 
 
 def run_length(experiment: Experiment, described: Known = _NOTHING) -> int | None:
-    """The experiment's `length` in updates, measured in its own data set.
-
-    Raises:
-      ConfigError: for a length that means nothing there.
-    """
+    """The experiment's `length` in updates, measured in its own data set."""
     if experiment.length is None:
         return None
     one = units(experiment.data, experiment.batch_size, None, described)
@@ -208,11 +197,8 @@ def run_length(experiment: Experiment, described: Known = _NOTHING) -> int | Non
 
 
 def every(experiment: Experiment, field: str, described: Known = _NOTHING) -> int:
-    """The experiment's `eval_every`, `checkpoint_every` or `snapshot_every` in updates.
-
-    Raises:
-      ConfigError: for a length that means nothing here, or comes to nothing.
-    """
+    """The experiment's `eval_every`, `checkpoint_every` or `snapshot_every` in updates; a
+    `ConfigError` tells of one that means nothing here, or comes to nothing."""
     length = run_length(experiment, described)
     one = units(experiment.data, experiment.batch_size, length, described)
     count = _updates(field, getattr(experiment, field), one, 2**63)  # so many: never
