@@ -28,7 +28,7 @@ from helpers import (
 
 from experiments.cli import overrides
 from wsdjax.branches import BranchStore, metrics
-from wsdjax.branches.rows import JsonLines
+from wsdjax.branches.metrics import JsonLines
 from wsdjax.config import validate
 
 MISTAKES = {

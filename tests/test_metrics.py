@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wsdjax.branches import metrics
-from wsdjax.branches.rows import JsonLines
+from wsdjax.branches.metrics import JsonLines
 from wsdjax.files import DamagedFile
 
 

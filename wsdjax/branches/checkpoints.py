@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,14 +13,11 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from wsdjax.branches.quiet import quiet
 from wsdjax.checksum import checksums
 from wsdjax.errors import ConfigError, UserError
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.wording import listed
-
-quiet()
 
 
 class MissingNode(UserError, LookupError):
@@ -250,3 +248,21 @@ def _saved(state: State) -> dict[str, Any]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+_TOLD_BY_WAIT = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+
+
+def _news(record: logging.LogRecord) -> bool:
+    """Whether what orbax logs is worth a line: not that files are not of its usual format, as it
+    warns at every save and load, and not, in a thousand lines, why a save failed, which `wait`
+    raises."""
+    if record.levelno >= logging.ERROR and "orbax" in record.pathname:
+        record.exc_info = record.exc_text = None
+        return record.filename not in _TOLD_BY_WAIT
+    text = record.getMessage()
+    return "merge of OCDBT" not in text and "TensorStore data files not found" not in text
+
+
+for _name in ("absl", None):  # and the root, which orbax speaks through too
+    logging.getLogger(_name).addFilter(_news)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsdjax.files import DamagedFile, object_of, read_lines
+from wsdjax.files import DamagedFile, naming, object_of, read_lines, write_atomically
 
 
 class Table(NamedTuple):
@@ -73,7 +75,7 @@ def _checked(path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
         line = content.decode()
         if found := _SUM.search(line):
             del row["sum"]
-            last = sum_of(last or path.parent.name, line[: found.start()] + "}")
+            last = _sum_of(last or path.parent.name, line[: found.start()] + "}")
             if last != found[1]:
                 raise DamagedFile(f"{at}: is not what was written after the line before; {_LOST}")
         elif last:
@@ -111,7 +113,7 @@ def check_end(path: Path, kept: Kept, start: int, step: int, recorded: str | Non
         )
 
 
-def sum_of(before: str, line: str) -> str:
+def _sum_of(before: str, line: str) -> str:
     return hashlib.sha256(f"{before}\n{line}".encode()).hexdigest()[:12]
 
 
@@ -126,6 +128,47 @@ def _check_values(at: str, row: dict[str, Any]) -> None:
         values = value if isinstance(value, list) else [value]
         if not all(type(each) in _NUMBERS for each in values):
             raise DamagedFile(f"{at}: no row, its {name[:40]!r} is no number; {_LOST}")
+
+
+class JsonLines:
+    """Appends rows to a branch's file, after dropping those later than `step`.
+
+    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
+    them again. The file is replaced at once or not at all.
+
+    The branch, which has the name of the directory, was forked at `start`; `recorded` is the
+    checksum that the checkpoint of `step` keeps, if it keeps one. A `DamagedFile` tells of a row up
+    to there that is not as it was written.
+    """
+
+    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
+        # One of step `start` is of the initial weights, and written when the branch begins.
+        kept = read(path, step if step > start else -1)
+        check_end(path, kept, start, step, recorded)
+        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
+        self._path, self._file = path, path.open("a")
+        self.sum = kept.sums[-1] if kept.sums else ""
+
+    def write(self, row: dict[str, Any]) -> None:
+        line = json.dumps({name: _finite(value) for name, value in row.items()})
+        self.sum = _sum_of(self.sum or self._path.parent.name, line)
+        with naming(self._path):
+            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
+
+    def flush(self) -> None:
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        with self._file:
+            self.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Table:

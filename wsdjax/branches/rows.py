@@ -1,11 +1,8 @@
-"""Where the rows of training go: `metrics.jsonl` (`wsdjax.branches.metrics`), and TensorBoard."""
+"""Where the rows of siblings go: to each one's `metrics.jsonl`, and to TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,44 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wsdjax.branches.metrics import check_end, read, sum_of
-from wsdjax.files import naming, write_atomically
+from wsdjax.branches.metrics import JsonLines
 from wsdjax.tree.branch import ResolvedBranch
-
-
-class JsonLines:
-    """Appends rows to a branch's file, after dropping those later than `step`.
-
-    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
-    them again. The file is replaced at once or not at all.
-
-    The branch, which has the name of the directory, was forked at `start`; `recorded` is the
-    checksum that the checkpoint of `step` keeps, if it keeps one. A `DamagedFile` tells of a row up
-    to there that is not as it was written.
-    """
-
-    def __init__(self, path: Path, start: int, step: int, recorded: str | None = None):
-        # One of step `start` is of the initial weights, and written when the branch begins.
-        kept = read(path, step if step > start else -1)
-        check_end(path, kept, start, step, recorded)
-        write_atomically(path, "".join(f"{line}\n" for line in kept.lines))
-        self._path, self._file = path, path.open("a")
-        self.sum = kept.sums[-1] if kept.sums else ""
-
-    def write(self, row: dict[str, Any]) -> None:
-        line = json.dumps({name: _finite(value) for name, value in row.items()})
-        self.sum = sum_of(self.sum or self._path.parent.name, line)
-        with naming(self._path):
-            self._file.write(f'{line[:-1]}, "sum": "{self.sum}"}}\n')
-
-    def flush(self) -> None:
-        with naming(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        with self._file:
-            self.flush()
 
 
 class TensorBoard:
@@ -120,9 +81,3 @@ class Rows:
 
     def _all(self) -> list[Writer]:
         return [*self.files, *self.boards]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

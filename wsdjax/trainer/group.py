@@ -10,7 +10,8 @@ import numpy as np
 
 from wsdjax import data
 from wsdjax.branches import BranchStore
-from wsdjax.branches.rows import JsonLines, Rows, TensorBoard
+from wsdjax.branches.metrics import JsonLines
+from wsdjax.branches.rows import Rows, TensorBoard
 from wsdjax.placement import mesh
 from wsdjax.training import optim
 from wsdjax.training import state as states

@@ -61,12 +61,8 @@ def make_step(
     if placed is None:
         return jax.jit(step, donate_argnums=0)
     state = placed.of(jax.eval_shape(lambda: states.create(model, [0], averaged)))
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(state, placed.batch, placed.replicates),
-        out_shardings=(state, placed.replicates),
-    )
+    given, new = (state, placed.batch, placed.replicates), (state, placed.replicates)
+    return jax.jit(step, donate_argnums=0, in_shardings=given, out_shardings=new)
 
 
 def _accumulated(
