@@ -87,10 +87,8 @@ def _host() -> str:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # alive, and another's
-        return True
+    except OSError as error:  # or it is alive, and another's
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

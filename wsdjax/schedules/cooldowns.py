@@ -77,12 +77,6 @@ def _factor(formula: Factor) -> Factor:
     return functools.wraps(formula)(lambda p, end: formula(exact(p), end))
 
 
-def _never_zero(factor: Factor) -> Factor:
-    """Marks a shape that needs an end above 0."""
-    factor.never_zero = True  # type: ignore[attr-defined]
-    return factor
-
-
 @_factor
 def _linear(p, end):
     return end + (1 - end) * (1 - p)
@@ -112,13 +106,11 @@ def _mirror_cosine(p, end):
     return 2 * _linear(p, end) - _cosine(p, end)
 
 
-@_never_zero
 @_factor
 def _exponential(p, end):
     return end**p
 
 
-@_never_zero
 @_factor
 def _inverse(p, end):
     return 1 / (p / end + (1 - p))
@@ -149,6 +141,8 @@ _FAMILIES: dict[str, Callable[[float], Factor]] = {
     "one_minus_power": one_minus_power,
     "lowered_linear": lowered_linear,
 }
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
+"""Such as "0.3" or "1e-2"; not Python's own "nan", "1_0" and digits of other scripts."""
 
 
 def factor_of(shape: str | Factor, end_value: float) -> Factor:
@@ -159,33 +153,22 @@ def factor_of(shape: str | Factor, end_value: float) -> Factor:
       ValueError: for a shape that does not exist, or an end of 0 that it never reaches.
     """
     factor = COOLDOWNS.get(shape, shape) if isinstance(shape, str) else shape
-    if getattr(factor, "never_zero", False) and end_value == 0:
-        name = next((name for name, each in COOLDOWNS.items() if each is factor), shape)
+    if factor in (_exponential, _inverse) and end_value == 0:
+        name = next(name for name, each in COOLDOWNS.items() if each is factor)
         raise ValueError(f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0")
     if callable(factor):
         return factor
     family = re.fullmatch(r"(\w+)\((.*)\)", shape) if isinstance(shape, str) else None
     why = ""
     if family and family[1] in _FAMILIES:
-        if (number := _number(family[2])) is not None:
-            return _FAMILIES[family[1]](number)
+        if re.fullmatch(_NUMBER, family[2]):
+            return _FAMILIES[family[1]](float(family[2]))
         why = f": {shown(family[2])} is no number"
     families = ", ".join(f"{name}(NUMBER)" for name in _FAMILIES)
     raise ValueError(
         f"unknown cooldown shape {shown(shape)}{why}; the shapes are {', '.join(COOLDOWNS)}, "
         f"{families}"
     )
-
-
-def _number(text: str) -> float | None:
-    """The number, as of "0.3" or "1e-2"; None for another text, Python's own "nan", "1_0" and
-    digits of other scripts among them."""
-    if not re.fullmatch(r"[0-9.e+-]+", text):
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 @of_plain_numbers
