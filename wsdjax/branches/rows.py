@@ -25,11 +25,10 @@ class TensorBoard:
 
     def write(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
-            if name != "step":
-                values = value if isinstance(value, list) else [value]
-                tags = [f"{name}/{i}" for i in range(len(values))] if len(values) > 1 else [name]
-                for tag, scalar in zip(tags, values, strict=True):
-                    self._writer.add_scalar(tag, scalar, row["step"])
+            values = value if isinstance(value, list) else [value]
+            for i, scalar in enumerate(values if name != "step" else []):
+                tag = f"{name}/{i}" if len(values) > 1 else name
+                self._writer.add_scalar(tag, scalar, row["step"])
 
     def flush(self) -> None:
         self._writer.flush()
