@@ -65,7 +65,7 @@ MISTAKES = {
     "no UTF-8": (["--config.weights=\udc80"], "is not UTF-8"),
     "more updates than are counted": (
         ["--config.tree.trunk.steps=1000000000000"],
-        "tree.trunk.steps = 1000000000000: comes to 1000000000000 updates, and they are counted",
+        "tree.trunk.steps = 1000000000000: comes to 1000000000000 updates, must be >= 1 and",
     ),
     "more than the machine holds": (
         ["--config.model.classes=2000000000"],

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,12 +171,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(rows: Iterable[dict[str, Any]]) -> Table:
+def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Rows of one lineage as arrays."""
-    updates: list[dict] = []
-    evaluations: list[dict] = []
-    for row in rows:
-        (updates if "loss" in row else evaluations).append(row)
+    updates = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "loss" not in row]
 
     def columns(rows):
         # A branch that averages its weights has columns that its ancestors lack: NaN there.

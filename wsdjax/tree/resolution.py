@@ -103,11 +103,7 @@ def resolve_branch(
                 f"{parent.start + 1} to {parent.end}"
             )
     one = units(data, parent.batch_size, length, described)
-    steps = _updates(f"{where}.steps", branch.steps, one)
-    if steps < 1:
-        raise ConfigError(
-            f"{where}.steps = {shown(branch.steps)}: comes to {shown(steps)}, must be >= 1"
-        )
+    steps = _updates(f"{where}.steps", branch.steps, one, 1)
     if start + steps >= SIZE:
         raise ConfigError(
             f"{where}.steps = {shown(branch.steps)}: would end at update {start + steps:,}, and "
@@ -201,23 +197,20 @@ def every(experiment: Experiment, field: str, described: Known = _NOTHING) -> in
     `ConfigError` tells of one that means nothing here, or comes to nothing."""
     length = run_length(experiment, described)
     one = units(experiment.data, experiment.batch_size, length, described)
-    count = _updates(field, getattr(experiment, field), one, 2**63)  # so many: never
-    if count < 1:
-        raise ConfigError(
-            f"{field} = {shown(getattr(experiment, field))}: comes to {shown(count)} updates"
-        )
-    return count
+    return _updates(field, getattr(experiment, field), one, 1, 2**63)  # so many: never
 
 
-def _updates(path: str, length: Length, one: Mapping[str, float], below: int = SIZE) -> int:
+def _updates(
+    path: str, length: Length, one: Mapping[str, float], least: int = 0, below: int = SIZE
+) -> int:
     try:
         count = updates(length, one)
     except ValueError as error:
         raise ConfigError(f"{path} = {error}") from None
-    if abs(count) >= below:
+    if not least <= count < below:
         raise ConfigError(
-            f"{path} = {shown(length)}: comes to {shown(count)} updates, and they are counted to "
-            f"{below - 1:,}"
+            f"{path} = {shown(length)}: comes to {shown(count)} updates, must be >= {least} and "
+            f"< {below}"
         )
     return count
 
