@@ -93,11 +93,8 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any], default: Callable | None = None) -> None:
-    """Writes JSON atomically, with a checksum of what it says; `default` as for `json.dumps`.
-
-    Raises:
-      OSError: if it cannot be written, naming `path`.
-    """
+    """Writes JSON as `write_atomically`, with a checksum of what it says; `default` as for
+    `json.dumps`."""
     content = json.loads(json.dumps(content, default=default))  # tuples and keys as they are read
     write_atomically(path, json.dumps({**content, _SEAL: _seal(content)}, indent=1) + "\n")
 

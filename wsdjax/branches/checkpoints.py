@@ -70,16 +70,10 @@ class Checkpoints:
         """
         self.wait()
         self._step = step = int(state.step)
+        record = {**(facts or {}), "branch": self._name, "checksums": checksums(state)}
         try:
             response = self._open().save_async(
-                step,
-                _saved(state),
-                force=True,
-                custom_metadata={
-                    **(facts or {}),
-                    "branch": self._name,
-                    "checksums": checksums(state),
-                },
+                step, _saved(state), force=True, custom_metadata=record
             )
         except OSError as error:
             raise self._not_saved(step, error) from error
@@ -100,11 +94,7 @@ class Checkpoints:
             raise
 
     def wait(self) -> None:
-        """Returns when the last save is complete on disk.
-
-        Raises:
-          OSError: if it failed.
-        """
+        """Returns when the last save is complete on disk; an `OSError` tells if it failed."""
         if self._pending:
             (step, response), self._pending = self._pending, None
             reason: object = "orbax gives no reason"

@@ -87,7 +87,7 @@ class BranchStore(Records):
         for branch, trained_with in self.check(branches):
             self.write(branch, trained_with, self._elsewhere(branch.name))
 
-    def _there(self, forked: Iterable[str] = ()) -> registration.There:
+    def _there(self, forked: Iterable[str]) -> registration.There:
         branches, records = self.branches(), self.records()
         siblings = {name: record["trained_with"] for name, record in records.items()}
         saved = {name: self.steps(name) for name in forked if name in branches}
@@ -121,8 +121,9 @@ class BranchStore(Records):
         stamp = (status and (status.st_size, status.st_mtime_ns), steps)
         if name not in self._read or self._read[name][0] != stamp:
             kept = metrics.read(path)
-            for last in steps[-1:]:
-                metrics.check_end(path, kept, start, last, self.recorded_rows(name, last))
+            if steps:
+                recorded = self.recorded_rows(name, steps[-1])
+                metrics.check_end(path, kept, start, steps[-1], recorded)
             self._read[name] = stamp, kept.rows
         return self._read[name][1]
 
@@ -205,12 +206,8 @@ class BranchStore(Records):
         return sorted(found)
 
     def params(self, branch: str, step: int) -> Any:
-        """The parameters [R, ...] at a node, from a checkpoint or a snapshot.
-
-        Raises:
-          MissingNode: if neither is there.
-          DamagedCheckpoint: if what is on disk is not what was saved.
-        """
+        """The parameters [R, ...] at a node, from a checkpoint or a snapshot; raises as `restore`
+        if there is neither, or not what was saved."""
         resolved = self.record(branch)["branch"]
         snapshots = self._checkpoints(branch, "snapshots")
         if step in snapshots.steps():
@@ -235,11 +232,8 @@ class BranchStore(Records):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the workdir for one writing process; the system frees it when that dies.
-
-        Raises:
-          WorkdirBusy: if another process holds it.
-        """
+        """Holds the workdir for one writing process, and the system frees it when that dies;
+        raises `WorkdirBusy` if another holds it."""
         with held(self.workdir):
             self.sweep()
             try:

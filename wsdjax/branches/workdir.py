@@ -17,11 +17,8 @@ _REMEDY = "delete it and give the command that trained the run again"
 
 
 def experiment_of(workdir: Path) -> Experiment | None:
-    """The experiment that a workdir's `config.json` holds; None if there is none.
-
-    Raises:
-      DamagedFile: if it is no experiment.
-    """
+    """The experiment that a workdir's `config.json` holds, or a `DamagedFile` if it is none; None
+    if there is no file."""
     file = workdir / "config.json"
     if not file.exists():
         return None

@@ -35,10 +35,8 @@ def key(*values: Any) -> str:
 def from_json(value: Any, kind: Any) -> Any:
     """The inverse of `to_json`, for a value of the annotation `kind`: what is written alike, such
     as a branch called "type" and a dataclass's type, or infinity and the text "inf", is told apart
-    by that alone. What is nothing of the kind stays as it is, for validation to refuse.
-
-    Raises:
-      ConfigError: for a type or a field that is not known.
+    by that alone. What is nothing of the kind stays as it is, for validation to refuse; only a type
+    or a field that is not known is a `ConfigError`.
     """
     arguments = typing.get_args(kind)
     if type(None) in arguments:

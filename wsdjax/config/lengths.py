@@ -54,10 +54,8 @@ def terms(length: Length) -> list[tuple[float, str]]:
 def updates(length: Length, one: Mapping[str, float]) -> int:
     """The number of updates; `one` tells how many a unit is worth: ``{"epochs": 781.0}``.
 
-    Each term is rounded to whole updates by itself, so that "100% - 35%" and "35%" add up.
-
-    Raises:
-      ValueError: for what is no length, or a unit that means nothing here.
+    Each term is rounded to whole updates by itself, so that "100% - 35%" and "35%" add up. A
+    `ValueError` tells of what is no length, or of a unit that means nothing here.
     """
     if isinstance(length, int):
         return length

@@ -42,12 +42,8 @@ class Trainer:
         preflight.check(self.store, branches, self._compiled, self.watch.tensorboard)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of the branches that do not have a good checkpoint of their end.
-
-        Raises:
-          MissingNode: for a branch that lacks a snapshot which it had.
-          DamagedFile: for one whose rows are not those that were written.
-        """
+        """Those of the branches that do not have a good checkpoint of their end; a `MissingNode`
+        tells of a snapshot that is gone, a `DamagedFile` of rows that are not what was written."""
         store, there = self.store, self.store.branches()
         for name, branch in there.items():
             forked = branch.parent in names and store.is_done(branch.parent) and store.steps(name)

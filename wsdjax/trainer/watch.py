@@ -34,11 +34,7 @@ class Watch:
 
     @classmethod
     def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:
-        """As the experiment says.
-
-        Raises:
-          ConfigError: for a length that means nothing in its data.
-        """
+        """As the experiment says; raises as `wsdjax.tree.every`."""
         described = describe_all(experiment.data_sets())
         fields = ("eval_every", "checkpoint_every", "snapshot_every")
         often: Any = {

@@ -51,9 +51,8 @@ def resolve(experiment: Experiment, described: Known = _NOTHING) -> dict[str, Re
         if ready is None:
             name = next(iter(waiting))
             parent = parents[name]
-            why = f"does not exist{near(parent, experiment.tree)}"
-            if parent in experiment.tree:
-                why = "is its own ancestor"
+            absent = f"does not exist{near(parent, experiment.tree)}"
+            why = "is its own ancestor" if parent in experiment.tree else absent
             raise ConfigError(
                 f"tree.{name}.parent = {shown(waiting[name].parent)}: {shown(parent)} {why}; "
                 f"the branches are {listed(experiment.tree)}"
