@@ -28,23 +28,21 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose bytes are not those that were saved."""
 
 
+@dataclasses.dataclass
 class Checkpoints:
-    """Those of one branch, in any directory that orbax writes, a bucket too. The newest `keep`
-    stay, or all for None, and the `protected`; `written` is told the step of one that is on disk
-    and about to get its name."""
+    """Those of one branch, in any directory that orbax writes, a bucket too."""
 
-    def __init__(
-        self,
-        name: str,
-        directory: epath.Path,
-        keep: int | None,
-        protected: Callable[[], set[int]],
-        written: Callable[[int], None],
-    ):
-        self._name, self.directory, self._keep, self._protected = name, directory, keep, protected
-        self._writer: ocp.training.Checkpointer | None = None
-        self._written, self._step = written, -1
-        self._pending: Any = None
+    name: str
+    directory: epath.Path
+    keep: int | None
+    """How many of the newest stay; None for all."""
+    protected: Callable[[], set[int]]
+    """Tells which others stay."""
+    written: Callable[[int], None]
+    """Told the step of one that is on disk and about to get its name."""
+    _writer: ocp.training.Checkpointer | None = None
+    _step: int = -1
+    _pending: Any = None
 
     @property
     def is_local(self) -> bool:
@@ -70,7 +68,7 @@ class Checkpoints:
         """
         self.wait()
         self._step = step = int(state.step)
-        record = {**(facts or {}), "branch": self._name, "checksums": checksums(state)}
+        record = {**(facts or {}), "branch": self.name, "checksums": checksums(state)}
         try:
             response = self._open().save_async(
                 step, _saved(state), force=True, custom_metadata=record
@@ -78,7 +76,7 @@ class Checkpoints:
         except OSError as error:
             raise self._not_saved(step, error) from error
         if response is None:
-            raise OSError(f"orbax skipped the checkpoint {self._name}@{step}")
+            raise OSError(f"orbax skipped the checkpoint {self.name}@{step}")
         self._pending = (step, response)
 
     def facts(self, step: int) -> dict[str, Any]:
@@ -110,10 +108,10 @@ class Checkpoints:
         steps = self.steps()
         if step not in steps:
             there = ", ".join(map(str, steps)) or "none yet"
-            raise MissingNode(f"no checkpoint {self._name}@{step}; the steps saved are {there}")
+            raise MissingNode(f"no checkpoint {self.name}@{step}; the steps saved are {there}")
         path = self.directory / str(step)
         try:
-            return _load(path, self._name, place)
+            return _load(path, self.name, place)
         except Exception as error:
             if not _is_damage(error):
                 raise
@@ -147,7 +145,7 @@ class Checkpoints:
 
     def _not_saved(self, step: int, reason: object) -> OSError:
         """In one line, with the system's own number where there is one."""
-        what = f"the checkpoint {self._name}@{step} was not saved in {self.directory}"
+        what = f"the checkpoint {self.name}@{step} was not saved in {self.directory}"
         said = " ".join(str(reason).split())
         number = getattr(reason, "errno", None)
         # As TensorStore and Python tell it.
@@ -164,11 +162,11 @@ class Checkpoints:
             # whatever is damaged shows in the checksums.
             context.array.saving.use_ocdbt = False
             # orbax calls it before it renames, and says nothing of which.
-            context.asynchronous.post_finalization_callback = lambda: self._written(self._step)
+            context.asynchronous.post_finalization_callback = lambda: self.written(self._step)
             self._writer = ocp.training.Checkpointer(
                 self.directory,
                 context=context,
-                preservation_policy=_Preserve(self._keep, self._protected),
+                preservation_policy=_Preserve(self.keep, self.protected),
                 cleanup_tmp_directories=True,
             )
         return self._writer
@@ -215,17 +213,18 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
     return state
 
 
+@dataclasses.dataclass
 class _Preserve:
     """Keeps the newest by step (orbax's own `LatestN` goes by order of insertion)."""
 
-    def __init__(self, newest: int | None, protected: Callable[[], set[int]]):
-        self._newest, self._protected = newest, protected
+    newest: int | None
+    protected: Callable[[], set[int]]
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        if self._newest is None:
+        if self.newest is None:
             return [True] * len(checkpoints)
-        newest = sorted(c.step for c in checkpoints)[-self._newest :]
-        protected = self._protected()
+        newest = sorted(c.step for c in checkpoints)[-self.newest :]
+        protected = self.protected()
         return [c.step in protected or c.step in newest for c in checkpoints]
 
 

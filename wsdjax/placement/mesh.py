@@ -26,7 +26,8 @@ class Shardings:
     rules: rules.Rules
 
     def of(self, state: Any, divide_replicates: bool = True) -> Any:
-        """A sharding for each leaf of a state, or of what is like one: arrays or their shapes."""
+        """A sharding for each leaf of a state, or of what is like one: arrays or their shapes.
+        Too few replicates are not divided."""
         first = "replicate" if divide_replicates else None
 
         def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
@@ -36,10 +37,6 @@ class Shardings:
             )
 
         return jax.tree.map_with_path(sharding, state)
-
-    def of_parts(self, state: Any) -> Any:
-        """The same, of too few replicates to be divided."""
-        return self.of(state, divide_replicates=False)
 
 
 def shape(replicates: int) -> tuple[int, int]:

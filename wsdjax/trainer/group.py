@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -104,8 +105,7 @@ def placement(group: Sequence[ResolvedBranch]) -> mesh.Shardings:
 def place_of_one(group: Sequence[ResolvedBranch]) -> Place:
     """Where the state of one of siblings goes: of several, each may have too few replicates for
     their mesh."""
-    placed = placement(group)
-    return placed.of if len(group) == 1 else placed.of_parts
+    return partial(placement(group).of, divide_replicates=len(group) == 1)
 
 
 def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:

@@ -87,7 +87,7 @@ def _from_nothing(group: Group) -> State:
         return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
 
     weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
-    weights = jax.device_put(weights, group.placed.of_parts(weights))
+    weights = jax.device_put(weights, group.placed.of(weights, divide_replicates=False))
     return states.made(make, group.placed, np.asarray(seeds, np.uint32), weights)
 
 
