@@ -14,7 +14,7 @@ from dataclasses import field
 from wsdjax.config.json import key
 from wsdjax.config.kinds import DataConfig, Described, Kind, ModelConfig, Schedule, kind
 from wsdjax.config.lengths import Length
-from wsdjax.config.validation import SIZE, check, check_path, count, kind_name, number
+from wsdjax.config.validation import SIZE, check, check_path, count, number
 from wsdjax.errors import ConfigError
 from wsdjax.wording import shown
 
@@ -142,7 +142,7 @@ def validate(experiment: Experiment) -> None:
     `wsdjax.config.validation.check`."""
     if not isinstance(experiment, Experiment):
         raise ConfigError(
-            f"get_config() must return an Experiment, not {kind_name(type(experiment))}"
+            f"get_config() must return an Experiment, not {type(experiment).__name__}"
         )
     check("", experiment, Experiment)
 

@@ -35,14 +35,9 @@ def choice(*names: str) -> Any:
     return field(default=names[0], metadata={"among": names})
 
 
-NO_BOUNDS: Mapping[str, Any] = MappingProxyType({})
-
-
-def kind_name(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
-
-
-def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUNDS) -> Any:
+def check(
+    path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """The value at `path` as its annotation `kind` says, which is how its record will give it
     back: a whole number in a float's place as a float, a list as a tuple. The fields of dataclasses
     are made so in place.
@@ -57,7 +52,7 @@ def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUND
         return None if value is None else check(path, value, kind, bounds)
     if origin is dict:
         if type(value) is not dict:
-            raise _wrong(path, value, f"a dict of {kind_name(arguments[1])}")
+            raise _wrong(path, value, f"a dict of {arguments[1].__name__}")
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{path}: its key {shown(key)} must be a text")
@@ -65,7 +60,7 @@ def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUND
         return value
     if origin is tuple:
         if not isinstance(value, tuple | list):
-            raise _wrong(path, value, f"a tuple of {kind_name(arguments[0])}")
+            raise _wrong(path, value, f"a tuple of {arguments[0].__name__}")
         return tuple(check(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value))
     if issubclass(kind, Kind):
         kinds = kind.kinds()
@@ -84,7 +79,7 @@ def check(path: str, value: Any, kind: Any, bounds: Mapping[str, Any] = NO_BOUND
     # A whole number will do for a float; a bool is no number.
     accepted: Any = {float: (int, float), Length: int}.get(kind, kind)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise _wrong(path, value, f"of type {kind_name(kind)}")
+        raise _wrong(path, value, f"of type {kind.__name__}")
     _check_bounds(path, value, bounds, kind)
     return int(value) if kind is Length else kind(value)
 
@@ -125,13 +120,13 @@ def _check_bounds(path: str, value: Any, bounds: Mapping[str, Any], kind: Any) -
         if value not in bounds["among"]:
             raise _wrong(path, value, f"one of {', '.join(bounds['among'])}")
         return
-    if isinstance(value, int | float) and kind is float:
-        infinite = isinstance(value, float) and math.isinf(value)
+    if kind is float:
+        infinite = abs(value) == math.inf
         if infinite and bounds.get("le") != math.inf:
             raise _wrong(path, value, "finite")
         if not infinite and abs(value) > _FLOAT32_MAX:
             raise ConfigError(f"{path} = {shown(value)}: is more than a float32 holds, 3.4e38")
-        if "gt" in bounds and bounds["gt"] == 0 and 0 < value < 1.2e-38:
+        if bounds.get("gt") == 0 and 0 < value < 1.2e-38:
             raise ConfigError(f"{path} = {shown(value)}: is 0 in float32, and must be > 0")
         if bounds.get("lt") == 1 and 1 - 2**-25 <= value < 1:
             raise ConfigError(f"{path} = {shown(value)}: is 1 in float32, and must be < 1")
