@@ -185,10 +185,9 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
     record = saved.custom_metadata or {}
     if (owner := record.get("branch", branch)) != branch:
         raise ValueError(f"it is one of {owner!r}")
-    params = jax.tree.map(_abstract, saved.metadata["params"])
-    averages = jax.tree.map(_abstract, saved.metadata.get("averages", {}))
-    wanted = states.abstract(params, averages)
-    if "opt_state" not in saved.metadata:
+    there = jax.tree.map(_abstract, saved.metadata)
+    wanted = states.abstract(there["params"], there.get("averages", {}))
+    if "opt_state" not in there:
         wanted = states.parameters_alone(wanted)
     if not isinstance(was := record.get("checksums"), dict):
         raise ValueError("its record has no checksums")
@@ -199,8 +198,7 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
         )
     # orbax casts a dtype silently and reports a shape only deep in a cause: compare first.
     expected = jax.tree.leaves(jax.tree.map(_abstract, wanted.opt_state))
-    found = jax.tree.leaves(jax.tree.map(_abstract, saved.metadata.get("opt_state", {})))
-    if expected != found:
+    if expected != jax.tree.leaves(there.get("opt_state", {})):
         raise ValueError("its optimizer's state is not that of its parameters")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     where = place(wanted) if place else jax.tree.map(lambda _: here, wanted)

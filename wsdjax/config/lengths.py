@@ -31,7 +31,10 @@ def terms(length: Length) -> list[tuple[float, str]]:
     """(number, unit) of each term, units being steps, epochs, tokens and %; a `ValueError` tells
     of what is no length."""
     if isinstance(length, int):
-        return [(_float(length), "steps")]
+        try:
+            return [(float(length), "steps")]
+        except OverflowError:
+            raise ValueError(f"{shown(length)}: is more updates than can be counted") from None
     text, at, parted = str(length), 0, False
     found: list[tuple[float, str]] = []
     while at < len(text) or not found:
@@ -70,13 +73,6 @@ def updates(length: Length, one: Mapping[str, float]) -> int:
     return total
 
 
-def _float(number: int) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        raise ValueError(f"{shown(number)}: is more updates than can be counted") from None
-
-
 _MEANINGLESS = {
     "epochs": "an epoch of the data is not known: they are not prepared, or not described",
     "tokens": "the data have no tokens",
@@ -95,9 +91,8 @@ def combined(plus: Sequence[Length], minus: Sequence[Length] = ()) -> Length:
 
 def share(length: Length, fraction: float) -> Length:
     """`fraction` of a length, rounded if that is a number of updates."""
-    if isinstance(length, int):
-        return round(fraction * _float(length))
-    return _text([(fraction * number, unit) for number, unit in terms(length)])
+    parts = [(fraction * number, unit) for number, unit in terms(length)]
+    return round(parts[0][0]) if isinstance(length, int) else _text(parts)
 
 
 def _text(parts: list[tuple[float, str]]) -> str:

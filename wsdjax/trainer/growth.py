@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,15 +133,16 @@ def grow(
       Diverged, Stopped: as `Trainer.train`; the workdir's status tells.
     """
     trainer = Trainer(store, watch, asked_to_stop)
-    there, names = store.branches(), list(branches)
+    there = store.names()
+    done = [name for name in branches if name in there and store.is_done(name)]
     store.check(branches)
-    _check_siblings(store, branches)
-    trainer.check(
-        {n: branch for n, branch in branches.items() if n not in there or not store.is_done(n)}
-    )
+    for name in branches:
+        if name in there and name not in done:
+            _check_siblings(store, name, branches)
+    trainer.check({name: branch for name, branch in branches.items() if name not in done})
     with store.lock():
         store.register(branches)
-        missing = trainer.missing(names)
+        missing = trainer.missing(list(branches))
         page = workdir.report_of(store.workdir)
         old = workdir.experiment_of(store.workdir)
         # How a finished run would be watched is no news; what its report compares is.
@@ -206,19 +207,14 @@ def resolved_in(
     return tree.resolve_branch(name, branch, branches[parent], branches, length, described)
 
 
-def _check_siblings(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:
+def _check_siblings(store: BranchStore, name: str, asked: Container[str]) -> None:
     """That no branch is trained which is not asked for: those that were begun together stay in
     one program, since alone they would not be the same to the bit."""
-    there = store.names()
-    for name in branches:
-        if name not in there or store.is_done(name):
-            continue
-        if others := [each for each in store.siblings(name) if each not in branches]:
-            raise ConfigError(
-                f"{name} was begun in one program with {', '.join(others)}, which would be "
-                "trained with it and is not declared here: declare it too, as it was, or use "
-                "another workdir"
-            )
+    if others := [each for each in store.siblings(name) if each not in asked]:
+        raise ConfigError(
+            f"{name} was begun in one program with {', '.join(others)}, which would be trained "
+            "with it and is not declared here: declare it too, as it was, or use another workdir"
+        )
 
 
 def _write_status(store: BranchStore, status: str | None = None) -> None:
