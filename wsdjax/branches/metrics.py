@@ -131,10 +131,8 @@ def _check_values(at: str, row: dict[str, Any]) -> None:
 
 
 class JsonLines:
-    """Appends rows to a branch's file, after dropping those later than `step`.
-
-    The rows of a run that was killed may be ahead of its newest checkpoint; training makes
-    them again. The file is replaced at once or not at all.
+    """Appends rows to a branch's file, after dropping those later than `step`: of a run that was
+    killed they may be ahead of its newest checkpoint, and training makes them again.
 
     The branch, which has the name of the directory, was forked at `start`; `recorded` is the
     checksum that the checkpoint of `step` keeps, if it keeps one. A `DamagedFile` tells of a row up

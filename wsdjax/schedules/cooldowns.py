@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from wsdjax.wording import shown
 if TYPE_CHECKING:
     import optax
 
-P = ParamSpec("P")
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable)
 
 Factor = Callable[[Any, Any], Any]
 """A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
@@ -45,17 +44,15 @@ def exact(x: Any) -> Any:
     if (jnp := numpy_of(x)) is np:
         return np.asarray(x, np.float64)[()]
     x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
     if x.dtype.itemsize < 4:
-        return x.astype(jnp.int32)
+        return x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32)
     if not jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         return x
     signed = jnp.dtype(f"int{8 * x.dtype.itemsize}")
     return jnp.minimum(x, np.asarray(jnp.iinfo(signed).max, x.dtype)).astype(signed)
 
 
-def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
+def of_plain_numbers(make: F) -> F:
     """`make`, told Python's integers in place of NumPy's and JAX's: a difference of those may
     wrap around as well."""
 
@@ -65,11 +62,10 @@ def of_plain_numbers(make: Callable[P, T]) -> Callable[P, T]:
         return x.item() if getattr(getattr(x, "dtype", None), "kind", "f") in "iu" else x
 
     @functools.wraps(make)
-    def made(*args: P.args, **kwargs: P.kwargs) -> T:
-        named: Any = {name: plain(x) for name, x in kwargs.items()}
-        return make(*cast(Any, map(plain, args)), **named)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        return make(*map(plain, args), **{name: plain(x) for name, x in kwargs.items()})
 
-    return made
+    return cast(F, made)
 
 
 def _factor(formula: Factor) -> Factor:
