@@ -134,11 +134,8 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
 
 
 def object_of(path: Path, content: bytes, remedy: str, line: int = 0) -> dict[str, Any]:
-    """The JSON object that is the content of a file, or of one of its lines, from 1.
-
-    Raises:
-      DamagedFile: for anything else, naming the file and the line, with `remedy`.
-    """
+    """The JSON object that is the content of a file, or of one of its lines, from 1; for anything
+    else a `DamagedFile` names the file and the line, with `remedy`."""
 
     def damaged(what: str, line: int = line) -> DamagedFile:
         at = f"{path}, line {line}" if line else str(path)

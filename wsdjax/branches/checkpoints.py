@@ -61,11 +61,8 @@ class Checkpoints:
         )
 
     def save(self, state: State, facts: Mapping[str, Any] | None = None) -> None:
-        """Begins to save a state, whose record keeps `facts` too; returns once it may be donated.
-
-        Raises:
-          OSError: if the save before this one failed, or this one was skipped.
-        """
+        """Begins to save a state, whose record keeps `facts` too; returns once it may be donated,
+        or raises an `OSError` if the save before this one failed or this one was skipped."""
         self.wait()
         self._step = step = int(state.step)
         record = {**(facts or {}), "branch": self.name, "checksums": checksums(state)}

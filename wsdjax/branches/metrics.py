@@ -45,12 +45,9 @@ _LOST = "bring the file back, or move the branch's directory away to train it ag
 
 
 def read(path: Path, until: int | None = None) -> Kept:
-    """The file of the branch that has its directory's name, as it was written, as far as a kill let
-    it be; rows later than `until` are left out, whatever they hold.
-
-    Raises:
-      DamagedFile: for a row that is not as it was written, or not where it was, naming the line.
-    """
+    """The file of the branch that has its directory's name, as far as a kill let it be; rows later
+    than `until` are left out, whatever they hold. A `DamagedFile` names the line of a row that is
+    not as it was written, or not where it was."""
     kept = Kept([], [], [])
     try:
         for row, line, total in _checked(path):

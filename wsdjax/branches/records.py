@@ -149,12 +149,8 @@ class Records:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A branch's record; its directory has the branch's name.
-
-    Raises:
-      DamagedFile: for anything else.
-      ConfigError: for one of a format that is not read here.
-    """
+    """A branch's record, in the directory of its name; a `DamagedFile` tells of anything else, a
+    `ConfigError` of a format that is not read here."""
     record, name = read_json(path, _REMEDY), path.parent.name
     try:
         found: int = check("format", record.get("format"), int, {"ge": 1})

@@ -58,13 +58,8 @@ def plan(
 
 
 def check_new(there: There, branch: ResolvedBranch, parents: Mapping[str, ResolvedBranch]) -> None:
-    """That a new branch may have its name, and can start from its node of one of `parents`.
-
-    Raises:
-      MissingNode: if the parent does not exist or does not reach that step.
-      ConfigError: if the name is taken, or the branch could not go on from that node: naming what
-        differs in the model or the number of replicates.
-    """
+    """That a new branch may have its name, and can start from its node of one of `parents`; else a
+    `ConfigError`, or a `MissingNode` if the parent does not exist or does not reach that step."""
     name = branch.name
     if name in there.branches:
         raise ConfigError(f"the branch {name!r} exists already in {there.workdir}")

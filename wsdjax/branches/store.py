@@ -55,11 +55,8 @@ class BranchStore(Records):
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch, a root or one that starts from the node
-        (branch.parent, branch.start). It has no checkpoint until one is saved.
-
-        Raises:
-          ConfigError, MissingNode: if the branch exists, or as `registration.check_new`.
-        """
+        (branch.parent, branch.start), or raises as `registration.check_new`. It has no checkpoint
+        until one is saved."""
         there = self._there([branch.parent])
         registration.check_new(there, branch, there.branches)
         self._check_place(branch.name)

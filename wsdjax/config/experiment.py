@@ -18,8 +18,6 @@ from wsdjax.config.validation import SIZE, check, check_path, count, number
 from wsdjax.errors import ConfigError
 from wsdjax.wording import shown
 
-# Optimizer.
-
 
 @kind
 class AdamW(Kind):
@@ -57,9 +55,6 @@ class Averages(Kind):
     """Iterates in a latest-window average (Kaddour's LAWA); 0 for none."""
     window_every: int = count(1)
     """Updates from one of these iterates to the next."""
-
-
-# The tree.
 
 
 @kind

@@ -47,12 +47,8 @@ def shape(replicates: int) -> tuple[int, int]:
 
 
 def shardings(replicates: int, batch_size: int, accumulate: int = 1) -> Shardings:
-    """All devices, spread over replicates and batches.
-
-    Raises:
-      ValueError: if a batch, or each of its `accumulate` micro-batches, cannot be divided among
-        the devices that are left for it.
-    """
+    """All devices, spread over replicates and batches; a `ValueError` if a batch, or each of its
+    `accumulate` micro-batches, cannot be divided among the devices that are left for it."""
     along, left = shape(replicates)
     if batch_size % (left * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""

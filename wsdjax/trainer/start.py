@@ -33,10 +33,8 @@ class Job(NamedTuple):
 def begin(store: BranchStore, group: Group) -> State | Job:
     """The state of the newest good checkpoint that all of the group have, else one forked from
     their parent's node, else the initialisation, and nothing later is there any more; or what must
-    be trained first for that node to be there.
-
-    Raises:
-      MissingNode: if the node is gone and its branch is past it.
+    be trained first for that node to be there. A `MissingNode` tells of one that is gone, and its
+    branch past it.
     """
     first, names, place = group.first, group.names, place_of_one(group.branches)
     # Only reading a checkpoint tells whether it is good.
