@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.probe.nodes import parse_node
-from wsdjax import data, models
+from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, AdamW, Photos
 from wsdjax.errors import ConfigError
@@ -35,6 +35,17 @@ class Subject(NamedTuple):
         """The same weights and examples; for use with x64 enabled."""
         params, batch = jax.tree.map(_raised, (self.params, self.batch))
         return self._replace(params=params, batch=batch)
+
+    def eigenvalues(self, k: int) -> np.ndarray:
+        """The k largest of the Hessian, computed in float64, to 1e-10."""
+        with jax.enable_x64(True):
+            raised = self.in_float64()
+            found = probes.sharpness(
+                raised.model.loss, raised.params, [raised.batch], k=k, tol=1e-10, max_basis=150
+            )
+        if not found.converged.all():
+            raise ProbeError(f"no reference: residuals {found.residuals}")
+        return found.eigenvalues
 
 
 def trained(widths: tuple[int, ...], steps: int, examples: int) -> Subject:

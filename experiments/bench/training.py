@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.cli.results import here, write_result
+from experiments.estimate import batch_of, model_of
 from wsdjax import tree
 from wsdjax.branches import provenance
 from wsdjax.config import describe_all, validate
@@ -72,7 +73,7 @@ def _training(given: argparse.Namespace) -> None:
     described = describe_all(given.experiment.data_sets())
     branch = next(iter(tree.resolve(given.experiment, described).values()))
     of_one = cost.of_branch(branch)
-    subject = _subject(branch, of_one)
+    subject = f"{model_of(branch)}, {batch_of(branch)} / {branch.accumulate}"
     print(f"{subject}, on {provenance.machine()}", flush=True)
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)
@@ -165,16 +166,6 @@ def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
 
     for _ in range(count):
         yield jax.tree.map(leaf, shapes)
-
-
-def _subject(branch: ResolvedBranch, of_one: cost.Cost) -> str:
-    compute = getattr(branch.model, "compute", "float32")
-    return (
-        f"{type(branch.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
-        + (f"{branch.seeds} seeds, " if branch.seeds > 1 else "")
-        + f"batch {branch.batch_size:,} x {branch.data.units:,} {branch.data.unit}"
-        + (f" in {branch.accumulate} micro-batches" if branch.accumulate > 1 else "")
-    )
 
 
 def _gib(count: float) -> str:
