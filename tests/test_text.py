@@ -301,7 +301,7 @@ FAULTS = {
         holding(b'{"text": "ok", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"),
         ", line 1: no JSON that can be held: nested too deep, or too large",
     ),
-    "an array nested deep": ("a.json", holding(b"[" * 100_000), ": no JSON that can be held"),
+    "an array nested deep": ("a.json", holding(b"[" * 100_000), ", line 1: no JSON that can b"),
     "a long number": ("a.jsonl", holding(b'{"text": ' + b"9" * 5_000 + b"}"), ", line 1: no JSON"),
     "many long names": (
         "a.jsonl",
@@ -686,10 +686,13 @@ def test_bad_rows_are_left_out_counted_and_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        (f"--shard_bytes={10**400}", "--shard_bytes must be between 1 and 2^40"),
+        (
+            f"--shard_bytes={10**400}",
+            "000 must be between 1 and 1099511627776",
+        ),
         (f"--shard_bytes={'9' * 5_000}", "argument --shard_bytes: invalid int value"),
-        ("--shard_bytes=0", "--shard_bytes must be between"),
-        ("--lost=nan", "--lost=nan: must be between 0 and 1"),
+        ("--shard_bytes=0", "--shard_bytes: 0 must be between"),
+        ("--lost=nan", "--lost: nan must be between 0 and 1"),
         ("--text_field=" + "x" * 5_000, "no text under 'xxx"),
     ],
 )
@@ -700,7 +703,7 @@ def test_absurd_settings_are_refused_in_a_line(flag, said, tmp_path, capsys):
     assert len(told) < 300
     for workers in ("0", "1000000", "9" * 400):
         told = refused(capsys, tmp_path / "x", str(tmp_path / "a.jsonl"), workers=workers)
-        assert ": must be between 1 and " in told
+        assert " must be between 1 and " in told
         assert len(told) < 300
     assert not (tmp_path / "x").exists()
 

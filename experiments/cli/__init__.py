@@ -101,11 +101,14 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{shortened(message, 250)}; --help tells the flags")
 
 
-def number(kind: type[int | float], least: float, most: float = inf) -> Callable[[str], float]:
-    """The type of a flag that is a number within bounds."""
+def number(
+    kind: type[int | float], least: float, most: float = inf, ends: bool = True
+) -> Callable[[str], float]:
+    """The type of a flag that is a number within bounds, which it may be where they are `ends`."""
 
     def parse(text: str) -> float:
-        if not least <= (value := kind(text)) <= most:
+        value = kind(text)
+        if not least <= value <= most or (not ends and value in (least, most)):
             bounds = f"{least} or more" if most == inf else f"between {least} and {most}"
             raise argparse.ArgumentTypeError(f"{shortened(text)} must be {bounds}")
         return value

@@ -37,7 +37,10 @@ from experiments.prepare.documents import SUFFIXES  # noqa: E402
 from experiments.prepare.jobs import Plan, Tolerance  # noqa: E402
 from experiments.prepare.text import prepare_text, verify  # noqa: E402
 from wsdjax.errors import ConfigError  # noqa: E402
-from wsdjax.memory import cores  # noqa: E402
+from wsdjax.memory import cores, of_machine  # noqa: E402
+
+_WORKER_BYTES = 2**27
+"""About what a worker takes at the least: more of them than the memory holds are a mistake."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,13 +75,15 @@ def _text(argv: Sequence[str]) -> int:
     )
     flag("--tokenizer", help="bytes, a tokenizer.json, or a name on the hub")
     flag("--out", type=Path, help="where it goes, and what Text(directory) reads", required=True)
-    flag("--held_out", type=float, default=0.005, help="the share of documents for testing")
-    flag("--workers", type=int, default=cores(), help="processes; as many as cores if left out")
+    share = cli.number(float, 0, 1, ends=False)
+    flag("--held_out", type=share, default=0.005, help="the share of documents for testing")
+    workers = cli.number(int, 1, max(1, int(min(of_machine(), 2**50) // _WORKER_BYTES)))
+    flag("--workers", type=workers, default=cores(), help="processes; as many as cores if left out")
     flag("--text_field", default="text", help="where .jsonl and .parquet have a document's text")
     flag("--separator", help="the tokenizer's token that ends a document, if not a usual one")
     flag(
         "--shard_bytes",
-        type=int,
+        type=cli.number(int, 1, 2**40),
         default=2**24,
         help="bytes of input, at least, in one shard; there are at most some 2,048 shards",
     )
@@ -90,7 +95,7 @@ def _text(argv: Sequence[str]) -> int:
     )
     flag(
         "--lost",
-        type=float,
+        type=cli.number(float, 0, 1),
         default=0.01,
         help="the greatest share of a text's bytes that the tokenizer may have no tokens for",
     )

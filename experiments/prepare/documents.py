@@ -32,7 +32,11 @@ _PLACES = 20
 
 
 class _Bad(Exception):
-    """Why a row cannot be read."""
+    """Why a row cannot be read, and in which of its lines, from 0."""
+
+    def __init__(self, why: str, line: int = 0):
+        super().__init__(why)
+        self.line = line
 
 
 @dataclass
@@ -55,52 +59,42 @@ def suffix_of(name: str) -> str:
 
 
 def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> Iterator[str]:
-    """The texts of a source that are not empty, each of which can be written as UTF-8.
-
-    Args:
-      left_out: takes the rows that cannot be read; without it such a row is an error.
-
-    Raises:
-      PrepareError: naming the file, and the line where there is one.
-    """
-    kind, rows, read = _rows(name, text_field)
+    """The texts of a source that are not empty, each of which can be written as UTF-8. A row that
+    cannot be read goes to `left_out`; without it such a row is a `PrepareError`."""
+    unit, rows, read = _rows(name, text_field)
     for number, raw in rows:
         try:
-            text = _text(read(raw), text_field) if kind != "text" else raw.decode()
-        except UnicodeDecodeError as error:
-            line = number + (raw.count(b"\n", 0, error.start) if isinstance(raw, bytes) else 0)
-            at = f"{'line' if kind == 'text' else kind} {line}"
-            told = f"{name}, {at}: not UTF-8 ({error.reason})"
-        except _Bad as error:
-            told = f"{name}, {kind} {number}: {error}"
+            text = read(raw)
+        except _Bad as bad:
+            told = f"{name}, {unit} {number + (bad.line if unit == 'line' else 0)}: {bad}"
+            if left_out is None:
+                raise PrepareError(told) from None
+            left_out.add(told)
         else:
             if text:
                 yield text
-            continue
-        if left_out is None:
-            raise PrepareError(told)
-        left_out.add(told)
 
 
-def _rows(
-    name: str, text_field: str
-) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], Any]]:
-    """The name for a row, the rows with their numbers, and the function that reads one."""
+def _rows(name: str, of: str) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], str]]:
+    """The name for a row, the rows with their numbers, and the function that reads one's text."""
     if name.startswith("hf:"):
-        return "row", hub.rows(name), lambda row: row
+        return "row", hub.rows(name), lambda row: _text(row, of)
     suffix = suffix_of(name)
     if suffix == ".parquet":
-        return "row", _parquet(name, text_field), lambda value: {text_field: value.as_py()}
+        return "row", _parquet(name, of), lambda value: _text({of: _decoded(value.as_py)}, of)
     content = _without_mark(chunks(name))
     if suffix.startswith(".txt"):
-        return "text", iter([(1, _whole(content, name))]), bytes.decode
-    if suffix.startswith(".jsonl"):
-        return "line", _lines(content), _line_of_json
-    first = next(content, b"")
-    content = chain([first], content)
-    if first.lstrip().startswith(b"["):
-        return "item", enumerate(_array(_whole(content, name), name), 1), lambda item: item
-    return "line", _lines(content), _line_of_json
+        return "line", [(1, _whole(content, name))], lambda whole: _decoded(whole.decode)
+    if not suffix.startswith(".jsonl"):
+        first = next(content, b"")
+        content = chain([first], content)
+        if first.lstrip().startswith(b"["):
+            try:
+                items = _json(_whole(content, name))
+            except _Bad as bad:
+                raise PrepareError(f"{name}, line {1 + bad.line}: {bad}") from None
+            return "item", enumerate(items, 1), lambda item: _text(item, of)
+    return "line", _lines(content), lambda line: _text(_json(line), of)
 
 
 def _without_mark(content: Iterator[bytes]) -> Iterator[bytes]:
@@ -144,36 +138,27 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, line
 
 
-def _line_of_json(line: bytes | None) -> Any:
-    if line is None:
+def _decoded(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start)
+        raise _Bad(f"not UTF-8 ({error.reason})", line) from None
+
+
+def _json(content: bytes | None) -> Any:
+    if content is None:
         raise _Bad(
             f"longer than {MOST_OF_A_ROW >> 20} MiB: make several documents of it, or leave it out "
             "by --bad_rows=skip"
         )
-    return _json(line)
-
-
-def _json(content: bytes, in_line: bool = False) -> Any:
     try:
-        return json.loads(content.decode())
-    except UnicodeDecodeError:
-        raise
+        return json.loads(_decoded(content.decode))
     except json.JSONDecodeError as error:
-        at = f", line {error.lineno}: " if in_line else ""
-        raise _Bad(f"{at}no JSON ({error.msg} at column {error.colno})") from None
+        why = f"no JSON ({error.msg} at column {error.colno})"
+        raise _Bad(why, error.lineno - 1) from None
     except (RecursionError, ValueError, MemoryError):  # a number of thousands of digits, say
-        at = ": " if in_line else ""
-        raise _Bad(f"{at}no JSON that can be held: nested too deep, or too large") from None
-
-
-def _array(content: bytes, name: str) -> list[Any]:
-    try:
-        return _json(content, in_line=True)
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise PrepareError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
-    except _Bad as bad:
-        raise PrepareError(f"{name}{bad}") from None
+        raise _Bad("no JSON that can be held: nested too deep, or too large") from None
 
 
 def _text(row: Any, text_field: str) -> str:
