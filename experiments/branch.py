@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from experiments import cli
-from experiments.cli.overrides import length
+from experiments.cli.overrides import length, one_line
 from experiments.cli.table import aligned
 from wsdjax import config
 from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
@@ -188,11 +188,7 @@ def _piece(text: str | None, flag: str, base: type[K]) -> K | None:
 
 
 def parse(text: str, flag: str, base: type[K]) -> K:
-    """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
-
-    Raises:
-      ConfigError: for anything else.
-    """
+    """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``."""
     given = f"{flag}={shortened(text, 100)}"
     example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
     if len(text) > 1_000:  # and so no deeper than Python can read
@@ -210,23 +206,10 @@ def parse(text: str, flag: str, base: type[K]) -> K:
         raise ConfigError(
             f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
         )
-    kind = kinds[name]
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    has = f"it has {', '.join(fields) or 'no fields'}"
-    if len(positional) > len(fields):
-        raise ConfigError(f"{given}: {name} takes {len(fields)} values at most; {has}")
-    values = dict(zip(fields, positional, strict=False))
-    for field, value in named.items():
-        if field not in fields:
-            wrong = f"{shown(field)}{near(field, fields)}"
-            raise ConfigError(f"{given}: {name} has no field {wrong}; {has}")
-        if field in values:
-            raise ConfigError(f"{given}: {field} of {name} is given twice")
-        values[field] = value
-    for field, f in fields.items():
-        if field not in values and f.default is f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{given}: {name} needs its {field}, as {name}({field}=...)")
-    return kind(**values)
+    try:
+        return kinds[name](*positional, **named)
+    except TypeError as error:
+        raise ConfigError(f"{given}: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

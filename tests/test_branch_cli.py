@@ -198,11 +198,11 @@ MISTAKES = {
     "a long name": (("fork", "trunk", f"--name={'x' * 300}", "--steps=3"), "at most 100 bytes"),
     "a required field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--data=Text"),
-        "--data=Text: Text needs its directory, as Text(directory=...)",
+        "Text.__init__() missing 1 required positional argument: 'directory'",
     ),
     "a field twice": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('sqrt', shape='linear')"),
-        "shape of Cooldown is given twice",
+        "Cooldown.__init__() got multiple values for argument 'shape'",
     ),
     "no value": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown({[]:1})"),

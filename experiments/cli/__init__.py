@@ -69,11 +69,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=False, help=help)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The flags' values, and in `present` the names of those that were given.
-
-        Raises:
-          ConfigError: for anything that cannot be read as meant.
-        """
+        """The flags' values, and in `present` the names of those that were given."""
         for argument in argv:
             if any(unicodedata.category(character) == "Cs" for character in argument):
                 raise ConfigError(f"the argument {shown(argument)} is not UTF-8")
@@ -123,11 +119,7 @@ def names(text: str) -> list[str]:
 
 
 def run_directory(given: argparse.Namespace) -> Path:
-    """The --workdir of a command that looks at a run.
-
-    Raises:
-      ConfigError: if none is given, or no run is there.
-    """
+    """The --workdir of a command that looks at a run."""
     if not given.workdir:
         raise ConfigError("give the run's directory, --workdir=runs/NAME")
     workdir = Path(given.workdir)
@@ -145,9 +137,6 @@ def refuse_unused(given: argparse.Namespace, command: str, taken: Collection[str
 def check_writable(flag: str, place: str | Path) -> None:
     """By a file without a name in what there is of a directory, so that nothing is left behind;
     a bucket is not tried.
-
-    Raises:
-      ConfigError: for one that cannot be written.
     """
     if "://" in str(place):
         return

@@ -34,9 +34,6 @@ def experiment(given: str, arguments: Sequence[str]) -> tuple[config.Experiment,
 
     Args:
       given: FILE or FILE:ARGUMENT, the latter for its ``get_config``.
-
-    Raises:
-      ConfigError: naming the file and the line, or the flag and what it may be.
     """
     if not given:
         raise ConfigError(f"give a config file: --config={_ours()}")
@@ -167,10 +164,11 @@ def _loaded(given: str) -> Any:
     except BaseException as error:  # whatever a config file raises, the end of the process too
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         line = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{flag}{line}: {_one_line(error)}") from None
+        raise ConfigError(f"{flag}{line}: {one_line(error)}") from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an exception says, where a config is made; of an unknown field which there are."""
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said)
     if unknown and (kind := config.TYPES.get(unknown[1])):

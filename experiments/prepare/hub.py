@@ -17,9 +17,6 @@ def parts(given: str) -> list[tuple[str, int]]:
 
     Returns:
       The name of each, which `rows` understands, and its size in bytes, about.
-
-    Raises:
-      PrepareError: for a missing library, no network, or no such data set.
     """
     whole = given if given.count(":") > 1 else f"{given}:train"
     if whole.count(":") > 3 or not all(whole.split(":")):
@@ -31,11 +28,7 @@ def parts(given: str) -> list[tuple[str, int]]:
 
 
 def rows(part: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a part, each with its number, from 1.
-
-    Raises:
-      PrepareError: for a data set that cannot be had, or read to its end.
-    """
+    """The rows of a part, each with its number, from 1."""
     whole, _, which = part.rpartition(":")
     number, count = map(int, which.split("/"))
     opened, row = _open(whole), 0

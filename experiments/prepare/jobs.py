@@ -117,11 +117,7 @@ def split_into_jobs(sources: Iterable[Source], shard_bytes: int) -> list[Job]:
 
 
 def read(out: Path) -> dict[int, Made]:
-    """The jobs that are done, by their numbers.
-
-    Raises:
-      DamagedFile, PrepareError: for a line that is no record.
-    """
+    """The jobs that are done, by their numbers."""
     made = {}
     remedy = f"delete {out}, or give another --out"
     for number, row in enumerate(read_json_lines(out / JOBS, remedy), 1):
@@ -183,11 +179,7 @@ def digest(name: str) -> str:
 
 
 def shards(job: Job, out: Path, chosen: Tokenizer) -> list[tokens.Shard]:
-    """Reads the headers of a job's shards.
-
-    Raises:
-      TokensError: for one that is missing, or spoilt since.
-    """
+    """Reads the headers of a job's shards; a `TokensError` for one that is missing or spoilt."""
     return [
         tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary) for path in job.paths(out)
     ]

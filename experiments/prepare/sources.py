@@ -58,10 +58,6 @@ def _listed(kinds: Counter[str]) -> str:
 def find(inputs: Sequence[str]) -> Found:
     """The files that paths, patterns (`**` goes into folders), folders and
     ``hf:NAME[[:CONFIG]:SPLIT]`` name, each once.
-
-    Raises:
-      PrepareError: for an input that names nothing, a file of another kind, a link to nothing.
-      OSError: for a folder that cannot be read.
     """
     found: dict[str, Source] = {}
     left_out: Counter[str] = Counter()

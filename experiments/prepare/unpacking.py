@@ -16,12 +16,7 @@ _PACKED_CHUNK = 2**12
 
 
 def chunks(name: str) -> Iterator[bytes]:
-    """The content of a file, that of a .gz or .zst file unpacked.
-
-    Raises:
-      PrepareError: for a packed file that is damaged or cut short.
-      OSError: if it cannot be read.
-    """
+    """The content of a file, that of a .gz or .zst file unpacked."""
     with open(name, "rb") as file:
         if name.lower().endswith(".gz"):
             yield from _gzip(file, name)
