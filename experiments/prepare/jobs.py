@@ -17,9 +17,8 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.prepare import PrepareError
 from experiments.prepare.sources import Source
@@ -32,25 +31,22 @@ _MOST_SHARDS = 2_048
 """The limit for a split, since training looks at each one's header before it begins."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The settings that decide the shards, beside the inputs and the tokenizer."""
+class Settings(NamedTuple):
+    """What is asked for, beside the inputs and the tokenizer."""
 
-    held_out: float = 0.005
+    held_out: float
     """The share of documents for testing."""
-    text_field: str = "text"
-    shard_bytes: int = 2**24
-    separator: str | None = None
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The faults that are tolerated, which decide no shard of inputs that have none."""
-
-    bad_rows: str = "stop"
+    text_field: str
+    shard_bytes: int
+    separator: str | None
+    bad_rows: str
     """"stop" or "skip": what a row that cannot be read leads to."""
-    lost: float = 0.01
+    lost: float
     """The greatest share of a job's text that the tokenizer may have no tokens for."""
+
+    def plan(self) -> dict[str, Any]:
+        """Those that decide the shards; what is tolerated decides none of inputs without faults."""
+        return {f"--{name}": getattr(self, name) for name in self._fields[:4]}
 
 
 class Job(NamedTuple):
@@ -78,7 +74,7 @@ class Made(NamedTuple):
     where: list[str] = []  # noqa: RUF012
     """The first rows that were left out, and why."""
 
-    def check(self, allowed: Tolerance) -> None:
+    def check(self, allowed: Settings) -> None:
         """A `PrepareError` for more that was left out than is allowed."""
         if self.lost_bytes > allowed.lost * self.text_bytes:
             share = self.lost_bytes / self.text_bytes

@@ -11,17 +11,17 @@ deleted. A document is held out by a hash of its text, so that none is in both s
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from experiments.prepare import PrepareError
 from experiments.prepare import jobs as records
-from experiments.prepare.jobs import JOBS, Job, Made, Plan, Tolerance, split_into_jobs
+from experiments.prepare.jobs import JOBS, Job, Made, Settings, split_into_jobs
 from experiments.prepare.sources import find
-from experiments.prepare.workers import Settings, work
+from experiments.prepare.workers import make_shards, work
 from wsdjax import lock
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
@@ -39,21 +39,20 @@ def prepare_text(
     inputs: Sequence[str],
     tokenizer: str,
     out: Path,
-    plan: Plan,
+    settings: Settings,
     workers: int = 1,
-    allowed: Tolerance = Tolerance(),  # noqa: B008
 ) -> None:
     """Writes the inputs as token shards into `out`, as far as they are not there yet."""
-    chosen = tokenizers.load(tokenizer, plan.separator)
+    chosen = tokenizers.load(tokenizer, settings.separator)
     found = find(inputs)
     print(found, flush=True)
     if out.exists() and not out.is_dir():
         raise PrepareError(f"--out {out} is a file: name a directory")
-    jobs = split_into_jobs(found.sources, plan.shard_bytes)
+    jobs = split_into_jobs(found.sources, settings.shard_bytes)
     with lock.held(out, busy="another process is preparing text in {}: wait for it, or stop it"):
         for left_by_a_kill in out.glob("*.tmp"):  # its workers may be there still, and go
             left_by_a_kill.unlink(missing_ok=True)
-        made = _agreed(out, jobs, chosen, plan)
+        made = _agreed(out, jobs, chosen, settings)
         missing = [job for job in jobs if job.number not in made]
         for_workers = "bytes"
         if isinstance(chosen, tokenizers.Learned):
@@ -66,10 +65,10 @@ def prepare_text(
                 made[done.job] = done
                 records.add(out, done)
 
-            settings = Settings(out, for_workers, plan, allowed)
-            work(missing, len(jobs), workers, settings, finished)
+            make = partial(make_shards, out=out, tokenizer=for_workers, settings=settings)
+            work(missing, len(jobs), workers, make, finished)
         for done in made.values():
-            done.check(allowed)
+            done.check(settings)
         described = _describe(jobs, made, out, chosen)
         tokens.write_description(described)
     _tell(described, made, f"{out} is {'prepared' if missing else 'already prepared'}")
@@ -89,14 +88,14 @@ def verify(out: Path, workers: int = 1) -> None:
 
 
 def _agreed(
-    out: Path, jobs: Sequence[Job], chosen: tokenizers.Tokenizer, plan: Plan
+    out: Path, jobs: Sequence[Job], chosen: tokenizers.Tokenizer, settings: Settings
 ) -> dict[int, Made]:
     """Sees that what is in the directory is what is asked for; a new one gets it in writing.
 
     Returns:
       The jobs that are done; whatever else was made is deleted.
     """
-    before = _made_before(out, chosen, plan)
+    before = _made_before(out, chosen, settings)
     kept = records.unchanged(before, jobs)
     finished = (out / tokens.JSON).exists()
     had = {n: [each[:3] for each in done.inputs] for n, done in before.items()}
@@ -134,11 +133,9 @@ def _agreed(
     return made
 
 
-def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[int, Made]:
-    asked = {
-        "tokenizer": {"name": chosen.name, "fingerprint": chosen.fingerprint},
-        **{f"--{name}": value for name, value in dataclasses.asdict(plan).items()},
-    }
+def _made_before(out: Path, chosen: tokenizers.Tokenizer, settings: Settings) -> dict[int, Made]:
+    of_tokenizer = {"name": chosen.name, "fingerprint": chosen.fingerprint}
+    asked = {"tokenizer": of_tokenizer, **settings.plan()}
     path, remedy = out / PLAN, f"delete {out}, or give another --out"
     begun = read_json(path, remedy) if path.exists() else {}
     if not begun and (out / tokens.JSON).exists():
@@ -160,7 +157,7 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, plan: Plan) -> dict[in
     if (out / JOBS).exists():
         return records.read(out)
     try:
-        return records.of_older(begun.get("inputs", []), plan.shard_bytes)
+        return records.of_older(begun.get("inputs", []), settings.shard_bytes)
     except TypeError:
         raise PrepareError(f"{path} is damaged: {remedy}") from None
 

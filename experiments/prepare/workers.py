@@ -8,6 +8,7 @@ them, and the parent too, may be killed at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import multiprocessing.connection
@@ -19,12 +20,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.cli.progress import Display
 from experiments.prepare import PrepareError
 from experiments.prepare.documents import LeftOut, documents
-from experiments.prepare.jobs import Job, Made, Plan, Tolerance, digest
+from experiments.prepare.jobs import Job, Made, Settings, digest
 from experiments.prepare.sources import Source
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
@@ -33,28 +34,19 @@ from wsdjax.errors import UserError
 _CHARACTERS_TOGETHER = 2**20
 
 
-class Settings(NamedTuple):
-    """Settings that all workers share."""
-
-    out: Path
-    tokenizer: str
-    plan: Plan
-    allowed: Tolerance
+Tell = Callable[[int], None]
+"""Told of so many tokens that were written."""
 
 
 def work(
     jobs: Sequence[Job],
     of: int,
     workers: int,
-    settings: Settings,
+    make: Callable[[Job, Tell], Made],
     finished: Callable[[Made], None],
 ) -> None:
-    """Does the jobs in processes; the first error stops them all.
-
-    Args:
-      of: how many jobs there are, with those that are done.
-      finished: is told of each job that is done.
-    """
+    """Does the jobs, of so many with those that are done, in processes, and tells what is
+    `finished`; the first error stops them all."""
     spawn = multiprocessing.get_context("spawn")
     progress, began = Display("text", of - len(jobs), of, "shards"), time.monotonic()
     waiting, left, written = iter(jobs), len(jobs), 0
@@ -67,7 +59,7 @@ def work(
         try:
             for _ in range(min(workers, len(jobs))):
                 here, there = spawn.Pipe()
-                worker = spawn.Process(target=_serve, args=(there, settings), daemon=True)
+                worker = spawn.Process(target=_serve, args=(there, make), daemon=True)
                 worker.start()
                 there.close()
                 pipes[here] = worker
@@ -100,17 +92,15 @@ def work(
         progress.close()
 
 
-def _serve(pipe: multiprocessing.connection.Connection, settings: Settings) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, make: Callable[[Job, Tell], Made]) -> None:
     """Does one job after the other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
-    chosen: tokenizers.Tokenizer | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         while True:
             job = pipe.recv()
             try:
-                chosen = chosen or tokenizers.load(settings.tokenizer, settings.plan.separator)
-                told: Any = _write(job, chosen, settings, pipe.send)
+                told: Any = make(job, pipe.send)
             except MemoryError:
                 told = PrepareError("a worker has no memory left: try fewer --workers")
             except (UserError, OSError) as error:
@@ -128,25 +118,27 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write(
-    job: Job, chosen: tokenizers.Tokenizer, settings: Settings, tell: Callable[[int], None]
-) -> Made:
-    plan, bad = settings.plan, LeftOut()
+_loaded = functools.cache(tokenizers.load)
+
+
+def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Settings) -> Made:
+    """Tokenizes a job's documents into its two shards."""
+    chosen, bad = _loaded(tokenizer, settings.separator), LeftOut()
     inputs = [[*source, digest(source.name)] for source in job.sources]
-    left_out = bad if settings.allowed.bad_rows == "skip" else None
+    left_out = bad if settings.bad_rows == "skip" else None
     with contextlib.ExitStack() as stack:
         train, test = (
             stack.enter_context(tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary))
-            for path in job.paths(settings.out)
+            for path in job.paths(out)
         )
         text_bytes = lost_bytes = 0
-        for names, texts in _some(job, plan.text_field, left_out):
+        for names, texts in _some(job, settings.text_field, left_out):
             count = 0
             for name, text, (encoded, lost) in zip(
                 names, texts, chosen.encode_and_count(texts), strict=True
             ):
                 content = text.encode()
-                writer = test if _is_held_out(content, plan.held_out) else train
+                writer = test if _is_held_out(content, settings.held_out) else train
                 try:
                     writer.write_document(encoded, chosen.separator, len(content) - lost)
                 except tokens.TokensError as error:
@@ -157,7 +149,7 @@ def _write(
         for source in job.sources:
             _see_unchanged(source)
         made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
-        made.check(settings.allowed)
+        made.check(settings)
     return made._replace(shards=[train.digest, test.digest])
 
 
