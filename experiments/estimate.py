@@ -31,13 +31,11 @@ def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
         for group in tree.groups(branches)
     )
     names = ", ".join(branches) if len(branches) <= 6 else f"{len(branches)} branches"
-    parts = f", in {first.accumulate} micro-batches" if first.accumulate > 1 else ""
     plain = getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu"
     missing = dict.fromkeys(branch.data.not_there() for branch in branches.values())
     return [
         model_of(first),
-        f"{names}: {updates:,} updates of {batch_of(first)}, {count:.3g} {first.data.unit} in all"
-        + parts,
+        f"{names}: {updates:,} updates of {batch_of(first)}, {count:.3g} {first.data.unit} in all",
         f"about {flops:.2g} FLOPs, and at least {memory / 2**30:.2g} GiB of each device's memory"
         + (" with plain attention" if plain else ""),
         *(f"not there yet: {why}" for why in missing if why),
@@ -52,6 +50,7 @@ def model_of(branch: ResolvedBranch) -> str:
 
 
 def batch_of(branch: ResolvedBranch) -> str:
-    """A replicate's batch in words, such as "8 x 16 tokens"."""
+    """A replicate's batch in words, such as "8 x 16 tokens in 2 micro-batches"."""
     each = f" x {branch.data.units:,}" if branch.data.units > 1 else ""
-    return f"{branch.batch_size:,}{each} {branch.data.unit}"
+    parts = f" in {branch.accumulate} micro-batches" if branch.accumulate > 1 else ""
+    return f"{branch.batch_size:,}{each} {branch.data.unit}{parts}"

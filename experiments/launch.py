@@ -25,16 +25,10 @@ def launch(
     branches: Mapping[str, ResolvedBranch],
     declared: bool = True,
 ) -> int:
-    """Trains what is missing of `branches` in a workdir and draws its report.
+    """Trains what is missing of `branches`, old and new, and draws the workdir's report.
 
-    Args:
-      experiment: how it is watched and kept.
-      store: the workdir's.
-      branches: what is to be trained, old and new.
-      declared: whether the experiment declares these branches, and is to be the workdir's config.
-
-    Returns:
-      An exit code: 130 after a stop, 1 after a divergence.
+    The experiment says how; if it is what `declared` them it becomes the workdir's config. Returns
+    an exit code: 130 after a stop, 1 after a divergence.
     """
     _check_compared(experiment, {**store.branches(), **branches})
     asked: list[int] = []
@@ -80,22 +74,16 @@ def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranc
     for row, names in experiment.compare.items():
         for name in names:
             if name not in branches:
-                raise ConfigError(
-                    f"compare.{row}: there is no branch {name!r}; the branches are "
-                    f"{', '.join(branches)}"
-                )
+                known = f"the branches are {', '.join(branches)}"
+                raise ConfigError(f"compare.{row}: there is no branch {name!r}; {known}")
 
 
 def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
     branches = store.branches()
     for name in names:
-        if jump := lineage.jump(branches[name], branches):
-            before, after = jump
-            print(
-                f"{name}: the rate jumps from {before:.3e} to {after:.3e} at "
-                f"{branches[name].parent}@{branches[name].start}",
-                file=sys.stderr,
-            )
+        if jump := lineage.jump(branch := branches[name], branches):
+            rates, at = "{:.3e} to {:.3e}".format(*jump), f"{branch.parent}@{branch.start}"
+            print(f"{name}: the rate jumps from {rates} at {at}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def _training(given: argparse.Namespace) -> None:
     described = describe_all(given.experiment.data_sets())
     branch = next(iter(tree.resolve(given.experiment, described).values()))
     of_one = cost.of_branch(branch)
-    subject = f"{model_of(branch)}, {batch_of(branch)} / {branch.accumulate}"
+    subject = f"{model_of(branch)}, updates of {batch_of(branch)}"
     print(f"{subject}, on {provenance.machine()}", flush=True)
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)

@@ -136,8 +136,7 @@ def refuse_unused(given: argparse.Namespace, command: str, taken: Collection[str
 
 def check_writable(flag: str, place: str | Path) -> None:
     """By a file without a name in what there is of a directory, so that nothing is left behind;
-    a bucket is not tried.
-    """
+    a bucket is not tried."""
     if "://" in str(place):
         return
     path = Path(place).expanduser()
@@ -159,9 +158,8 @@ def call(
 ) -> int:
     """Calls `function` with the flags' values, those of the process if no `argv` is given.
 
-    Returns:
-      Its exit code: the function's own, 2 for a `UserError` or `OSError`, told in a line, or 130
-      after an interrupt, with the place from which the same command `goes_on`.
+    The exit code is the function's own, 2 for a `UserError` or `OSError`, told in a line, or 130
+    after an interrupt, with the place from which the same command `goes_on`.
     """
     keep_freed_memory()
     with _told_on_standard_error():

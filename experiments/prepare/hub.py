@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.prepare import PrepareError
+from wsdjax.wording import shortened
 
 INSTALL = 'pip install -c constraints.txt -e ".[huggingface]"'
 _PARTS = 64
@@ -37,7 +38,7 @@ def rows(part: str) -> Iterator[tuple[int, Any]]:
         for row, content in enumerate(shard, 1):
             yield row, content
     except Exception as error:  # of the library or the network; none of whoever takes the rows
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        said = shortened(f"{type(error).__name__}: {error}", 150)
         raise PrepareError(f"{part} cannot be read after row {row} ({said})") from None
 
 
@@ -51,5 +52,5 @@ def _open(whole: str) -> Any:
     try:
         return datasets.load_dataset(name, *config, split=split)
     except Exception as error:  # of the library, the network or the data set's own code
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = shortened(f"{type(error).__name__}: {error}", 200)
         raise PrepareError(f"{whole} could not be fetched ({said})") from None

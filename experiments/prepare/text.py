@@ -36,11 +36,7 @@ _FEW = 10_000
 
 
 def prepare_text(
-    inputs: Sequence[str],
-    tokenizer: str,
-    out: Path,
-    settings: Settings,
-    workers: int = 1,
+    inputs: Sequence[str], tokenizer: str, out: Path, settings: Settings, workers: int = 1
 ) -> None:
     """Writes the inputs as token shards into `out`, as far as they are not there yet."""
     chosen = tokenizers.load(tokenizer, settings.separator)
@@ -165,11 +161,11 @@ def _made_before(out: Path, chosen: tokenizers.Tokenizer, settings: Settings) ->
 def _describe(
     jobs: Sequence[Job], made: dict[int, Made], out: Path, chosen: tokenizers.Tokenizer
 ) -> tokens.Description:
-    splits: dict[str, list[tokens.Shard]] = {split: [] for split in tokens.SPLITS}
-    for job in jobs:
-        for shards, shard in zip(splits.values(), records.shards(job, out, chosen), strict=True):
-            if shard.tokens:
-                shards.append(shard)
+    made_by_split = zip(*(records.shards(job, out, chosen) for job in jobs), strict=True)
+    splits = {
+        split: [shard for shard in shards if shard.tokens]
+        for split, shards in zip(tokens.SPLITS, made_by_split, strict=True)
+    }
     if not any(splits.values()):
         names = ", ".join(source.name for source in jobs[0].sources[:3])
         raise PrepareError(f"{names}: no document with any text")

@@ -132,11 +132,9 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
             for path in job.paths(out)
         )
         text_bytes = lost_bytes = 0
-        for names, texts in _some(job, settings.text_field, left_out):
-            count = 0
-            for name, text, (encoded, lost) in zip(
-                names, texts, chosen.encode_and_count(texts), strict=True
-            ):
+        for some in _some(job, settings.text_field, left_out):
+            encodings, count = chosen.encode_and_count([text for _, text in some]), 0
+            for (name, text), (encoded, lost) in zip(some, encodings, strict=True):
                 content = text.encode()
                 writer = test if _is_held_out(content, settings.held_out) else train
                 try:
@@ -147,35 +145,27 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
                 count += len(encoded) + 1
             tell(count)
         for source in job.sources:
-            _see_unchanged(source)
+            if not source.name.startswith("hf:") and Source.of(source.name) != source:
+                said = f"{source.name} was changed meanwhile: give the same command again"
+                raise PrepareError(said)
         made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
         made.check(settings)
     return made._replace(shards=[train.digest, test.digest])
 
 
-def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[tuple[list[str], list[str]]]:
-    """The documents, so many together that a call of the tokenizer is worth it, and the names of
-    the sources that they are from."""
-    names: list[str] = []
-    texts: list[str] = []
+def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[list[tuple[str, str]]]:
+    """The documents, so many together that a call of the tokenizer is worth it, each with the name
+    of its source."""
+    together: list[tuple[str, str]] = []
     size = 0
     for source in job.sources:
         for text in documents(source.name, field, left_out):
-            names.append(source.name)
-            texts.append(text)
+            together.append((source.name, text))
             size += len(text)
             if size >= _CHARACTERS_TOGETHER:
-                yield names, texts
-                names, texts, size = [], [], 0
-    yield names, texts
-
-
-def _see_unchanged(source: Source) -> None:
-    if source.name.startswith("hf:"):
-        return
-    status = os.stat(source.name)
-    if (status.st_size, status.st_mtime_ns) != source[1:]:
-        raise PrepareError(f"{source.name} was changed meanwhile: give the same command again")
+                yield together
+                together, size = [], 0
+    yield together
 
 
 def _is_held_out(content: bytes, share: float) -> bool:
