@@ -69,8 +69,8 @@ def _branch(given: Given) -> int | None:
     from wsdjax.branches import BranchStore
     from wsdjax.branches.workdir import experiment_of
 
-    experiment = experiment_of(workdir)
-    keep = {} if experiment is None else {"keep": experiment.keep}
+    given.experiment = experiment_of(workdir)
+    keep = {"keep": given.experiment.keep} if given.experiment else {}
     cli.refuse_unused(given, name, taken)
     return command(BranchStore(workdir, given.checkpoint_dir, **keep), given, *rest)
 
@@ -79,9 +79,6 @@ _GROWING = [
     *("name", "steps", "data", "data_seed", "reset_optimizer", "averages", "checkpoint_dir"),
     *_HYPERPARAMETERS,
 ]
-
-
-# Looking.
 
 
 def _list(store, given: Given) -> None:
@@ -133,9 +130,6 @@ def _diff(store, given: Given, one: str, two: str) -> None:
     print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")
 
 
-# Adding.
-
-
 def _fork(store, given: Given, node: str) -> int:
     if not given.name:
         raise ConfigError("fork: give the new branch a name with --name")
@@ -158,7 +152,6 @@ def _extend(store, given: Given, name: str) -> int:
 def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from wsdjax.branches.workdir import experiment_of
     from wsdjax.trainer import resolved_in
 
     if given.steps is None:
@@ -174,11 +167,9 @@ def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
         averages=_piece(given.averages, "--averages", Averages),
     )
     config.validate_branch(name, branch)
-    experiment = experiment_of(store.workdir)
-    if experiment is None:
+    if (experiment := given.experiment) is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
-    if given.checkpoint_dir:
-        cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
+    cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
     resolved = resolved_in(store, name, branch, experiment)
     return launch(experiment, store, {name: resolved}, declared=False)
 

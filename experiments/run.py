@@ -38,8 +38,7 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     workdir = Path(given.workdir or Path("runs") / Path(given.config.partition(":")[0]).stem)
     cli.check_writable("--workdir", workdir)
-    if given.checkpoint_dir:
-        cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
+    cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
 
     # JAX comes in only once fields and workdir are known to be good.
     from experiments.launch import launch

@@ -12,6 +12,7 @@ threads as XLA, and both keep freed memory.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -106,8 +107,6 @@ def _packages() -> dict[str, str]:
     """The versions of what is installed of the peers and what they stand on."""
     found = {}
     for name in ("torch", "scipy", *(each.package for each in CONTESTANTS.values())):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found

@@ -51,9 +51,6 @@ def _ours(subject: Subject) -> Solve:
     return solve
 
 
-# PyTorch.
-
-
 def _curvlinops(subject: Subject) -> Solve:
     """Its products, and SciPy's `eigsh`, as its documentation has it."""
     import torch
@@ -139,9 +136,6 @@ class _Counted:
         return self._function(*arguments)
 
 
-# JAX.
-
-
 def _matfree(subject: Subject) -> Solve:
     from matfree import decomp, eig
 
@@ -171,9 +165,6 @@ def _matfree(subject: Subject) -> Solve:
         return Outcome(np.sort(np.asarray(found, np.float64))[::-1][:k], steps)
 
     return solve
-
-
-# Settings.
 
 
 def _settings(**values: Any) -> list[Setting]:

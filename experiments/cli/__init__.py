@@ -134,10 +134,10 @@ def refuse_unused(given: argparse.Namespace, command: str, taken: Collection[str
         raise ConfigError(f"{command} takes no --{name}")
 
 
-def check_writable(flag: str, place: str | Path) -> None:
+def check_writable(flag: str, place: str | Path | None) -> None:
     """By a file without a name in what there is of a directory, so that nothing is left behind;
     a bucket is not tried."""
-    if "://" in str(place):
+    if not place or "://" in str(place):
         return
     path = Path(place).expanduser()
     check_path(flag, str(path))
@@ -215,7 +215,6 @@ def _told_on_standard_error() -> Iterator[None]:
     """Tells there what the library logs, and not what other libraries repeat."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("wsdjax")
     before = logger.level, logger.propagate, sys.unraisablehook
     logger.addHandler(handler)

@@ -140,17 +140,12 @@ def length(text: str) -> Length:
     return int(text) if text.isdecimal() and len(text) <= 20 else text
 
 
-# The file.
-
-
 def _loaded(given: str) -> Any:
     """Calls a config file's ``get_config``; the file is executed once."""
     path, _, argument = given.partition(":")
-    try:
-        content = Path(path).read_bytes() if Path(path).is_file() else None
-    except (OSError, ValueError):  # longer than a path can be; a NUL in it
-        content = None
-    flag = f"--config={shortened(given, 200)}"
+    flag, content = f"--config={shortened(given, 200)}", None
+    with contextlib.suppress(OSError, ValueError):  # longer than a path can be; a NUL in it
+        content = Path(path).read_bytes()
     if content is None:
         raise ConfigError(f"{flag}: there is no such file; ours are {_ours()}")
     module = types.ModuleType("config_file")

@@ -121,7 +121,7 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
     before the rest of it is read."""
     number, size = 1, 0
     parts: list[bytes] = []
-    for chunk in content:
+    for chunk in chain(content, [b"\n"]):
         pieces = chunk.split(b"\n")
         for i, piece in enumerate(pieces):
             if size <= MOST_OF_A_ROW < size + len(piece):
@@ -134,8 +134,6 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
                 if line := b"".join(parts).strip():
                     yield number, line
                 number, size, parts = number + 1, 0, []
-    if line := b"".join(parts).strip():
-        yield number, line
 
 
 def _decoded(read: Callable[[], str]) -> str:

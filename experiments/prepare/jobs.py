@@ -15,10 +15,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments.prepare import PrepareError
 from experiments.prepare.sources import Source
@@ -26,6 +26,7 @@ from wsdjax.data import tokens
 from wsdjax.data.tokenizer import Tokenizer
 from wsdjax.files import naming, read_json_lines, write_if_changed
 
+T = TypeVar("T")
 JOBS = "jobs.jsonl"
 _MOST_SHARDS = 2_048
 """The limit for a split, since training looks at each one's header before it begins."""
@@ -97,19 +98,22 @@ def split_into_jobs(sources: Iterable[Source], shard_bytes: int) -> list[Job]:
     make too many jobs."""
     sources = list(sources)
     enough = max(shard_bytes, math.ceil(sum(source.size for source in sources) / _MOST_SHARDS))
-    jobs: list[Job] = []
-    together: list[Source] = []
-    size = 0
-    for source in sources:
-        together.append(source)
-        size += source.size
-        if size >= enough:
-            jobs.append(Job(len(jobs), tuple(together)))
-            together, size = [], 0
-    return [*jobs, Job(len(jobs), tuple(together))] if together else jobs
+    together = gathered(sources, lambda source: source.size, enough)
+    return [Job(number, tuple(each)) for number, each in enumerate(together)]
 
 
-# What is made, and of what.
+def gathered(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """Neighbours together, until their sizes come to enough."""
+    together: list[T] = []
+    total = 0
+    for item in items:
+        together.append(item)
+        total += size(item)
+        if total >= enough:
+            yield together
+            together, total = [], 0
+    if together:
+        yield together
 
 
 def read(out: Path) -> dict[int, Made]:

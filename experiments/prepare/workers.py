@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,14 @@ from typing import Any
 from experiments.cli.progress import Display
 from experiments.prepare import PrepareError
 from experiments.prepare.documents import LeftOut, documents
-from experiments.prepare.jobs import Job, Made, Settings, digest
+from experiments.prepare.jobs import Job, Made, Settings, digest, gathered
 from experiments.prepare.sources import Source
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.errors import UserError
 
 _CHARACTERS_TOGETHER = 2**20
-
-
+"""So many that a call of the tokenizer is worth it."""
 Tell = Callable[[int], None]
 """Told of so many tokens that were written."""
 
@@ -126,13 +125,18 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
     chosen, bad = _loaded(tokenizer, settings.separator), LeftOut()
     inputs = [[*source, digest(source.name)] for source in job.sources]
     left_out = bad if settings.bad_rows == "skip" else None
+    texts = (
+        (source.name, text)
+        for source in job.sources
+        for text in documents(source.name, settings.text_field, left_out)
+    )
     with contextlib.ExitStack() as stack:
         train, test = (
             stack.enter_context(tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary))
             for path in job.paths(out)
         )
         text_bytes = lost_bytes = 0
-        for some in _some(job, settings.text_field, left_out):
+        for some in gathered(texts, lambda each: len(each[1]), _CHARACTERS_TOGETHER):
             encodings, count = chosen.encode_and_count([text for _, text in some]), 0
             for (name, text), (encoded, lost) in zip(some, encodings, strict=True):
                 content = text.encode()
@@ -151,21 +155,6 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
         made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
         made.check(settings)
     return made._replace(shards=[train.digest, test.digest])
-
-
-def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[list[tuple[str, str]]]:
-    """The documents, so many together that a call of the tokenizer is worth it, each with the name
-    of its source."""
-    together: list[tuple[str, str]] = []
-    size = 0
-    for source in job.sources:
-        for text in documents(source.name, field, left_out):
-            together.append((source.name, text))
-            size += len(text)
-            if size >= _CHARACTERS_TOGETHER:
-                yield together
-                together, size = [], 0
-    yield together
 
 
 def _is_held_out(content: bytes, share: float) -> bool:
