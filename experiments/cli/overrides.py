@@ -30,11 +30,7 @@ def is_one(argument: str) -> bool:
 
 def experiment(given: str, arguments: Sequence[str]) -> tuple[config.Experiment, list[str]]:
     """The config file's experiment, with its fields set in the order of the arguments, and the
-    arguments that are none of its own.
-
-    Args:
-      given: FILE or FILE:ARGUMENT, the latter for its ``get_config``.
-    """
+    arguments that are none of its own. `given` is FILE or FILE:ARGUMENT, for its ``get_config``."""
     if not given:
         raise ConfigError(f"give a config file: --config={_ours()}")
     found = _loaded(given)

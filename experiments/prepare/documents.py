@@ -19,7 +19,7 @@ from typing import Any
 from experiments.prepare import PrepareError, hub
 from experiments.prepare.unpacking import chunks
 from wsdjax.data.tokenizer import INSTALL
-from wsdjax.wording import listed, shortened
+from wsdjax.wording import listed, shortened, shown
 
 _KINDS = (".txt", ".jsonl", ".json")
 SUFFIXES = (*_KINDS, *(k + packed for k in _KINDS for packed in (".gz", ".zst")), ".parquet")
@@ -162,13 +162,16 @@ def _json(content: bytes | None) -> Any:
 def _text(row: Any, text_field: str) -> str:
     called = repr(shortened(text_field))
     if not isinstance(row, dict):
-        raise _Bad(f"no text under {called}, but {_kind(row)} in place of an object")
+        raise _Bad(f"no text under {called}, but {shown(row, 60)} in place of an object")
     if text_field not in row:
         has = shortened(listed(row))
         raise _Bad(f"no text under {called}; it has {has}. Name it with --text_field")
     text = row[text_field]
     if not isinstance(text, str):
-        raise _Bad(f"{called} is {_kind(text)}, and no text: mend it, or --bad_rows=skip")
+        raise _Bad(
+            f"{called} is {shown(text, 60)}, and no text: mend it, name another --text_field, or "
+            "leave it out by --bad_rows=skip"
+        )
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can write
@@ -176,13 +179,6 @@ def _text(row: Any, text_field: str) -> str:
     if size > MOST_OF_A_ROW:
         raise _Bad(f"a text of more than {MOST_OF_A_ROW >> 20} MiB: make several of it")
     return text
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool | int | float):
-        return f"the value {shortened(json.dumps(value))}"
-    named: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
-    return named.get(type(value), type(value).__name__)
 
 
 def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
@@ -201,13 +197,6 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
                 raise PrepareError(
                     f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
                     "Name it with --text_field"
-                )
-            kind = file.schema_arrow.field(text_field).type
-            of = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-            if str(of) not in ("string", "large_string", "string_view", "null"):
-                raise PrepareError(
-                    f"{name}: the column {shortened(text_field)!r} is of {shortened(str(kind))}, "
-                    "and no text. Name another with --text_field"
                 )
             for batch in file.iter_batches(columns=[text_field], batch_size=100):
                 # A name with a dot is taken for a path too: more columns may have come.

@@ -13,12 +13,8 @@ _PARTS = 64
 
 
 def parts(given: str) -> list[tuple[str, int]]:
-    """``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIG:SPLIT`` as parts that workers can share;
-    the split is "train" if none is named.
-
-    Returns:
-      The name of each, which `rows` understands, and its size in bytes, about.
-    """
+    """``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIG:SPLIT`` as parts that workers can share:
+    the name of each, for `rows`, and its size in bytes, about. The split is "train" by default."""
     whole = given if given.count(":") > 1 else f"{given}:train"
     if whole.count(":") > 3 or not all(whole.split(":")):
         raise PrepareError(f"--input {given}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")

@@ -86,11 +86,8 @@ def verify(out: Path, workers: int = 1) -> None:
 def _agreed(
     out: Path, jobs: Sequence[Job], chosen: tokenizers.Tokenizer, settings: Settings
 ) -> dict[int, Made]:
-    """Sees that what is in the directory is what is asked for; a new one gets it in writing.
-
-    Returns:
-      The jobs that are done; whatever else was made is deleted.
-    """
+    """The jobs that are done, if what is in the directory is what is asked for; a new one gets it
+    in writing. Whatever else was made is deleted."""
     before = _made_before(out, chosen, settings)
     kept = records.unchanged(before, jobs)
     finished = (out / tokens.JSON).exists()
