@@ -43,15 +43,10 @@ class Found(NamedTuple):
     """How many names were not taken, by what they are."""
 
     def __str__(self) -> str:
-        kinds = Counter(
-            "of the hub" if each.name.startswith("hf:") else suffix_of(each.name)
-            for each in self.sources
-        )
+        kinds = Counter(suffix_of(each.name) or "of the hub" for each in self.sources)
         taken = f"{len(self.sources):,} {'file' if len(self.sources) == 1 else 'files'} taken"
-        left = f"{self.left_out.total():,} left out"
-        return f"{taken} ({_listed(kinds)}); {left}" + (
-            f" ({_listed(self.left_out)})" if self.left_out else ""
-        )
+        left = f" ({_listed(self.left_out)})" if self.left_out else ""
+        return f"{taken} ({_listed(kinds)}); {self.left_out.total():,} left out{left}"
 
 
 def _listed(kinds: Counter[str]) -> str:

@@ -140,7 +140,8 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
             encodings, count = chosen.encode_and_count([text for _, text in some]), 0
             for (name, text), (encoded, lost) in zip(some, encodings, strict=True):
                 content = text.encode()
-                writer = test if _is_held_out(content, settings.held_out) else train
+                drawn = int.from_bytes(hashlib.sha256(content).digest()[:8])
+                writer = test if drawn < settings.held_out * 2**64 else train
                 try:
                     writer.write_document(encoded, chosen.separator, len(content) - lost)
                 except tokens.TokensError as error:
@@ -155,7 +156,3 @@ def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Setti
         made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
         made.check(settings)
     return made._replace(shards=[train.digest, test.digest])
-
-
-def _is_held_out(content: bytes, share: float) -> bool:
-    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < share * 2**64
