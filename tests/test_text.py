@@ -346,7 +346,7 @@ FAULTS = {
     "no such column": (
         "a.parquet",
         lambda path: write_parquet(path, texts(3), "content"),
-        " has no column 'text'; it has other, content. Name it with --text_field",
+        " must have one column 'text', and has other, content: name another with --text",
     ),
 }
 

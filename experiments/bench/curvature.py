@@ -81,7 +81,7 @@ def _curvature(given: argparse.Namespace) -> None:
     }
     if given.out:
         made = here()
-        write_result(given.out, result, made | {"versions": made["versions"] | _packages()})
+        write_result(given.out, result | made | {"versions": made["versions"] | _packages()})
     if given.figure:
         save(error_against_time(points), given.figure)
 

@@ -88,7 +88,7 @@ def _training(given: argparse.Namespace) -> None:
     }
     print("\n".join(told(result)))
     if given.out:
-        write_result(given.out, result, here())
+        write_result(given.out, result | here())
 
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:

@@ -214,8 +214,7 @@ def end(code: int) -> NoReturn:
 def _told_on_standard_error() -> Iterator[None]:
     """Tells there what the library logs, and not what other libraries repeat."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
-    handler = logging.StreamHandler()
-    logger = logging.getLogger("wsdjax")
+    handler, logger = logging.StreamHandler(), logging.getLogger("wsdjax")
     before = logger.level, logger.propagate, sys.unraisablehook
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

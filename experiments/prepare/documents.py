@@ -192,11 +192,9 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
         with parquet.ParquetFile(name) as file:
             columns = file.schema_arrow.names
             if columns.count(text_field) != 1:
-                has = shortened(listed(columns), 90)
-                many = "two columns" if text_field in columns else "no column"
                 raise PrepareError(
-                    f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
-                    "Name it with --text_field"
+                    f"{name} must have one column {shortened(text_field)!r}, and has "
+                    f"{shortened(listed(columns), 90)}: name another with --text_field"
                 )
             for batch in file.iter_batches(columns=[text_field], batch_size=100):
                 # A name with a dot is taken for a path too: more columns may have come.
