@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from experiments.cli.progress import Training
@@ -30,7 +30,8 @@ def launch(
     The experiment says how; if it is what `declared` them it becomes the workdir's config. Returns
     an exit code: 130 after a stop, 1 after a divergence.
     """
-    _check_compared(experiment, {**store.branches(), **branches})
+    every = {**store.branches(), **branches}
+    _check_compared(experiment, every)
     asked: list[int] = []
     drawn = False
 
@@ -39,7 +40,10 @@ def launch(
         def planned(missing: list[str]) -> None:
             for line in estimate({name: branches[name] for name in missing}):
                 print(line, file=sys.stderr)
-            _print_jumps(store, missing)
+            for branch in (branches[name] for name in missing):
+                if jump := lineage.jump(branch, every):
+                    rates, at = "{:.3e} to {:.3e}".format(*jump), f"{branch.parent}@{branch.start}"
+                    print(f"{branch.name}: the rate jumps from {rates} at {at}", file=sys.stderr)
             noted.enter_context(_signals(asked.append))
 
         def draw(where: Path) -> None:
@@ -75,14 +79,6 @@ def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranc
             if name not in branches:
                 known = f"the branches are {', '.join(branches)}"
                 raise ConfigError(f"compare.{row}: there is no branch {name!r}; {known}")
-
-
-def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
-    branches = store.branches()
-    for name in names:
-        if jump := lineage.jump(branch := branches[name], branches):
-            rates, at = "{:.3e} to {:.3e}".format(*jump), f"{branch.parent}@{branch.start}"
-            print(f"{name}: the rate jumps from {rates} at {at}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ MISTAKES = {
     "no length": (("fork", "trunk", "--name=x"), "--steps"),
     "no such schedule": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Decay"),
-        "--schedule=Decay: no Decay; there are Constant, Hold",
+        "--schedule: no Decay; there are Constant, Hold",
     ),
     "a wrong field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown(form='sqrt')"),

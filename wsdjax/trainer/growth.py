@@ -102,7 +102,6 @@ def fork(
       ConfigError, MissingNode: for a branch that cannot be; nothing is written then.
       Diverged: at a loss or an update that is not finite.
     """
-    validate_branch(name, branch)
     experiment = workdir.experiment_of(store.workdir)
     resolved = resolved_in(store, name, branch, experiment)
     if watch is None:
@@ -119,6 +118,7 @@ def resolved_in(
     Raises:
       ConfigError, MissingNode: for one that cannot be.
     """
+    validate_branch(name, branch)
     branches, parent = store.branches(), branch.parent.partition("@")[0]
     store.record(parent)  # or an error that tells which there are
     sets = experiment.data_sets() if experiment else []
