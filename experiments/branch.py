@@ -110,9 +110,8 @@ def _show(store, given: Given, name: str) -> None:
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")
     print(f"held-out loss {loss or 'none yet'}")
     for path, both in record["differs_from_parent"].items():
-        if path.startswith("schedule."):
-            continue  # told above, whole
-        print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
+        if not path.startswith("schedule."):  # told above, whole
+            print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
 
 
 def _diff(store, given: Given, one: str, two: str) -> None:
@@ -121,12 +120,10 @@ def _diff(store, given: Given, one: str, two: str) -> None:
     branches = store.branches()
     for name in (one, two):
         store.record(name)  # or an error that tells which there are
-    rows: list[tuple[str, ...]] = [("", one, two)]
     a, b = (branches[name].to_json() for name in (one, two))
-    rows += [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
-    rows.append(
-        ("held-out loss", *(state_of(store, branches[name])[1] or "-" for name in (one, two)))
-    )
+    rows = [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
+    a_loss, b_loss = (state_of(store, branches[name])[1] or "-" for name in (one, two))
+    rows = [("", one, two), *rows, ("held-out loss", a_loss, b_loss)]
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
     print("\n".join(aligned(rows)))
     print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")

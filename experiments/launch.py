@@ -65,11 +65,9 @@ def launch(
     if not drawn:
         print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
         kept = (workdir.read_config(store.workdir) or {}).get("snapshot_every")
-        if declared and (asked_for := experiment.snapshot_every) not in (None, kept):
-            remedy = (
-                "what is trained keeps no more of them; train in another --workdir to have them"
-            )
-            print(f"snapshot_every = {asked_for}: {remedy}", file=sys.stderr)
+        if declared and (more := experiment.snapshot_every) not in (None, kept):
+            remedy = "what is trained gets no more of them: train in another --workdir"
+            print(f"snapshot_every = {more}: {remedy}", file=sys.stderr)
     return 0
 
 

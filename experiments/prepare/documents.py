@@ -64,15 +64,13 @@ def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> It
     unit, rows, read = _rows(name, text_field)
     for number, raw in rows:
         try:
-            text = read(raw)
+            if text := read(raw):
+                yield text
         except _Bad as bad:
             told = f"{name}, {unit} {number + (bad.line if unit == 'line' else 0)}: {bad}"
             if left_out is None:
                 raise PrepareError(told) from None
             left_out.add(told)
-        else:
-            if text:
-                yield text
 
 
 def _rows(name: str, of: str) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], str]]:

@@ -128,9 +128,8 @@ def read(out: Path) -> dict[int, Made]:
             int(done.text_bytes) + int(done.lost_bytes) + int(done.rows_left_out)
             made[int(done.job)] = done
         except (TypeError, ValueError):
-            raise PrepareError(
-                f"{out / JOBS}, line {number}: no record of a job; {remedy}"
-            ) from None
+            said = f"{out / JOBS}, line {number}: no record of a job; {remedy}"
+            raise PrepareError(said) from None
     return made
 
 

@@ -5,8 +5,8 @@ shard for training and one for testing. Which jobs there are depends on the inpu
 the shards are the same to the byte for any number of workers, and after any kill: a shard has its
 name once it is whole, and the same command makes those that are missing; what a kill loses are the
 jobs that were in work. An input that was mended, or came, leaves the shards of the others as they
-are (`jobs`); what is prepared to the end is not changed unless its tokens.json is
-deleted. A document is held out by a hash of its text, so that none is in both splits.
+are (`jobs`); what is prepared to the end is not changed unless its tokens.json is deleted. A
+document is held out by a hash of its text, so that none is in both splits.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ def prepare_text(
     chosen = tokenizers.load(tokenizer, settings.separator)
     found = find(inputs)
     print(found, flush=True)
-    if out.exists() and not out.is_dir():
-        raise PrepareError(f"--out {out} is a file: name a directory")
     jobs = split_into_jobs(found.sources, settings.shard_bytes)
     with lock.held(out, busy="another process is preparing text in {}: wait for it, or stop it"):
         for left_by_a_kill in out.glob("*.tmp"):  # its workers may be there still, and go

@@ -50,13 +50,14 @@ def check(branches: Mapping[str, ResolvedBranch]) -> None:
         what there is.
     """
     for group in tree.groups(branches):
-        sizes, found = _sizes(group[0]), []
+        sizes = _sizes(group[0])
+        found: list[Part] = []
         for part in _parts(group, sizes):
             found.append(part)
             _compare(group, sizes, found)
 
 
-def _parts(group: Sequence[ResolvedBranch], sizes: Mapping[str, int]) -> Iterator[Part]:
+def _parts(group: Sequence[ResolvedBranch], sizes: dict[str, int]) -> Iterator[Part]:
     """In this order: what is cheap to know rules out sizes that no trace could take."""
     first, replicates = group[0], sum(branch.seeds for branch in group)
     along, left = mesh.shape(replicates)
@@ -81,9 +82,7 @@ def _parts(group: Sequence[ResolvedBranch], sizes: Mapping[str, int]) -> Iterato
     yield Part("activations", (*of_batch, "model.", "seeds"), made)
 
 
-def _compare(
-    group: Sequence[ResolvedBranch], sizes: Mapping[str, int], parts: Sequence[Part]
-) -> None:
+def _compare(group: Sequence[ResolvedBranch], sizes: dict[str, int], parts: list[Part]) -> None:
     device = jax.local_devices()[0]
     host = [part for part in parts if part.on_host]
     inside = [part for part in parts if not part.on_host]
