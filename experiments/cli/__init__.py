@@ -73,9 +73,8 @@ class Parser(argparse.ArgumentParser):
         for argument in argv:
             if any(unicodedata.category(character) == "Cs" for character in argument):
                 raise ConfigError(f"the argument {shown(argument)} is not UTF-8")
-            if len(argument) > _LONGEST:
-                said = f"{argument[:60]}...: an argument of {len(argument):,} characters: too many"
-                raise ConfigError(said)
+            if (long := len(argument)) > _LONGEST:
+                raise ConfigError(f"{argument[:60]}...: {long:,} characters are too many")
         given, rest = self.parse_known_args(list(argv), argparse.Namespace(present=set()))
         if self._takes_config:
             # Before anything of the config file is executed.

@@ -34,15 +34,12 @@ from wsdjax.errors import UserError
 _CHARACTERS_TOGETHER = 2**20
 """So many that a call of the tokenizer is worth it."""
 Tell = Callable[[int], None]
-"""Told of so many tokens that were written."""
+Make = Callable[[Job, Tell], Made]
+"""Does a job, and tells of so many tokens whenever they are written."""
 
 
 def work(
-    jobs: Sequence[Job],
-    of: int,
-    workers: int,
-    make: Callable[[Job, Tell], Made],
-    finished: Callable[[Made], None],
+    jobs: Sequence[Job], of: int, workers: int, make: Make, finished: Callable[[Made], None]
 ) -> None:
     """Does the jobs, of so many with those that are done, in processes, and tells what is
     `finished`; the first error stops them all."""
@@ -91,7 +88,7 @@ def work(
         progress.close()
 
 
-def _serve(pipe: multiprocessing.connection.Connection, make: Callable[[Job, Tell], Made]) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, make: Make) -> None:
     """Does one job after the other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
