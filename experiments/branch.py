@@ -18,11 +18,11 @@ import argparse
 import ast
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from experiments import cli
 from experiments.cli.overrides import length, one_line
 from experiments.cli.table import aligned
-from wsdjax import config
 from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
 from wsdjax.config import json as serial
 from wsdjax.config.kinds import K
@@ -35,17 +35,19 @@ _HYPERPARAMETERS = [field.name for field in dataclasses.fields(Overrides)]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(__doc__, words=True)
-    parser.add_argument("--workdir", help="the run's directory")
-    parser.add_argument("--name", help="fork, extend: the new branch's name")
-    parser.add_argument("--steps", help='its length; 350, "5 epochs", "3e9 tokens", "10%%"')
-    parser.add_argument("--schedule", default="Cooldown", help="fork: as in a config file")
-    parser.add_argument("--data", help="fork, extend: another data set, as in a config file")
-    parser.add_argument("--data_seed", type=int, help="a fresh stream of this seed")
+    flag, schedule = parser.add_argument, partial(_piece, Schedule)
+    data, averages = partial(_piece, DataConfig), partial(_piece, Averages)
+    flag("--workdir", help="the run's directory")
+    flag("--name", help="fork, extend: the new branch's name")
+    flag("--steps", type=length, help='its length; 350, "5 epochs", "3e9 tokens", "10%%"')
+    flag("--schedule", type=schedule, default="Cooldown", help="fork: as in a config file")
+    flag("--data", type=data, help="fork, extend: another data set, as in a config file")
+    flag("--data_seed", type=int, help="a fresh stream of this seed")
     parser.switch("reset_optimizer", "fork, extend: Adam's moments from zero")
-    parser.add_argument("--averages", help='fork, extend: "Averages(ema=0.99)", say')
-    parser.add_argument("--checkpoint_dir", help="as for experiments.run")
+    flag("--averages", type=averages, help='fork, extend: "Averages(ema=0.99)", say')
+    flag("--checkpoint_dir", help="as for experiments.run")
     for name in _HYPERPARAMETERS:
-        parser.add_argument(f"--{name}", type=float, help="fork, extend: in place of the parent's")
+        flag(f"--{name}", type=float, help="fork, extend: in place of the parent's")
     return cli.call(parser, _branch, argv)
 
 
@@ -69,8 +71,8 @@ def _branch(given: Given) -> int | None:
     from wsdjax.branches import BranchStore
     from wsdjax.branches.workdir import experiment_of
 
-    experiment = experiment_of(workdir)
-    keep = {} if experiment is None else {"keep": experiment.keep}
+    given.experiment = experiment_of(workdir)
+    keep = {"keep": given.experiment.keep} if given.experiment else {}
     cli.refuse_unused(given, name, taken)
     return command(BranchStore(workdir, given.checkpoint_dir, **keep), given, *rest)
 
@@ -79,9 +81,6 @@ _GROWING = [
     *("name", "steps", "data", "data_seed", "reset_optimizer", "averages", "checkpoint_dir"),
     *_HYPERPARAMETERS,
 ]
-
-
-# Looking.
 
 
 def _list(store, given: Given) -> None:
@@ -111,9 +110,8 @@ def _show(store, given: Given, name: str) -> None:
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")
     print(f"held-out loss {loss or 'none yet'}")
     for path, both in record["differs_from_parent"].items():
-        if path.startswith("schedule."):
-            continue  # told above, whole
-        print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
+        if not path.startswith("schedule."):  # told above, whole
+            print(f"differs       {path}: {both['parent']} in {branch.parent}, {both['here']} here")
 
 
 def _diff(store, given: Given, one: str, two: str) -> None:
@@ -122,25 +120,19 @@ def _diff(store, given: Given, one: str, two: str) -> None:
     branches = store.branches()
     for name in (one, two):
         store.record(name)  # or an error that tells which there are
-    rows: list[tuple[str, ...]] = [("", one, two)]
     a, b = (branches[name].to_json() for name in (one, two))
-    rows += [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
-    rows.append(
-        ("held-out loss", *(state_of(store, branches[name])[1] or "-" for name in (one, two)))
-    )
+    rows = [(path, str(x), str(y)) for path, x, y in serial.differences(a, b) if path != "name"]
+    a_loss, b_loss = (state_of(store, branches[name])[1] or "-" for name in (one, two))
+    rows = [("", one, two), *rows, ("held-out loss", a_loss, b_loss)]
     shared = {s.branch for s in store.lineage(one)} & {s.branch for s in store.lineage(two)}
     print("\n".join(aligned(rows)))
     print(f"They share {', '.join(n for n in branches if n in shared) or 'no ancestor'}.")
 
 
-# Adding.
-
-
 def _fork(store, given: Given, node: str) -> int:
     if not given.name:
         raise ConfigError("fork: give the new branch a name with --name")
-    schedule = parse(given.schedule, "--schedule", Schedule)
-    return _add(store, given, given.name, node, schedule)
+    return _add(store, given, given.name, node, given.schedule)
 
 
 def _extend(store, given: Given, name: str) -> int:
@@ -158,62 +150,47 @@ def _extend(store, given: Given, name: str) -> int:
 def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
-    from wsdjax.branches.workdir import experiment_of
     from wsdjax.trainer import resolved_in
 
     if given.steps is None:
         raise ConfigError("give the new branch's length with --steps")
     branch = Branch(
-        steps=length(given.steps),
+        steps=given.steps,
         schedule=schedule,
         parent=node,
         optimizer=Overrides(**{each: getattr(given, each) for each in _HYPERPARAMETERS}),
         reset_optimizer=given.reset_optimizer,
-        data=_piece(given.data, "--data", DataConfig),
+        data=given.data,
         data_seed=given.data_seed,
-        averages=_piece(given.averages, "--averages", Averages),
+        averages=given.averages,
     )
-    config.validate_branch(name, branch)
-    experiment = experiment_of(store.workdir)
-    if experiment is None:
+    if (experiment := given.experiment) is None:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
-    if given.checkpoint_dir:
-        cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
+    cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
     resolved = resolved_in(store, name, branch, experiment)
     return launch(experiment, store, {name: resolved}, declared=False)
 
 
-def _piece(text: str | None, flag: str, base: type[K]) -> K | None:
-    return None if text is None else parse(text, flag, base)
-
-
-def parse(text: str, flag: str, base: type[K]) -> K:
-    """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``.
-
-    Raises:
-      ConfigError: for anything else.
-    """
-    given = f"{flag}={shortened(text, 100)}"
-    example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
-    if len(text) > 1_000:  # and so no deeper than Python can read
-        raise ConfigError(f"{given}: {example}")
+def _piece(base: type[K], text: str) -> K:
+    """A piece of a config, written as in a config file: ``Cooldown("sqrt", end_value=1e-4)``."""
     try:
+        if len(text) > 1_000:  # and so no deeper than Python can read
+            raise ValueError
         node = ast.parse(text.strip(), mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         positional = [ast.literal_eval(each) for each in call.args]
         named = {each.arg or "": ast.literal_eval(each.value) for each in call.keywords}
         name = call.func.id  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
-        raise ConfigError(f"{given}: {example}") from None
-    kinds = base.kinds()
-    if name not in kinds:
-        raise ConfigError(
-            f"{given}: no {shown(name)[1:-1]}{near(name, kinds)}; there are {', '.join(kinds)}"
-        )
+        example = "write it as in a config file, such as Cooldown or Cooldown('sqrt')"
+        raise argparse.ArgumentTypeError(f"{shortened(text, 100)}: {example}") from None
+    if name not in (kinds := base.kinds()):
+        known = f"{near(name, kinds)}; there are {', '.join(kinds)}"
+        raise argparse.ArgumentTypeError(f"no {shown(name)[1:-1]}{known}")
     try:
         return kinds[name](*positional, **named)
-    except TypeError as error:  # for a field that is not there, given twice or lacking
-        raise ConfigError(f"{given}: {one_line(error)}") from None
+    except TypeError as error:
+        raise argparse.ArgumentTypeError(one_line(error)) from None
 
 
 if __name__ == "__main__":

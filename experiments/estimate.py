@@ -20,36 +20,37 @@ def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
     """
     if not branches:
         return []
-    costs = {name: cost.of_branch(branch) for name, branch in branches.items()}
-    updates = {name: branch.end - branch.start for name, branch in branches.items()}
-    first = next(iter(branches.values()))
+    first, updates, flops, count = next(iter(branches.values())), 0, 0, 0
+    for branch in branches.values():
+        updates += branch.end - branch.start
+        replicated = branch.seeds * (branch.end - branch.start)
+        flops += replicated * cost.of_branch(branch).flops
+        count += replicated * branch.batch_size * branch.data.units
     memory = max(
-        costs[group[0].name].bytes_of_device(sum(branch.seeds for branch in group))
+        cost.of_branch(group[0]).bytes_of_device(sum(branch.seeds for branch in group))
         for group in tree.groups(branches)
     )
-    flops = sum(branches[name].seeds * updates[name] * costs[name].flops for name in branches)
     names = ", ".join(branches) if len(branches) <= 6 else f"{len(branches)} branches"
-    lines = [
-        f"{type(first.model).__name__}: {costs[first.name].parameters:,} parameters, "
-        f"{first.seeds} seed{'s' if first.seeds > 1 else ''}",
-        f"{names}: {sum(updates.values()):,} updates of {first.batch_size:,} "
-        + _examples(branches, updates),
-        f"about {flops:.2g} FLOPs, and at least {memory / 2**30:.2g} GiB of each device's memory",
-    ]
-    if first.accumulate > 1:
-        lines[1] += f", in {first.accumulate} micro-batches"
-    if getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu":
-        lines[2] += " with plain attention"
+    plain = getattr(first.model, "attention", "") == "fused" and jax.default_backend() == "cpu"
     missing = dict.fromkeys(branch.data.not_there() for branch in branches.values())
-    return lines + [f"not there yet: {why}" for why in missing if why]
+    return [
+        model_of(first),
+        f"{names}: {updates:,} updates of {batch_of(first)}, {count:.3g} {first.data.unit} in all",
+        f"about {flops:.2g} FLOPs, and at least {memory / 2**30:.2g} GiB of each device's memory"
+        + (" with plain attention" if plain else ""),
+        *(f"not there yet: {why}" for why in missing if why),
+    ]
 
 
-def _examples(branches: Mapping[str, ResolvedBranch], updates: Mapping[str, int]) -> str:
-    first = next(iter(branches.values()))
-    if first.data.unit == "images":
-        return "images"
-    count = sum(
-        branch.seeds * updates[name] * branch.batch_size * branch.data.units
-        for name, branch in branches.items()
-    )
-    return f"x {first.data.units:,} tokens, {count:.3g} tokens in all"
+def model_of(branch: ResolvedBranch) -> str:
+    """A branch's model and replicates in words."""
+    kind, compute = type(branch.model).__name__, getattr(branch.model, "compute", "float32")
+    parameters, seeds = cost.of_branch(branch).parameters, branch.seeds
+    return f"{kind}: {parameters:,} parameters in {compute}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def batch_of(branch: ResolvedBranch) -> str:
+    """A replicate's batch in words, such as "8 x 16 tokens in 2 micro-batches"."""
+    each = f" x {branch.data.units:,}" if branch.data.units > 1 else ""
+    parts = f" in {branch.accumulate} micro-batches" if branch.accumulate > 1 else ""
+    return f"{branch.batch_size:,}{each} {branch.data.unit}{parts}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from experiments.cli.progress import Training
@@ -25,18 +25,13 @@ def launch(
     branches: Mapping[str, ResolvedBranch],
     declared: bool = True,
 ) -> int:
-    """Trains what is missing of `branches` in a workdir and draws its report.
+    """Trains what is missing of `branches`, old and new, and draws the workdir's report.
 
-    Args:
-      experiment: how it is watched and kept.
-      store: the workdir's.
-      branches: what is to be trained, old and new.
-      declared: whether the experiment declares these branches, and is to be the workdir's config.
-
-    Returns:
-      An exit code: 130 after a stop, 1 after a divergence.
+    The experiment says how; if it is what `declared` them it becomes the workdir's config. Returns
+    an exit code: 130 after a stop, 1 after a divergence.
     """
-    _check_compared(experiment, {**store.branches(), **branches})
+    every = {**store.branches(), **branches}
+    _check_compared(experiment, every)
     asked: list[int] = []
     drawn = False
 
@@ -45,7 +40,10 @@ def launch(
         def planned(missing: list[str]) -> None:
             for line in estimate({name: branches[name] for name in missing}):
                 print(line, file=sys.stderr)
-            _print_jumps(store, missing)
+            for branch in (branches[name] for name in missing):
+                if jump := lineage.jump(branch, every):
+                    rates, at = "{:.3e} to {:.3e}".format(*jump), f"{branch.parent}@{branch.start}"
+                    print(f"{branch.name}: the rate jumps from {rates} at {at}", file=sys.stderr)
             noted.enter_context(_signals(asked.append))
 
         def draw(where: Path) -> None:
@@ -67,13 +65,9 @@ def launch(
     if not drawn:
         print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
         kept = workdir.experiment_of(store.workdir)
-        every = kept and kept.snapshot_every
-        if declared and experiment.snapshot_every not in (None, every):
-            print(
-                f"snapshot_every = {experiment.snapshot_every}: what is trained keeps no more "
-                "snapshots; train in another --workdir to have them",
-                file=sys.stderr,
-            )
+        if declared and (more := experiment.snapshot_every) not in (None, kept and kept.snapshot_every):
+            remedy = "what is trained gets no more of them: train in another --workdir"
+            print(f"snapshot_every = {more}: {remedy}", file=sys.stderr)
     return 0
 
 
@@ -81,22 +75,8 @@ def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranc
     for row, names in experiment.compare.items():
         for name in names:
             if name not in branches:
-                raise ConfigError(
-                    f"compare.{row}: there is no branch {name!r}; the branches are "
-                    f"{', '.join(branches)}"
-                )
-
-
-def _print_jumps(store: BranchStore, names: Sequence[str]) -> None:
-    branches = store.branches()
-    for name in names:
-        if jump := lineage.jump(branches[name], branches):
-            before, after = jump
-            print(
-                f"{name}: the rate jumps from {before:.3e} to {after:.3e} at "
-                f"{branches[name].parent}@{branches[name].start}",
-                file=sys.stderr,
-            )
+                known = f"the branches are {', '.join(branches)}"
+                raise ConfigError(f"compare.{row}: there is no branch {name!r}; {known}")
 
 
 @contextlib.contextmanager

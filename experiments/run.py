@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
-from wsdjax.config import Experiment, describe_all, validate
+from wsdjax.config import describe_all, validate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,24 +36,18 @@ def _run(given: argparse.Namespace) -> int:
         described = describe_all(given.experiment.data_sets() if in_epochs else [])
         print("\n".join(estimate(tree.resolve(given.experiment, described))))
         return 0
-    named = Path("runs") / Path(given.config.partition(":")[0]).stem
-    return run(given.experiment, Path(given.workdir or named), given.checkpoint_dir)
-
-
-def run(experiment: Experiment, workdir: Path, checkpoint_dir: str | None = None) -> int:
-    """Trains what is missing in `workdir` of the experiment's tree, and draws the report."""
+    workdir = Path(given.workdir or Path("runs") / Path(given.config.partition(":")[0]).stem)
     cli.check_writable("--workdir", workdir)
-    if checkpoint_dir:
-        cli.check_writable("--checkpoint_dir", checkpoint_dir)
+    cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
 
-    from wsdjax import tree  # JAX comes in only once fields and workdir are known to be good
-
-    branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
-
+    # JAX comes in only once fields and workdir are known to be good.
     from experiments.launch import launch
+    from wsdjax import tree
     from wsdjax.branches import BranchStore
 
-    return launch(experiment, BranchStore(workdir, checkpoint_dir, experiment.keep), branches)
+    branches = tree.resolve(given.experiment, describe_all(given.experiment.data_sets()))
+    store = BranchStore(workdir, given.checkpoint_dir, given.experiment.keep)
+    return launch(given.experiment, store, branches)
 
 
 if __name__ == "__main__":

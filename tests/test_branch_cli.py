@@ -158,7 +158,7 @@ MISTAKES = {
     "no length": (("fork", "trunk", "--name=x"), "--steps"),
     "no such schedule": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Decay"),
-        "--schedule=Decay: no Decay; there are Constant, Hold",
+        "--schedule: no Decay; there are Constant, Hold",
     ),
     "a wrong field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown(form='sqrt')"),
@@ -198,7 +198,7 @@ MISTAKES = {
     "a long name": (("fork", "trunk", f"--name={'x' * 300}", "--steps=3"), "at most 100 bytes"),
     "a required field": (
         ("fork", "trunk", "--name=x", "--steps=3", "--data=Text"),
-        "--data=Text: TypeError: Text.__init__() missing 1 required",
+        "Text.__init__() missing 1 required positional argument: 'directory'",
     ),
     "a field twice": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('sqrt', shape='linear')"),

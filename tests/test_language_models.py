@@ -38,8 +38,8 @@ def trained(tmp_path_factory):
 def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     """Parameters, tokens; bits a byte beside a bigram's and a 5-gram's of the same text."""
     workdir, out, err = trained
-    assert "Transformer: 12,704 parameters, 2 seeds" in err
-    assert "18 updates of 8 x 16 tokens, 4.61e+03 tokens in all, in 2 micro-batches" in err
+    assert "Transformer: 12,704 parameters in bfloat16, 2 seeds" in err
+    assert "18 updates of 8 x 16 tokens in 2 micro-batches, 4.61e+03 tokens in all" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
     assert "experiments.report --baselines counts them" in out
     assert "n-grams counted on" not in out
@@ -166,7 +166,10 @@ def test_a_node_is_probed_as_any_other(trained):
         ("lm_quickstart.py", "Transformer: 918,912 parameters"),
         ("lm_quickstart.py:gru", "RNN: "),
         ("lm_pythia160m.py", "Transformer: 162,322,944 parameters"),
-        ("lm_pythia160m.py", "11,444 updates of 256 x 2,048 tokens, 6e+09 tokens in all, in 8"),
+        (
+            "lm_pythia160m.py",
+            "11,444 updates of 256 x 2,048 tokens in 8 micro-batches, 6e+09 tokens",
+        ),
         ("lm_pythia160m.py", "about 5.8e+18 FLOPs"),  # 11,444 updates of 5.07e14
         ("lm_llama_wen.py:1.2B", "4,096 tokens"),
     ],
@@ -190,7 +193,7 @@ def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group()
     resolved = tree.resolve(experiment)
     one = cost.of_update(experiment.model, cost.batch_shapes(experiment.data, 8), 2)
     _, lengths, told = estimate(resolved)
-    assert "7 updates of 8 x 16 tokens, 1.79e+03 tokens in all, in 2 micro-batches" in lengths
+    assert "7 updates of 8 x 16 tokens in 2 micro-batches, 1.79e+03 tokens in all" in lengths
     memory = 4 * (one.state_bytes + one.activation_bytes) / 2**30
     assert f"about {2 * 7 * one.flops:.2g} FLOPs, and at least {memory:.2g} GiB" in told
 

@@ -12,13 +12,14 @@ threads as XLA, and both keep freed memory.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from experiments import cli
-from experiments.bench import referee
 from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
 from experiments.bench.race import comparisons, race, with_compilation
 from experiments.bench.showing import error_against_time, table
@@ -34,11 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flag = parser.add_argument
     flag("--batch", default=256, type=cli.number(int, 1), help="examples in the loss")
     flag("--repeats", default=3, type=cli.number(int, 1), help="timed runs of each setting")
-    flag("--k", default=["1", "5"], type=cli.names, help="how many eigenvalues, with commas")
+    flag("--k", default=(1, 5), type=_numbers, help="how many eigenvalues, with commas")
     flag("--peers", default=list(PEERS), type=cli.names, help="against whom; all there are")
     flag("--steps", default=300, type=cli.number(int, 0), help="updates before it is measured")
-    widths = [str(width) for width in CNN().widths]
-    flag("--widths", default=widths, type=cli.names, help="of the CNN's layers")
+    flag("--widths", default=CNN().widths, type=_numbers, help="of the CNN's layers")
     flag("--workdir", help="a run to take weights and examples from")
     flag("--node", help="the node of it: BRANCH or BRANCH@STEP")
     flag("--figure", type=Path, help="draws STEM.png and STEM.svg")
@@ -52,20 +52,17 @@ def _curvature(given: argparse.Namespace) -> None:
     for name in given.peers:
         if name not in PEERS:
             raise ConfigError(f"--peers={name}: the peers are {', '.join(PEERS)}")
-    ks, widths = _numbers("k", given.k), _numbers("widths", given.widths)
     load = os.getloadavg()[0]
     if given.workdir:
         subject = of_run(given.workdir, given.node, given.batch)
     else:
-        subject = trained(widths, given.steps, given.batch)
+        subject = trained(given.widths, given.steps, given.batch)
     print(f"{subject.name}, {given.batch} examples", flush=True)
     solvers = _built(subject, given.peers)
-    referee.check(subject)
-    exact = referee.reference(subject, max(ks))
-    if "torch" in _packages():
-        referee.check_torch(subject, exact)
-
-    points = [point for k in ks for point in race(CONTESTANTS, solvers, exact[:k], given.repeats)]
+    exact = subject.eigenvalues(max(given.k))
+    points = [
+        point for k in given.k for point in race(CONTESTANTS, solvers, exact[:k], given.repeats)
+    ]
     compared = comparisons(points, OURS)
     shown = {(each.ours.k, each.ours.written): each.ours for each in compared if each.ours}
     cold = {key: with_compilation(solvers[OURS], point) for key, point in shown.items()}
@@ -84,15 +81,13 @@ def _curvature(given: argparse.Namespace) -> None:
     }
     if given.out:
         made = here()
-        write_result(given.out, result, made | {"versions": made["versions"] | _packages()})
+        write_result(given.out, result | made | {"versions": made["versions"] | _packages()})
     if given.figure:
         save(error_against_time(points), given.figure)
 
 
-def _numbers(flag: str, given: list[str]) -> tuple[int, ...]:
-    if not given or not all(text.isdecimal() and int(text) for text in given):
-        raise ConfigError(f"--{flag} is positive whole numbers with commas between them")
-    return tuple(map(int, given))
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(cli.number(int, 1)(each)) for each in text.split(","))
 
 
 def _built(subject: Subject, peers: list[str]) -> dict[str, Solve]:
@@ -103,9 +98,7 @@ def _built(subject: Subject, peers: list[str]) -> dict[str, Solve]:
             solvers[name] = CONTESTANTS[name].build(subject)
         except ImportError:
             print(f"{name}: not installed", flush=True)
-    if "torch" in _packages():
-        import torch
-
+    if torch := sys.modules.get("torch"):
         torch.set_num_threads(os.cpu_count() or 1)
     return solvers
 
@@ -114,8 +107,6 @@ def _packages() -> dict[str, str]:
     """The versions of what is installed of the peers and what they stand on."""
     found = {}
     for name in ("torch", "scipy", *(each.package for each in CONTESTANTS.values())):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found

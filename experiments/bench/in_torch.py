@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-
-from experiments.bench.subject import Subject
 
 
 def as_torch(tree: Any) -> list[torch.Tensor]:
@@ -40,23 +37,3 @@ def cnn(params: Any) -> torch.nn.Module:
 def batch_of(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     images = np.asarray(batch["inputs"]).transpose(0, 3, 1, 2)
     return torch.tensor(images.copy()), torch.tensor(np.asarray(batch["targets"], np.int64))
-
-
-def loss_and_product(subject: Subject) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
-    """The loss, and v -> H v on flat vectors, differentiating twice backwards."""
-    network, (inputs, targets) = cnn(subject.params), batch_of(subject.batch)
-    parameters = list(network.parameters())
-    loss = torch.nn.functional.cross_entropy(network(inputs), targets)
-    slopes = torch.autograd.grad(loss, parameters, create_graph=True)
-    flat = torch.cat([slope.reshape(-1) for slope in slopes])
-
-    def product(vector):
-        along = torch.tensor(vector.ravel())
-        parts = torch.autograd.grad(flat, parameters, grad_outputs=along, retain_graph=True)
-        return flattened(parts)
-
-    return loss.item(), product
-
-
-def flattened(tensors: Any) -> np.ndarray:
-    return np.concatenate([tensor.numpy().ravel() for tensor in tensors])

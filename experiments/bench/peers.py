@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,6 @@ def _ours(subject: Subject) -> Solve:
         return Outcome(found.eigenvalues, found.products)
 
     return solve
-
-
-# PyTorch.
 
 
 def _curvlinops(subject: Subject) -> Solve:
@@ -112,19 +110,15 @@ def _pyhessian(subject: Subject) -> Solve:
     # By name, since the package has a class of the same name as its module.
     module: Any = importlib.import_module("pyhessian.hessian")
     batch = batch_of(subject.batch)
-    original = module.hessian_vector_product
 
     def solve(k, tol):
-        counted = _Counted(original)
-        module.hessian_vector_product = counted
+        counted = _Counted(module.hessian_vector_product)
         torch.manual_seed(0)
-        try:
+        with mock.patch.object(module, "hessian_vector_product", counted):
             network = cnn(subject.params)  # anew, since it adds to the gradients there are
             hessian = module.hessian(network, torch.nn.CrossEntropyLoss(), batch, cuda=False)
             values, _ = hessian.eigenvalues(maxIter=100, tol=tol, top_n=k)
             network.zero_grad()  # the graph of the gradient is a cycle through it
-        finally:
-            module.hessian_vector_product = original
         return Outcome(np.sort(values)[::-1], counted.products)
 
     return solve
@@ -139,9 +133,6 @@ class _Counted:
         return self._function(*arguments)
 
 
-# JAX.
-
-
 def _matfree(subject: Subject) -> Solve:
     from matfree import decomp, eig
 
@@ -150,17 +141,12 @@ def _matfree(subject: Subject) -> Solve:
     @partial(jax.jit, static_argnums=(3, 4))
     def values(params, batch, start, steps, linearize):
         flat, unravel = ravel_pytree(params)
+        slope = jax.grad(lambda flat: loss(unravel(flat), batch))
 
-        def slope(x):
-            return jax.grad(lambda y: loss(unravel(y), batch))(x)
+        def along(vector):
+            return jax.jvp(slope, (flat,), (vector,))[1]
 
-        if linearize:
-            _, product = jax.linearize(slope, flat)
-        else:
-
-            def product(vector):
-                return jax.jvp(slope, (flat,), (vector,))[1]
-
+        product = jax.linearize(slope, flat)[1] if linearize else along
         with jax.default_matmul_precision("highest"):
             return eig.eigh_partial(decomp.tridiag_sym(steps))(product, start)[0]
 
@@ -171,9 +157,6 @@ def _matfree(subject: Subject) -> Solve:
         return Outcome(np.sort(np.asarray(found, np.float64))[::-1][:k], steps)
 
     return solve
-
-
-# Settings.
 
 
 def _settings(**values: Any) -> list[Setting]:

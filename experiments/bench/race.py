@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +78,7 @@ def race(
             point = Point(name, k, setting, error, found.products, [], [])
             print(f"{name}, {point.written}: {point.products} products, {error:.1e}", flush=True)
             tried.append(point)
-        points += [point for i, point in enumerate(tried) if not _is_beaten(i, tried)]
+        points += _unbeaten(tried)
     for turn in range(repeats):
         for point in points if turn % 2 == 0 else reversed(points):
             wall, cpu = _timed(solvers[point.name], point)
@@ -95,18 +96,11 @@ def with_compilation(solve: Solve, point: Point) -> float:
 def comparisons(points: list[Point], ours: str) -> list[Comparison]:
     """Every peer against `ours`, for each k."""
     found = []
-    for k in dict.fromkeys(point.k for point in points):
-        named: dict[str, list[Point]] = {}
-        for point in points:
-            if point.k == k:
-                named.setdefault(point.name, []).append(point)
-        for name in named:
-            if name == ours:
-                continue
-            peer = _fastest(named[name], _ALMOST * min(point.error for point in named[name]))
-            best = _fastest(named[ours], peer.error) if peer else None
-            if peer:
-                found.append(Comparison(peer, best, peer.median / best.median if best else None))
+    for name, k in dict.fromkeys((point.name, point.k) for point in points if point.name != ours):
+        theirs, mine = ([p for p in points if (p.name, p.k) == (of, k)] for of in (name, ours))
+        if peer := _fastest(theirs, _ALMOST * min(point.error for point in theirs)):
+            best = _fastest(mine, peer.error)
+            found.append(Comparison(peer, best, peer.median / best.median if best else None))
     return found
 
 
@@ -123,12 +117,10 @@ def _fastest(points: list[Point], error: float) -> Point | None:
     return min(good, key=lambda point: point.median, default=None)
 
 
-def _is_beaten(i: int, tried: list[Point]) -> bool:
-    """Whether another setting takes fewer products to no larger an error, or is the same."""
-    mine = tried[i]
-    if not np.isfinite(mine.error):
-        return True
-    return any(
-        other.products < mine.products and max(other.error, FLOOR) <= max(mine.error, FLOOR)
-        for other in tried
-    ) or any((other.products, other.error) == (mine.products, mine.error) for other in tried[:i])
+def _unbeaten(tried: list[Point]) -> list[Point]:
+    """Those to which no other has as small an error by fewer products, or by as many."""
+    found: list[Point] = []
+    for point in sorted(tried, key=lambda point: (point.products, point.error)):
+        if max(point.error, FLOOR) < min((max(each.error, FLOOR) for each in found), default=inf):
+            found.append(point)
+    return found

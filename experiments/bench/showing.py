@@ -9,18 +9,8 @@ from experiments.bench.race import Comparison, Point
 from experiments.cli.table import aligned
 from experiments.report.style import COLOURS, STYLE
 
-_HEADER: tuple[str, ...] = (
-    "k",
-    "peer",
-    "error",
-    "products",
-    "seconds",
-    "our error",
-    "products",
-    "seconds",
-    "compiling",
-    "times as fast",
-)
+_OURS = ("our error", "products", "seconds", "compiling", "times as fast")
+_HEADER: tuple[str, ...] = ("k", "peer", "error", "products", "seconds", *_OURS)
 
 
 def table(compared: list[Comparison], cold: dict[tuple[int, str], float]) -> list[str]:
@@ -29,7 +19,7 @@ def table(compared: list[Comparison], cold: dict[tuple[int, str], float]) -> lis
     for peer, ours, times in compared:
         row = (str(peer.k), f"{peer.name} ({peer.written})", *_numbers(peer))
         if ours is None:
-            rows.append((*row, "not reached", "", "", "", ""))
+            rows.append((*row, "not reached", *[""] * (len(_OURS) - 1)))
         else:
             first = f"{cold[ours.k, ours.written]:.2f}"
             rows.append((*row, *_numbers(ours), first, f"{times:.2f}"))

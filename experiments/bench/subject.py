@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.probe.nodes import parse_node
-from wsdjax import data, models
+from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, AdamW, Photos
 from wsdjax.errors import ConfigError
@@ -33,8 +33,23 @@ class Subject(NamedTuple):
 
     def in_float64(self) -> Subject:
         """The same weights and examples; for use with x64 enabled."""
-        params, batch = jax.tree.map(_raised, (self.params, self.batch))
+
+        def raised(leaf):
+            return jnp.asarray(leaf, jnp.float64 if leaf.dtype == jnp.float32 else leaf.dtype)
+
+        params, batch = jax.tree.map(raised, (self.params, self.batch))
         return self._replace(params=params, batch=batch)
+
+    def eigenvalues(self, k: int) -> np.ndarray:
+        """The k largest of the Hessian, computed in float64, to 1e-10."""
+        with jax.enable_x64(True):
+            raised = self.in_float64()
+            found = probes.sharpness(
+                raised.model.loss, raised.params, [raised.batch], k=k, tol=1e-10, max_basis=150
+            )
+        if not found.converged.all():
+            raise ProbeError(f"no reference: residuals {found.residuals}")
+        return found.eigenvalues
 
 
 def trained(widths: tuple[int, ...], steps: int, examples: int) -> Subject:
@@ -54,7 +69,7 @@ def trained(widths: tuple[int, ...], steps: int, examples: int) -> Subject:
         params, state = update(params, state, stream[t])
     name = f"CNN{widths} after {steps} updates on photos"
     # Crops are independent of each other: the first are as good as any.
-    first = data.in_order(split, _AT_ONCE, _candidates(examples))
+    first = data.in_order(split, _AT_ONCE, 2 * examples + _AT_ONCE)
     return Subject(model, params, _away_from_kinks(model, params, first, examples), name)
 
 
@@ -68,16 +83,12 @@ def of_run(workdir: str, node: str, examples: int) -> Subject:
     model = models.build(resolved.model)
     params = jax.tree.map(lambda leaf: leaf[0], store.params(branch, step))
     split = data.load(resolved.data).train
-    candidates = data.sample(split, min(_candidates(examples), split.size), batch_size=_AT_ONCE)
+    count = min(2 * examples + _AT_ONCE, split.size)
+    candidates = data.sample(split, count, batch_size=_AT_ONCE)
     # Every other one first, since about half of them will do: from all over the split.
     candidates = candidates[::2] + candidates[1::2]
     batch = _away_from_kinks(model, params, candidates, examples)
     return Subject(model, params, batch, f"{resolved.model} at {branch}@{step}")
-
-
-def _candidates(count: int) -> int:
-    """The number of candidates, of which `count` are to be away from kinks."""
-    return 2 * count + _AT_ONCE
 
 
 def _away_from_kinks(model: Model, params: Any, among: list[data.Batch], count: int) -> Any:
@@ -120,7 +131,3 @@ def _slopes(model, params, batch):
         return ravel_pytree(jax.grad(lambda p: model.loss(p, one))(params))[0]
 
     return jax.lax.map(of_one, batch)
-
-
-def _raised(leaf):
-    return jnp.asarray(leaf, jnp.float64 if leaf.dtype == jnp.float32 else leaf.dtype)

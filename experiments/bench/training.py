@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.cli.results import here, write_result
+from experiments.estimate import batch_of, model_of
 from wsdjax import tree
 from wsdjax.branches import provenance
 from wsdjax.config import describe_all, validate
@@ -54,10 +55,6 @@ class Speed(NamedTuple):
     peak_bytes: int | None
     """The most memory of a device in use; None where the device does not tell."""
 
-    @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(__doc__, config=True)
@@ -72,17 +69,17 @@ def _training(given: argparse.Namespace) -> None:
     described = describe_all(given.experiment.data_sets())
     branch = next(iter(tree.resolve(given.experiment, described).values()))
     of_one = cost.of_branch(branch)
-    subject = _subject(branch, of_one)
+    subject = f"{model_of(branch)}, updates of {batch_of(branch)}"
     print(f"{subject}, on {provenance.machine()}", flush=True)
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
     before = product_rate(dtype)
     speed = measure(branch, given.updates)
-    count = branch.seeds * branch.batch_size * branch.data.units
-    each = branch.seeds * of_one.flops / speed.median / jax.device_count()
+    rate = branch.seeds / float(np.median(speed.seconds))
+    each = rate * of_one.flops / jax.device_count()
     result = {
         "subject": subject,
         **speed._asdict(),
-        "per_second": count / speed.median,
+        "per_second": rate * branch.batch_size * branch.data.units,
         "unit": branch.data.unit,
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
@@ -91,7 +88,7 @@ def _training(given: argparse.Namespace) -> None:
     }
     print("\n".join(told(result)))
     if given.out:
-        write_result(given.out, result, here())
+        write_result(given.out, result | here())
 
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
@@ -132,7 +129,7 @@ def told(result: dict[str, Any]) -> list[str]:
     seconds, product = result["seconds"], result["matrix_product_flops_per_second"]
     each, share = result["flops_per_second_and_device"], result["share_of_peak"]
     of_peak = "" if share is None else f", {share:.1%} of the device's peak"
-    used = result["peak_bytes"]
+    used, estimated = result["peak_bytes"], result["estimated_bytes"] / 2**30
     return [
         f"first update {result['first_seconds']:.1f} s with compilation, then "
         f"{np.median(seconds):.3g} s, the median of {len(seconds)} from {min(seconds):.3g} to "
@@ -140,8 +137,8 @@ def told(result: dict[str, Any]) -> list[str]:
         f"{result['per_second']:,.0f} {result['unit']} a second",
         f"{each / 1e12:.3g} TFLOP/s a device: {each / product:.1%} of what a large matrix product "
         f"reaches here, {product / 1e12:.3g} TFLOP/s{of_peak}",
-        f"memory of a device: {'not told' if used is None else _gib(used)}, estimated "
-        f"{_gib(result['estimated_bytes'])}",
+        f"memory of a device: {'not told' if used is None else f'{used / 2**30:.3g} GiB'}, "
+        f"estimated {estimated:.3g} GiB",
     ]
 
 
@@ -165,17 +162,3 @@ def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
 
     for _ in range(count):
         yield jax.tree.map(leaf, shapes)
-
-
-def _subject(branch: ResolvedBranch, of_one: cost.Cost) -> str:
-    compute = getattr(branch.model, "compute", "float32")
-    return (
-        f"{type(branch.model).__name__} of {of_one.parameters:,} parameters in {compute}, "
-        + (f"{branch.seeds} seeds, " if branch.seeds > 1 else "")
-        + f"batch {branch.batch_size:,} x {branch.data.units:,} {branch.data.unit}"
-        + (f" in {branch.accumulate} micro-batches" if branch.accumulate > 1 else "")
-    )
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.3g} GiB"

@@ -69,17 +69,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=False, help=help)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The flags' values, and in `present` the names of those that were given.
-
-        Raises:
-          ConfigError: for anything that cannot be read as meant.
-        """
+        """The flags' values, and in `present` the names of those that were given."""
         for argument in argv:
             if any(unicodedata.category(character) == "Cs" for character in argument):
                 raise ConfigError(f"the argument {shown(argument)} is not UTF-8")
-            if len(argument) > _LONGEST:
-                said = f"{argument[:60]}...: an argument of {len(argument):,} characters: too many"
-                raise ConfigError(said)
+            if (long := len(argument)) > _LONGEST:
+                raise ConfigError(f"{argument[:60]}...: {long:,} characters are too many")
         given, rest = self.parse_known_args(list(argv), argparse.Namespace(present=set()))
         if self._takes_config:
             # Before anything of the config file is executed.
@@ -101,11 +96,14 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{shortened(message, 250)}; --help tells the flags")
 
 
-def number(kind: type[int | float], least: float, most: float = inf) -> Callable[[str], float]:
-    """The type of a flag that is a number within bounds."""
+def number(
+    kind: type[int | float], least: float, most: float = inf, ends: bool = True
+) -> Callable[[str], float]:
+    """The type of a flag that is a number within bounds, which it may be where they are `ends`."""
 
     def parse(text: str) -> float:
-        if not least <= (value := kind(text)) <= most:
+        value = kind(text)
+        if not least <= value <= most or (not ends and value in (least, most)):
             bounds = f"{least} or more" if most == inf else f"between {least} and {most}"
             raise argparse.ArgumentTypeError(f"{shortened(text)} must be {bounds}")
         return value
@@ -120,11 +118,7 @@ def names(text: str) -> list[str]:
 
 
 def run_directory(given: argparse.Namespace) -> Path:
-    """The --workdir of a command that looks at a run.
-
-    Raises:
-      ConfigError: if none is given, or no run is there.
-    """
+    """The --workdir of a command that looks at a run."""
     if not given.workdir:
         raise ConfigError("give the run's directory, --workdir=runs/NAME")
     workdir = Path(given.workdir)
@@ -139,14 +133,10 @@ def refuse_unused(given: argparse.Namespace, command: str, taken: Collection[str
         raise ConfigError(f"{command} takes no --{name}")
 
 
-def check_writable(flag: str, place: str | Path) -> None:
+def check_writable(flag: str, place: str | Path | None) -> None:
     """By a file without a name in what there is of a directory, so that nothing is left behind;
-    a bucket is not tried.
-
-    Raises:
-      ConfigError: for one that cannot be written.
-    """
-    if "://" in str(place):
+    a bucket is not tried."""
+    if not place or "://" in str(place):
         return
     path = Path(place).expanduser()
     check_path(flag, str(path))
@@ -167,9 +157,8 @@ def call(
 ) -> int:
     """Calls `function` with the flags' values, those of the process if no `argv` is given.
 
-    Returns:
-      Its exit code: the function's own, 2 for a `UserError` or `OSError`, told in a line, or 130
-      after an interrupt, with the place from which the same command `goes_on`.
+    The exit code is the function's own, 2 for a `UserError` or `OSError`, told in a line, or 130
+    after an interrupt, with the place from which the same command `goes_on`.
     """
     keep_freed_memory()
     with _told_on_standard_error():
@@ -224,9 +213,7 @@ def end(code: int) -> NoReturn:
 def _told_on_standard_error() -> Iterator[None]:
     """Tells there what the library logs, and not what other libraries repeat."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("wsdjax")
+    handler, logger = logging.StreamHandler(), logging.getLogger("wsdjax")
     before = logger.level, logger.propagate, sys.unraisablehook
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

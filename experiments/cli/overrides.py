@@ -30,14 +30,7 @@ def is_one(argument: str) -> bool:
 
 def experiment(given: str, arguments: Sequence[str]) -> tuple[config.Experiment, list[str]]:
     """The config file's experiment, with its fields set in the order of the arguments, and the
-    arguments that are none of its own.
-
-    Args:
-      given: FILE or FILE:ARGUMENT, the latter for its ``get_config``.
-
-    Raises:
-      ConfigError: naming the file and the line, or the flag and what it may be.
-    """
+    arguments that are none of its own. `given` is FILE or FILE:ARGUMENT, for its ``get_config``."""
     if not given:
         raise ConfigError(f"give a config file: --config={_ours()}")
     found = _loaded(given)
@@ -58,15 +51,11 @@ def experiment(given: str, arguments: Sequence[str]) -> tuple[config.Experiment,
         seen.add(path)
         try:
             _set(found, path.split("."), bool(negated), text, waiting)
-        except _Wrong as wrong:
+        except ConfigError as wrong:
             said = "" if text is None else f"={text}"
             flag = shortened(f"--{negated or ''}config.{path}{said}", 100)
             raise ConfigError(f"{flag}: {wrong}") from None
     return found, rest
-
-
-class _Wrong(Exception):
-    """Why a field cannot be set."""
 
 
 def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: list[str]) -> None:
@@ -80,10 +69,12 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
             setattr(parent, at.rpartition(".")[2], value)
         is_dict = isinstance(value, dict)
         if not (is_dict or dataclasses.is_dataclass(value)):
-            raise _Wrong(f"{at} is {shown(value)} and has no fields")
+            raise ConfigError(f"{at} is {shown(value)} and has no fields")
         has = list(value) if is_dict else [f.name for f in dataclasses.fields(value)]
         if name not in has:
-            raise _Wrong(f"{at} has no {shown(name)}{near(name, has)}; it has {listed(has, 20)}")
+            raise ConfigError(
+                f"{at} has no {shown(name)}{near(name, has)}; it has {listed(has, 20)}"
+            )
         parent, value = value, value[name] if is_dict else getattr(value, name)
         at = f"{at}.{name}"
         hint: Any = type(value) if is_dict else typing.get_type_hints(type(parent))[name]
@@ -91,13 +82,13 @@ def _set(value: Any, path: list[str], negated: bool, text: str | None, waiting: 
         kinds = list(typing.get_args(hint)) if union else [hint]
     if text is None and kinds != [bool]:
         if negated or not waiting:
-            raise _Wrong(f"{at} is no switch" if negated else f"give {at} a value")
+            raise ConfigError(f"{at} is no switch" if negated else f"give {at} a value")
         text = waiting.pop(0)
     left_out = type(None) in kinds and str(text).lower() == "none"
     if (dataclasses.is_dataclass(value) or isinstance(value, dict)) and not left_out:
         names = _registered(kinds)
         choices = f", one of {', '.join(names)}" if len(names) > 1 else ""
-        raise _Wrong(
+        raise ConfigError(
             f"{at} is chosen in the config file{choices}; there it is a {type(value).__name__}, "
             f"and here only its fields are set, as {at}.FIELD"
         )
@@ -143,17 +134,12 @@ def length(text: str) -> Length:
     return int(text) if text.isdecimal() and len(text) <= 20 else text
 
 
-# The file.
-
-
 def _loaded(given: str) -> Any:
     """Calls a config file's ``get_config``; the file is executed once."""
     path, _, argument = given.partition(":")
-    try:
-        content = Path(path).read_bytes() if Path(path).is_file() else None
-    except (OSError, ValueError):  # longer than a path can be; a NUL in it
-        content = None
-    flag = f"--config={shortened(given, 200)}"
+    flag, content = f"--config={shortened(given, 200)}", None
+    with contextlib.suppress(OSError, ValueError):  # longer than a path can be; a NUL in it
+        content = Path(path).read_bytes()
     if content is None:
         raise ConfigError(f"{flag}: there is no such file; ours are {_ours()}")
     module = types.ModuleType("config_file")

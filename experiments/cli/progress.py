@@ -10,7 +10,6 @@ from tqdm import tqdm
 from wsdjax.trainer import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_BARS = 0.1
 
 
 class Display:
@@ -29,22 +28,17 @@ class Display:
                 desc=title,
                 bar_format=form,
                 leave=bool(total),
-                mininterval=0,
                 miniters=0,
             )
 
     def show(self, said: str, done: int = 0, more: str = "", at_once: bool = False) -> None:
         """`more` is for a line alone: a bar tells by itself what time is left."""
         now = time.monotonic()
-        between = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_BARS
-        at_once = at_once or (self._bar is not None and done == self._total > 0)
-        if now - self._last < between and not at_once:
-            return
-        self._last = now
         if self._bar is not None:
-            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.set_postfix_str(said, refresh=at_once)
             self._bar.update(max(0, done - self._bar.n))
-        else:
+        elif at_once or now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
             count = f"{done} of {self._total} {self._unit}, " if self._total else ""
             print(f"{self._title}: {count}{said}{more}", file=sys.stderr, flush=True)
 

@@ -14,12 +14,9 @@ from wsdjax.branches import provenance
 from wsdjax.files import write_atomically
 
 
-def write_result(
-    path: Path, content: Mapping[str, Any], made: Mapping[str, Any] | None = None
-) -> None:
-    """`made` tells of the machine, versions and date; those of here and now if left out."""
-    whole = {**content, **(here() if made is None else made)}
-    text = json.dumps(whole, indent=1, ensure_ascii=False, default=plain)
+def write_result(path: Path, content: Mapping[str, Any]) -> None:
+    """The content tells of machine, versions and date too, such as those of `here`."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=plain)
     write_atomically(path, text + "\n")
 
 

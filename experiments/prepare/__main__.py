@@ -34,10 +34,13 @@ from pathlib import Path  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.prepare.cifar10 import prepare_cifar10  # noqa: E402
 from experiments.prepare.documents import SUFFIXES  # noqa: E402
-from experiments.prepare.jobs import Plan, Tolerance  # noqa: E402
+from experiments.prepare.jobs import Settings  # noqa: E402
 from experiments.prepare.text import prepare_text, verify  # noqa: E402
 from wsdjax.errors import ConfigError  # noqa: E402
-from wsdjax.memory import cores  # noqa: E402
+from wsdjax.memory import cores, of_machine  # noqa: E402
+
+_WORKER_BYTES = 2**27
+"""About what a worker takes at the least: more of them than the memory holds are a mistake."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,54 +49,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _cifar10(argv: Sequence[str]) -> int:
     parser = cli.Parser(__doc__)
-    parser.add_argument(
-        "--directory",
-        default="",
-        help="where it goes, and what Cifar10(directory=...) reads; TFDS's own default if left out",
-    )
-    parser.add_argument(
-        "--archive",
-        type=Path,
-        help="a cifar-10-binary.tar.gz that is already here, taken instead of the download",
-    )
+    flag = parser.add_argument
+    flag("--directory", default="", help="where it goes, if not where TFDS puts its data sets")
+    flag("--archive", type=Path, help="a cifar-10-binary.tar.gz to take instead of the download")
     return cli.call(parser, lambda given: prepare_cifar10(given.directory, given.archive), argv)
 
 
 def _text(argv: Sequence[str]) -> int:
     parser = cli.Parser(__doc__)
     flag = parser.add_argument
-    flag(
-        "--input",
-        nargs="+",
-        action="extend",
-        metavar="PATH",
-        help=f"files ({', '.join(SUFFIXES)}), folders, patterns in quotes, or "
-        "hf:NAME[[:CONFIG]:SPLIT]",
-    )
+    kinds = f"files ({', '.join(SUFFIXES)}), folders, patterns in quotes, hf:NAME[[:CONFIG]:SPLIT]"
+    flag("--input", nargs="+", action="extend", metavar="PATH", help=kinds)
     flag("--tokenizer", help="bytes, a tokenizer.json, or a name on the hub")
     flag("--out", type=Path, help="where it goes, and what Text(directory) reads", required=True)
-    flag("--held_out", type=float, default=0.005, help="the share of documents for testing")
-    flag("--workers", type=int, default=cores(), help="processes; as many as cores if left out")
+    share = cli.number(float, 0, 1, ends=False)
+    flag("--held_out", type=share, default=0.005, help="the share of documents for testing")
+    workers = cli.number(int, 1, max(1, int(min(of_machine(), 2**50) // _WORKER_BYTES)))
+    flag("--workers", type=workers, default=cores(), help="processes; as many as cores if left out")
     flag("--text_field", default="text", help="where .jsonl and .parquet have a document's text")
     flag("--separator", help="the tokenizer's token that ends a document, if not a usual one")
-    flag(
-        "--shard_bytes",
-        type=int,
-        default=2**24,
-        help="bytes of input, at least, in one shard; there are at most some 2,048 shards",
-    )
-    flag(
-        "--bad_rows",
-        choices=("stop", "skip"),
-        default="stop",
-        help="whether a row that cannot be read ends the command, or is left out and counted",
-    )
-    flag(
-        "--lost",
-        type=float,
-        default=0.01,
-        help="the greatest share of a text's bytes that the tokenizer may have no tokens for",
-    )
+    enough = cli.number(int, 1, 2**40)
+    flag("--shard_bytes", type=enough, default=2**24, help="bytes of input in a shard, at least")
+    do = "what to do about a row that cannot be read: end, or leave it out and count it"
+    flag("--bad_rows", choices=("stop", "skip"), default="stop", help=do)
+    lost = cli.number(float, 0, 1)
+    flag("--lost", type=lost, default=0.01, help="the share of a text's bytes to go without tokens")
     parser.switch("verify", "read all that is in --out, and see that it is what was written")
     return cli.call(parser, _prepare_text, argv, "from there")
 
@@ -106,9 +86,8 @@ def _prepare_text(given: argparse.Namespace) -> None:
         return verify(given.out, given.workers)
     if not given.input or not given.tokenizer:
         raise ConfigError("give --input and --tokenizer; see --help")
-    plan = Plan(given.held_out, given.text_field, given.shard_bytes, given.separator)
-    allowed = Tolerance(given.bad_rows, given.lost)
-    return prepare_text(given.input, given.tokenizer, given.out, plan, given.workers, allowed)
+    settings = Settings(*(getattr(given, name) for name in Settings._fields))
+    return prepare_text(given.input, given.tokenizer, given.out, settings, given.workers)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,7 @@ RECORD_BYTES = 1 + 32 * 32 * 3
 
 
 def prepare_cifar10(directory: str = "", archive: Path | None = None) -> None:
-    """Writes CIFAR-10 into `directory` (empty for TFDS's default) by TFDS's own builder.
-
-    Raises:
-      PrepareError: for a missing TensorFlow, no network, or an archive that is none.
-      OSError: for a directory that cannot be written, or holds something else already.
-    """
+    """Writes CIFAR-10 into `directory` (empty for TFDS's default) by TFDS's own builder."""
     from absl import logging
 
     from wsdjax.data.cifar10 import find

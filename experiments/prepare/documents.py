@@ -19,7 +19,7 @@ from typing import Any
 from experiments.prepare import PrepareError, hub
 from experiments.prepare.unpacking import chunks
 from wsdjax.data.tokenizer import INSTALL
-from wsdjax.wording import listed, shortened
+from wsdjax.wording import listed, shortened, shown
 
 _KINDS = (".txt", ".jsonl", ".json")
 SUFFIXES = (*_KINDS, *(k + packed for k in _KINDS for packed in (".gz", ".zst")), ".parquet")
@@ -32,7 +32,11 @@ _PLACES = 20
 
 
 class _Bad(Exception):
-    """Why a row cannot be read."""
+    """Why a row cannot be read, and in which of its lines, from 0."""
+
+    def __init__(self, why: str, line: int = 0):
+        super().__init__(why)
+        self.line = line
 
 
 @dataclass
@@ -55,52 +59,40 @@ def suffix_of(name: str) -> str:
 
 
 def documents(name: str, text_field: str, left_out: LeftOut | None = None) -> Iterator[str]:
-    """The texts of a source that are not empty, each of which can be written as UTF-8.
-
-    Args:
-      left_out: takes the rows that cannot be read; without it such a row is an error.
-
-    Raises:
-      PrepareError: naming the file, and the line where there is one.
-    """
-    kind, rows, read = _rows(name, text_field)
+    """The texts of a source that are not empty, each of which can be written as UTF-8. A row that
+    cannot be read goes to `left_out`; without it such a row is a `PrepareError`."""
+    unit, rows, read = _rows(name, text_field)
     for number, raw in rows:
         try:
-            text = _text(read(raw), text_field) if kind != "text" else raw.decode()
-        except UnicodeDecodeError as error:
-            line = number + (raw.count(b"\n", 0, error.start) if isinstance(raw, bytes) else 0)
-            at = f"{'line' if kind == 'text' else kind} {line}"
-            told = f"{name}, {at}: not UTF-8 ({error.reason})"
-        except _Bad as error:
-            told = f"{name}, {kind} {number}: {error}"
-        else:
-            if text:
+            if text := read(raw):
                 yield text
-            continue
-        if left_out is None:
-            raise PrepareError(told)
-        left_out.add(told)
+        except _Bad as bad:
+            told = f"{name}, {unit} {number + (bad.line if unit == 'line' else 0)}: {bad}"
+            if left_out is None:
+                raise PrepareError(told) from None
+            left_out.add(told)
 
 
-def _rows(
-    name: str, text_field: str
-) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], Any]]:
-    """The name for a row, the rows with their numbers, and the function that reads one."""
+def _rows(name: str, of: str) -> tuple[str, Iterable[tuple[int, Any]], Callable[[Any], str]]:
+    """The name for a row, the rows with their numbers, and the function that reads one's text."""
     if name.startswith("hf:"):
-        return "row", hub.rows(name), lambda row: row
+        return "row", hub.rows(name), lambda row: _text(row, of)
     suffix = suffix_of(name)
     if suffix == ".parquet":
-        return "row", _parquet(name, text_field), lambda value: {text_field: value.as_py()}
+        return "row", _parquet(name, of), lambda value: _text({of: _decoded(value.as_py)}, of)
     content = _without_mark(chunks(name))
     if suffix.startswith(".txt"):
-        return "text", iter([(1, _whole(content, name))]), bytes.decode
-    if suffix.startswith(".jsonl"):
-        return "line", _lines(content), _line_of_json
-    first = next(content, b"")
-    content = chain([first], content)
-    if first.lstrip().startswith(b"["):
-        return "item", enumerate(_array(_whole(content, name), name), 1), lambda item: item
-    return "line", _lines(content), _line_of_json
+        return "line", [(1, _whole(content, name))], lambda whole: _decoded(whole.decode)
+    if not suffix.startswith(".jsonl"):
+        first = next(content, b"")
+        content = chain([first], content)
+        if first.lstrip().startswith(b"["):
+            try:
+                items = _json(_whole(content, name))
+            except _Bad as bad:
+                raise PrepareError(f"{name}, line {1 + bad.line}: {bad}") from None
+            return "item", enumerate(items, 1), lambda item: _text(item, of)
+    return "line", _lines(content), lambda line: _text(_json(line), of)
 
 
 def _without_mark(content: Iterator[bytes]) -> Iterator[bytes]:
@@ -127,7 +119,7 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
     before the rest of it is read."""
     number, size = 1, 0
     parts: list[bytes] = []
-    for chunk in content:
+    for chunk in chain(content, [b"\n"]):
         pieces = chunk.split(b"\n")
         for i, piece in enumerate(pieces):
             if size <= MOST_OF_A_ROW < size + len(piece):
@@ -140,52 +132,44 @@ def _lines(content: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
                 if line := b"".join(parts).strip():
                     yield number, line
                 number, size, parts = number + 1, 0, []
-    if line := b"".join(parts).strip():
-        yield number, line
 
 
-def _line_of_json(line: bytes | None) -> Any:
-    if line is None:
+def _decoded(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start)
+        raise _Bad(f"not UTF-8 ({error.reason})", line) from None
+
+
+def _json(content: bytes | None) -> Any:
+    if content is None:
         raise _Bad(
             f"longer than {MOST_OF_A_ROW >> 20} MiB: make several documents of it, or leave it out "
             "by --bad_rows=skip"
         )
-    return _json(line)
-
-
-def _json(content: bytes, in_line: bool = False) -> Any:
     try:
-        return json.loads(content.decode())
-    except UnicodeDecodeError:
-        raise
+        return json.loads(_decoded(content.decode))
     except json.JSONDecodeError as error:
-        at = f", line {error.lineno}: " if in_line else ""
-        raise _Bad(f"{at}no JSON ({error.msg} at column {error.colno})") from None
+        why = f"no JSON ({error.msg} at column {error.colno})"
+        raise _Bad(why, error.lineno - 1) from None
     except (RecursionError, ValueError, MemoryError):  # a number of thousands of digits, say
-        at = ": " if in_line else ""
-        raise _Bad(f"{at}no JSON that can be held: nested too deep, or too large") from None
-
-
-def _array(content: bytes, name: str) -> list[Any]:
-    try:
-        return _json(content, in_line=True)
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise PrepareError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
-    except _Bad as bad:
-        raise PrepareError(f"{name}{bad}") from None
+        raise _Bad("no JSON that can be held: nested too deep, or too large") from None
 
 
 def _text(row: Any, text_field: str) -> str:
     called = repr(shortened(text_field))
     if not isinstance(row, dict):
-        raise _Bad(f"no text under {called}, but {_kind(row)} in place of an object")
+        raise _Bad(f"no text under {called}, but {shown(row, 60)} in place of an object")
     if text_field not in row:
         has = shortened(listed(row))
         raise _Bad(f"no text under {called}; it has {has}. Name it with --text_field")
     text = row[text_field]
     if not isinstance(text, str):
-        raise _Bad(f"{called} is {_kind(text)}, and no text: mend it, or --bad_rows=skip")
+        raise _Bad(
+            f"{called} is {shown(text, 60)}, and no text: mend it, name another --text_field, or "
+            "leave it out by --bad_rows=skip"
+        )
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can write
@@ -193,13 +177,6 @@ def _text(row: Any, text_field: str) -> str:
     if size > MOST_OF_A_ROW:
         raise _Bad(f"a text of more than {MOST_OF_A_ROW >> 20} MiB: make several of it")
     return text
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool | int | float):
-        return f"the value {shortened(json.dumps(value))}"
-    named: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
-    return named.get(type(value), type(value).__name__)
 
 
 def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
@@ -213,18 +190,9 @@ def _parquet(name: str, text_field: str) -> Iterator[tuple[int, Any]]:
         with parquet.ParquetFile(name) as file:
             columns = file.schema_arrow.names
             if columns.count(text_field) != 1:
-                has = shortened(listed(columns), 90)
-                many = "two columns" if text_field in columns else "no column"
                 raise PrepareError(
-                    f"{name} has {many} {shortened(text_field)!r}; it has {has}. "
-                    "Name it with --text_field"
-                )
-            kind = file.schema_arrow.field(text_field).type
-            of = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-            if str(of) not in ("string", "large_string", "string_view", "null"):
-                raise PrepareError(
-                    f"{name}: the column {shortened(text_field)!r} is of {shortened(str(kind))}, "
-                    "and no text. Name another with --text_field"
+                    f"{name} must have one column {shortened(text_field)!r}, and has "
+                    f"{shortened(listed(columns), 90)}: name another with --text_field"
                 )
             for batch in file.iter_batches(columns=[text_field], batch_size=100):
                 # A name with a dot is taken for a path too: more columns may have come.

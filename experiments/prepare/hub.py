@@ -6,21 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.prepare import PrepareError
+from wsdjax.wording import shortened
 
 INSTALL = 'pip install -c constraints.txt -e ".[huggingface]"'
 _PARTS = 64
 
 
 def parts(given: str) -> list[tuple[str, int]]:
-    """``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIG:SPLIT`` as parts that workers can share;
-    the split is "train" if none is named.
-
-    Returns:
-      The name of each, which `rows` understands, and its size in bytes, about.
-
-    Raises:
-      PrepareError: for a missing library, no network, or no such data set.
-    """
+    """``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIG:SPLIT`` as parts that workers can share:
+    the name of each, for `rows`, and its size in bytes, about. The split is "train" by default."""
     whole = given if given.count(":") > 1 else f"{given}:train"
     if whole.count(":") > 3 or not all(whole.split(":")):
         raise PrepareError(f"--input {given}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
@@ -31,11 +25,7 @@ def parts(given: str) -> list[tuple[str, int]]:
 
 
 def rows(part: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a part, each with its number, from 1.
-
-    Raises:
-      PrepareError: for a data set that cannot be had, or read to its end.
-    """
+    """The rows of a part, each with its number, from 1."""
     whole, _, which = part.rpartition(":")
     number, count = map(int, which.split("/"))
     opened, row = _open(whole), 0
@@ -44,7 +34,7 @@ def rows(part: str) -> Iterator[tuple[int, Any]]:
         for row, content in enumerate(shard, 1):
             yield row, content
     except Exception as error:  # of the library or the network; none of whoever takes the rows
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        said = shortened(f"{type(error).__name__}: {error}", 150)
         raise PrepareError(f"{part} cannot be read after row {row} ({said})") from None
 
 
@@ -58,5 +48,5 @@ def _open(whole: str) -> Any:
     try:
         return datasets.load_dataset(name, *config, split=split)
     except Exception as error:  # of the library, the network or the data set's own code
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = shortened(f"{type(error).__name__}: {error}", 200)
         raise PrepareError(f"{whole} could not be fetched ({said})") from None

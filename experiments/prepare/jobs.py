@@ -15,12 +15,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments.prepare import PrepareError
 from experiments.prepare.sources import Source
@@ -28,40 +26,28 @@ from wsdjax.data import tokens
 from wsdjax.data.tokenizer import Tokenizer
 from wsdjax.files import naming, read_json_lines, write_if_changed
 
+T = TypeVar("T")
 JOBS = "jobs.jsonl"
 _MOST_SHARDS = 2_048
 """The limit for a split, since training looks at each one's header before it begins."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The settings that decide the shards, beside the inputs and the tokenizer."""
+class Settings(NamedTuple):
+    """What is asked for, beside the inputs and the tokenizer."""
 
-    held_out: float = 0.005
+    held_out: float
     """The share of documents for testing."""
-    text_field: str = "text"
-    shard_bytes: int = 2**24
-    separator: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise PrepareError(f"--held_out={self.held_out}: must be between 0 and 1")
-        if not 1 <= self.shard_bytes <= 2**40:
-            raise PrepareError("--shard_bytes must be between 1 and 2^40")
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The faults that are tolerated, which decide no shard of inputs that have none."""
-
-    bad_rows: str = "stop"
+    text_field: str
+    shard_bytes: int
+    separator: str | None
+    bad_rows: str
     """"stop" or "skip": what a row that cannot be read leads to."""
-    lost: float = 0.01
+    lost: float
     """The greatest share of a job's text that the tokenizer may have no tokens for."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.lost <= 1:
-            raise PrepareError(f"--lost={self.lost}: must be between 0 and 1")
+    def plan(self) -> dict[str, Any]:
+        """Those that decide the shards; what is tolerated decides none of inputs without faults."""
+        return {f"--{name}": getattr(self, name) for name in self._fields[:4]}
 
 
 class Job(NamedTuple):
@@ -79,7 +65,7 @@ class Made(NamedTuple):
 
     job: int
     inputs: list[list]
-    """Each source's name, size, time and the SHA-256 of its content; "" for none."""
+    """Each source's name, size, time and `digest`; "" where that was not written down."""
     shards: list[str]
     """The digests of its shards; [] where that was not written down."""
     text_bytes: int = 0
@@ -89,7 +75,7 @@ class Made(NamedTuple):
     where: list[str] = []  # noqa: RUF012
     """The first rows that were left out, and why."""
 
-    def check(self, allowed: Tolerance) -> None:
+    def check(self, allowed: Settings) -> None:
         """A `PrepareError` for more that was left out than is allowed."""
         if self.lost_bytes > allowed.lost * self.text_bytes:
             share = self.lost_bytes / self.text_bytes
@@ -112,27 +98,26 @@ def split_into_jobs(sources: Iterable[Source], shard_bytes: int) -> list[Job]:
     make too many jobs."""
     sources = list(sources)
     enough = max(shard_bytes, math.ceil(sum(source.size for source in sources) / _MOST_SHARDS))
-    jobs: list[Job] = []
-    together: list[Source] = []
-    size = 0
-    for source in sources:
-        together.append(source)
-        size += source.size
-        if size >= enough:
-            jobs.append(Job(len(jobs), tuple(together)))
-            together, size = [], 0
-    return [*jobs, Job(len(jobs), tuple(together))] if together else jobs
+    together = gathered(sources, lambda source: source.size, enough)
+    return [Job(number, tuple(each)) for number, each in enumerate(together)]
 
 
-# What is made, and of what.
+def gathered(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """Neighbours together, until their sizes come to enough."""
+    together: list[T] = []
+    total = 0
+    for item in items:
+        together.append(item)
+        total += size(item)
+        if total >= enough:
+            yield together
+            together, total = [], 0
+    if together:
+        yield together
 
 
 def read(out: Path) -> dict[int, Made]:
-    """The jobs that are done, by their numbers.
-
-    Raises:
-      DamagedFile, PrepareError: for a line that is no record.
-    """
+    """The jobs that are done, by their numbers."""
     made = {}
     remedy = f"delete {out}, or give another --out"
     for number, row in enumerate(read_json_lines(out / JOBS, remedy), 1):
@@ -143,9 +128,8 @@ def read(out: Path) -> dict[int, Made]:
             int(done.text_bytes) + int(done.lost_bytes) + int(done.rows_left_out)
             made[int(done.job)] = done
         except (TypeError, ValueError):
-            raise PrepareError(
-                f"{out / JOBS}, line {number}: no record of a job; {remedy}"
-            ) from None
+            said = f"{out / JOBS}, line {number}: no record of a job; {remedy}"
+            raise PrepareError(said) from None
     return made
 
 
@@ -165,68 +149,36 @@ def _line(made: Made) -> str:
     return json.dumps(made._asdict()) + "\n"
 
 
-class Inputs(NamedTuple):
-    """Those that a job had when it was done, and those that it has now."""
-
-    before: list[list]
-    now: list[Source]
-
-    @property
-    def names_are_the_same(self) -> bool:
-        return [each[0] for each in self.before] == [each.name for each in self.now]
-
-    @property
-    def may_be_unchanged(self) -> bool:
-        """Whether they differ by their times alone, and nobody knows what was in them."""
-        return len(self.before) == len(self.now) and all(
-            old[:2] == list(new[:2]) and (old[2] == new.changed or not old[3])
-            for old, new in zip(self.before, self.now, strict=True)
-        )
-
-    @property
-    def changed_name(self) -> str:
-        """The name of the first that is not what it was."""
-        pairs = zip_longest([each[:3] for each in self.before], map(list, self.now))
-        return next(str((new or old)[0]) for old, new in pairs if old != new)
-
-
-def inputs(n: int, made: dict[int, Made], jobs: Sequence[Job]) -> Inputs:
-    before = made[n].inputs if n in made else []
-    return Inputs(before, list(jobs[n].sources) if n < len(jobs) else [])
-
-
 def unchanged(made: dict[int, Made], jobs: Sequence[Job]) -> dict[int, Made]:
     """Results made of the very inputs of these jobs, with their present names and times."""
-    pairs = {
-        job.number: list(zip(made[job.number].inputs, job.sources, strict=True))
+    known = {tuple(each[:3]): each[3] for done in made.values() for each in done.inputs}
+    alike = [
+        job
         for job in jobs
-        if job.number in made and len(made[job.number].inputs) == len(job.sources)
-    }
-    both = [pair for each in pairs.values() for pair in each]
-    moved = [s.name for old, s in both if old[:3] != list(s) and old[1] == s.size and old[3]]
+        if job.number in made
+        and [source.size for source in job.sources] == [i[1] for i in made[job.number].inputs]
+    ]
+    moved = [source for job in alike for source in job.sources if source not in known]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = dict(zip(moved, pool.map(digest, moved), strict=True))
-    return {
-        n: made[n]._replace(inputs=[[*source, old[3]] for old, source in each])
-        for n, each in pairs.items()
-        if all(old[:3] == list(s) or (old[3] and digests.get(s.name) == old[3]) for old, s in each)
-    }
+        known |= zip(moved, pool.map(lambda source: digest(source.name), moved), strict=True)
+    found = {}
+    for job in alike:
+        inputs = [[*source, known[source]] for source in job.sources]
+        if [each[3] for each in inputs] == [each[3] for each in made[job.number].inputs]:
+            found[job.number] = made[job.number]._replace(inputs=inputs)
+    return found
 
 
 def digest(name: str) -> str:
-    """The SHA-256 of a file's content; "" for a data set of the hub."""
+    """The SHA-256 of a file's content; of a data set of the hub its name."""
     if name.startswith("hf:"):
-        return ""
+        return name
     with open(name, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shards(job: Job, out: Path, chosen: Tokenizer) -> list[tokens.Shard]:
-    """Reads the headers of a job's shards.
-
-    Raises:
-      TokensError: for one that is missing, or spoilt since.
-    """
+    """Reads the headers of a job's shards; a `TokensError` for one that is missing or spoilt."""
     return [
         tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary) for path in job.paths(out)
     ]

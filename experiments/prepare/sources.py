@@ -30,6 +30,11 @@ class Source(NamedTuple):
     changed: int
     """When it was last written, in nanoseconds; 0 for a data set."""
 
+    @classmethod
+    def of(cls, path: str) -> Source:
+        status = os.stat(path)
+        return cls(path, status.st_size, status.st_mtime_ns)
+
 
 class Found(NamedTuple):
     sources: list[Source]
@@ -38,15 +43,10 @@ class Found(NamedTuple):
     """How many names were not taken, by what they are."""
 
     def __str__(self) -> str:
-        kinds = Counter(
-            "of the hub" if each.name.startswith("hf:") else suffix_of(each.name)
-            for each in self.sources
-        )
+        kinds = Counter(suffix_of(each.name) or "of the hub" for each in self.sources)
         taken = f"{len(self.sources):,} {'file' if len(self.sources) == 1 else 'files'} taken"
-        left = f"{self.left_out.total():,} left out"
-        return f"{taken} ({_listed(kinds)}); {left}" + (
-            f" ({_listed(self.left_out)})" if self.left_out else ""
-        )
+        left = f" ({_listed(self.left_out)})" if self.left_out else ""
+        return f"{taken} ({_listed(kinds)}); {self.left_out.total():,} left out{left}"
 
 
 def _listed(kinds: Counter[str]) -> str:
@@ -57,19 +57,13 @@ def _listed(kinds: Counter[str]) -> str:
 
 def find(inputs: Sequence[str]) -> Found:
     """The files that paths, patterns (`**` goes into folders), folders and
-    ``hf:NAME[[:CONFIG]:SPLIT]`` name, each once.
-
-    Raises:
-      PrepareError: for an input that names nothing, a file of another kind, a link to nothing.
-      OSError: for a folder that cannot be read.
-    """
+    ``hf:NAME[[:CONFIG]:SPLIT]`` name, each once."""
     found: dict[str, Source] = {}
     left_out: Counter[str] = Counter()
     files: dict[object, str] = {}
     for given in inputs:
         if given.startswith("hf:"):
-            parts = [Source(name, size, 0) for name, size in hub.parts(given)]
-            found |= {part.name: part for part in parts}
+            found |= {name: Source(name, size, 0) for name, size in hub.parts(given)}
             continue
         names = list(_named(given, left_out))
         if not names:
@@ -82,9 +76,7 @@ def find(inputs: Sequence[str]) -> Found:
             if known != path:
                 left_out["a second name of a file that is taken"] += 1
                 files[file] = min(known, path, key=lambda p: (p != os.path.realpath(p), len(p), p))
-    for path in files.values():
-        status = os.stat(path)
-        found[path] = Source(path, status.st_size, status.st_mtime_ns)
+    found |= {path: Source.of(path) for path in files.values()}
     return Found([found[name] for name in sorted(found)], left_out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from experiments.prepare import PrepareError
@@ -16,27 +17,20 @@ _PACKED_CHUNK = 2**12
 
 
 def chunks(name: str) -> Iterator[bytes]:
-    """The content of a file, that of a .gz or .zst file unpacked.
-
-    Raises:
-      PrepareError: for a packed file that is damaged or cut short.
-      OSError: if it cannot be read.
-    """
+    """The content of a file, that of a .gz or .zst file unpacked."""
     with open(name, "rb") as file:
         if name.lower().endswith(".gz"):
             yield from _gzip(file, name)
         elif name.lower().endswith(".zst"):
             yield from _zstandard(file, name)
         else:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+            yield from iter(partial(file.read, _CHUNK), b"")
 
 
 def _gzip(file: BinaryIO, name: str) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-            while chunk := unpacked.read(_CHUNK):
-                yield chunk
+            yield from iter(partial(unpacked.read, _CHUNK), b"")
     except (gzip.BadGzipFile, zlib.error) as error:
         raise PrepareError(f"{name} is no .gz file, or is damaged ({error})") from None
     except EOFError:

@@ -8,6 +8,7 @@ them, and the parent too, may be killed at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import multiprocessing.connection
@@ -16,45 +17,32 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.cli.progress import Display
 from experiments.prepare import PrepareError
 from experiments.prepare.documents import LeftOut, documents
-from experiments.prepare.jobs import Job, Made, Plan, Tolerance, digest
+from experiments.prepare.jobs import Job, Made, Settings, digest, gathered
 from experiments.prepare.sources import Source
 from wsdjax.data import tokenizer as tokenizers
 from wsdjax.data import tokens
 from wsdjax.errors import UserError
 
 _CHARACTERS_TOGETHER = 2**20
-
-
-class Settings(NamedTuple):
-    """Settings that all workers share."""
-
-    out: Path
-    tokenizer: str
-    plan: Plan
-    allowed: Tolerance
+"""So many that a call of the tokenizer is worth it."""
+Tell = Callable[[int], None]
+Make = Callable[[Job, Tell], Made]
+"""Does a job, and tells of so many tokens whenever they are written."""
 
 
 def work(
-    jobs: Sequence[Job],
-    of: int,
-    workers: int,
-    settings: Settings,
-    finished: Callable[[Made], None],
+    jobs: Sequence[Job], of: int, workers: int, make: Make, finished: Callable[[Made], None]
 ) -> None:
-    """Does the jobs in processes; the first error stops them all.
-
-    Args:
-      of: how many jobs there are, with those that are done.
-      finished: is told of each job that is done.
-    """
+    """Does the jobs, of so many with those that are done, in processes, and tells what is
+    `finished`; the first error stops them all."""
     spawn = multiprocessing.get_context("spawn")
     progress, began = Display("text", of - len(jobs), of, "shards"), time.monotonic()
     waiting, left, written = iter(jobs), len(jobs), 0
@@ -67,7 +55,7 @@ def work(
         try:
             for _ in range(min(workers, len(jobs))):
                 here, there = spawn.Pipe()
-                worker = spawn.Process(target=_serve, args=(there, settings), daemon=True)
+                worker = spawn.Process(target=_serve, args=(there, make), daemon=True)
                 worker.start()
                 there.close()
                 pipes[here] = worker
@@ -100,17 +88,15 @@ def work(
         progress.close()
 
 
-def _serve(pipe: multiprocessing.connection.Connection, settings: Settings) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, make: Make) -> None:
     """Does one job after the other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker for each core does better
-    chosen: tokenizers.Tokenizer | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         while True:
             job = pipe.recv()
             try:
-                chosen = chosen or tokenizers.load(settings.tokenizer, settings.plan.separator)
-                told: Any = _write(job, chosen, settings, pipe.send)
+                told: Any = make(job, pipe.send)
             except MemoryError:
                 told = PrepareError("a worker has no memory left: try fewer --workers")
             except (UserError, OSError) as error:
@@ -128,25 +114,31 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write(
-    job: Job, chosen: tokenizers.Tokenizer, settings: Settings, tell: Callable[[int], None]
-) -> Made:
-    plan, bad = settings.plan, LeftOut()
+_loaded = functools.cache(tokenizers.load)
+
+
+def make_shards(job: Job, tell: Tell, out: Path, tokenizer: str, settings: Settings) -> Made:
+    """Tokenizes a job's documents into its two shards."""
+    chosen, bad = _loaded(tokenizer, settings.separator), LeftOut()
     inputs = [[*source, digest(source.name)] for source in job.sources]
-    left_out = bad if settings.allowed.bad_rows == "skip" else None
+    left_out = bad if settings.bad_rows == "skip" else None
+    texts = (
+        (source.name, text)
+        for source in job.sources
+        for text in documents(source.name, settings.text_field, left_out)
+    )
     with contextlib.ExitStack() as stack:
         train, test = (
             stack.enter_context(tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary))
-            for path in job.paths(settings.out)
+            for path in job.paths(out)
         )
         text_bytes = lost_bytes = 0
-        for names, texts in _some(job, plan.text_field, left_out):
-            count = 0
-            for name, text, (encoded, lost) in zip(
-                names, texts, chosen.encode_and_count(texts), strict=True
-            ):
+        for some in gathered(texts, lambda each: len(each[1]), _CHARACTERS_TOGETHER):
+            encodings, count = chosen.encode_and_count([text for _, text in some]), 0
+            for (name, text), (encoded, lost) in zip(some, encodings, strict=True):
                 content = text.encode()
-                writer = test if _is_held_out(content, plan.held_out) else train
+                drawn = int.from_bytes(hashlib.sha256(content).digest()[:8])
+                writer = test if drawn < settings.held_out * 2**64 else train
                 try:
                     writer.write_document(encoded, chosen.separator, len(content) - lost)
                 except tokens.TokensError as error:
@@ -155,36 +147,9 @@ def _write(
                 count += len(encoded) + 1
             tell(count)
         for source in job.sources:
-            _see_unchanged(source)
+            if not source.name.startswith("hf:") and Source.of(source.name) != source:
+                said = f"{source.name} was changed meanwhile: give the same command again"
+                raise PrepareError(said)
         made = Made(job.number, inputs, [], text_bytes, lost_bytes, bad.count, bad.places)
-        made.check(settings.allowed)
+        made.check(settings)
     return made._replace(shards=[train.digest, test.digest])
-
-
-def _some(job: Job, field: str, left_out: LeftOut | None) -> Iterator[tuple[list[str], list[str]]]:
-    """The documents, so many together that a call of the tokenizer is worth it, and the names of
-    the sources that they are from."""
-    names: list[str] = []
-    texts: list[str] = []
-    size = 0
-    for source in job.sources:
-        for text in documents(source.name, field, left_out):
-            names.append(source.name)
-            texts.append(text)
-            size += len(text)
-            if size >= _CHARACTERS_TOGETHER:
-                yield names, texts
-                names, texts, size = [], [], 0
-    yield names, texts
-
-
-def _see_unchanged(source: Source) -> None:
-    if source.name.startswith("hf:"):
-        return
-    status = os.stat(source.name)
-    if (status.st_size, status.st_mtime_ns) != source[1:]:
-        raise PrepareError(f"{source.name} was changed meanwhile: give the same command again")
-
-
-def _is_held_out(content: bytes, share: float) -> bool:
-    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < share * 2**64

@@ -37,7 +37,7 @@ def write_report(workdir: str | Path) -> str:
     }
     made = {"machine": "not recorded", **run.record(), "date": run.date()}
     made = {name: made[name] for name in ("machine", "versions", "date")}
-    write_result(run.workdir / "results.json", result, made)
+    write_result(run.workdir / "results.json", result | made)
     file = run.workdir / "report.html"
     write_atomically(file, page.page(run, rows, budgets, notes, images, probed))
     said = ["", tables.as_text(rows, words=2)]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -35,8 +35,8 @@ class Part(NamedTuple):
     """Something that is held."""
 
     what: str
-    fields: dict[str, int]
-    """The config's fields that decide its size, by their paths."""
+    decided_by: tuple[str, ...]
+    """The beginnings of the names of the config's fields that decide its size."""
     bytes: float
     on_host: bool = False
     """Whether the host holds it, and not each device."""
@@ -50,118 +50,81 @@ def check(branches: Mapping[str, ResolvedBranch]) -> None:
         what there is.
     """
     for group in tree.groups(branches):
+        sizes = _sizes(group[0])
         found: list[Part] = []
-        # In this order: what is cheap to know rules out sizes that no trace could take.
-        for parts in (_of_host(group), _of_data(group), _of_state(group), _of_step(group)):
-            found += parts
-            _compare(group, found)
+        for part in _parts(group, sizes):
+            found.append(part)
+            _compare(group, sizes, found)
 
 
-def _compare(group: Sequence[ResolvedBranch], parts: list[Part]) -> None:
+def _parts(group: Sequence[ResolvedBranch], sizes: dict[str, int]) -> Iterator[Part]:
+    """In this order: what is cheap to know rules out sizes that no trace could take."""
+    first, replicates = group[0], sum(branch.seeds for branch in group)
+    along, left = mesh.shape(replicates)
+    example = sum(math.prod(shape) * 4.0 for shape, _ in first.data.shapes.values())
+    updates = ("tree.", "seeds")
+    rates = 4.0 * 6 * (first.end - first.start) * replicates
+    yield Part("the rates of all updates", updates, rates, True)
+    row = _ROW + _COLUMNS * _VALUE * first.seeds
+    yield Part("the rows of all updates", updates, float(first.end * row), True)
+    if size := sizes.get("data.size"):
+        # Shuffled as jax.random.permutation does: by sorting with random keys.
+        yield Part("the order of the examples", ("data.size", "seeds"), 8.0 * size * replicates)
+    with contextlib.suppress(NotPrepared):  # which is for whoever loads the data to tell
+        held_out = example * first.data.describe().evaluated
+        yield Part("the held-out examples", ("data.eval", "data.length"), held_out)
+    of_batch, of_state = ("batch_size", "data.length"), ("model.", "averages.")
+    batch = example * first.batch_size * replicates / (along * left)
+    yield Part("a batch", (*of_batch, "seeds"), batch)
+    state = float(cost.of_state(first.model, first.averages)[1]) * replicates / along
+    yield Part("parameters, gradients and moments", (*of_state, "seeds"), state)
+    made = _KEPT_BY_XLA * cost.of_branch(first).activation_bytes * replicates / (along * left)
+    yield Part("activations", (*of_batch, "model.", "seeds"), made)
+
+
+def _compare(group: Sequence[ResolvedBranch], sizes: dict[str, int], parts: list[Part]) -> None:
     device = jax.local_devices()[0]
     host = [part for part in parts if part.on_host]
     inside = [part for part in parts if not part.on_host]
+    limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
     if device.platform == "cpu":
         # What each of its devices holds is the machine's own memory.
         times = jax.local_device_count()
-        shared = [part._replace(bytes=part.bytes * times) for part in inside]
-        _refuse(group, [*host, *shared], memory.of_machine(), "this machine has")
-        return
-    _refuse(group, host, memory.of_machine(), "this machine has")
-    limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    _refuse(group, inside, limit, f"each {device.device_kind} has")
-
-
-def _refuse(group: Sequence[ResolvedBranch], parts: list[Part], limit: float, whose: str) -> None:
-    total = sum(part.bytes for part in parts)
-    if total <= limit:
-        return
-    parts = sorted(parts, key=lambda part: -part.bytes)
-    largest = sorted(parts[0].fields.items(), key=lambda item: -item[1])[:3]
-    fields = ", ".join(f"{path} = {value}" for path, value in largest)
-    told = ", ".join(f"{p.what} {_size(p.bytes)}" for p in parts[:3] if p.bytes > total / 100)
-    raise ConfigError(
-        f"{fields}: training {listed([branch.name for branch in group], 3)} takes at least "
-        f"{_size(total)} of memory ({told}), and {whose} {_size(limit)}: choose smaller ones"
-    )
+        host += [part._replace(bytes=part.bytes * times) for part in inside]
+        inside = []
+    for held, most, whose in (
+        (host, memory.of_machine(), "this machine has"),
+        (inside, limit, f"each {device.device_kind} has"),
+    ):
+        total = sum(part.bytes for part in held)
+        if total <= most:
+            continue
+        held.sort(key=lambda part: -part.bytes)
+        deciding = [path for path in sizes if path.startswith(held[0].decided_by)]
+        largest = sorted(deciding, key=lambda path: -sizes[path])[:3]
+        fields = ", ".join(f"{path} = {sizes[path]}" for path in largest)
+        told = ", ".join(f"{p.what} {_size(p.bytes)}" for p in held[:3] if p.bytes > total / 100)
+        raise ConfigError(
+            f"{fields}: training {listed([branch.name for branch in group], 3)} takes at least "
+            f"{_size(total)} of memory ({told}), and {whose} {_size(most)}: choose smaller ones"
+        )
 
 
 def _size(count: float) -> str:
-    power = next((power for power in (50, 40, 30, 20) if count >= 2**power), 10)
-    return f"{count / 2**power:,.3g} {_UNITS[power]}"
+    unit = next((i for i in (5, 4, 3, 2) if count >= 2 ** (10 * i)), 1)
+    return f"{count / 2 ** (10 * unit):,.3g} {' KMGTP'[unit]}iB"
 
 
-_UNITS = {10: "KiB", 20: "MiB", 30: "GiB", 40: "TiB", 50: "PiB"}
-
-
-def _of_host(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
-    """Tables and rows of every update."""
-    first, replicates = group[0], _replicates(group)
-    steps, along = first.end - first.start, first.end
-    path = f"tree.{first.name}.steps"
-    fields = {path: steps, **_seeds(first)}
-    yield Part("the rates of all updates", fields, 4.0 * 6 * steps * replicates, True)
-    row = _ROW + _COLUMNS * _VALUE * first.seeds
-    yield Part("the rows of all updates", fields, float(along * row), True)
-
-
-def _of_data(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
-    """The order of an epoch's examples, where it is an array, and what is evaluated."""
-    first, replicates = group[0], _replicates(group)
-    example = sum(math.prod(shape) * 4.0 for shape, _ in first.data.shapes.values())
-    numbers = _numbers("data", first.data)
-    if "data.size" in numbers:
-        order = {"data.size": numbers["data.size"], **_seeds(first)}
-        # Shuffled as jax.random.permutation does: by sorting with random keys.
-        yield Part("the order of the examples", order, 8.0 * numbers["data.size"] * replicates)
-    with contextlib.suppress(NotPrepared):  # which is for whoever loads the data to tell
-        count = first.data.describe().evaluated
-        sizes = {path: n for path, n in numbers.items() if path.startswith(("data.ev", "data.le"))}
-        yield Part("the held-out examples", sizes, example * count)
-    along, left = mesh.shape(replicates)
-    batch = {"batch_size": first.batch_size, **_seeds(first)}
-    batch |= {path: n for path, n in numbers.items() if path == "data.length"}
-    yield Part("a batch", batch, example * first.batch_size * replicates / (along * left))
-
-
-def _of_state(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
-    first, replicates = group[0], _replicates(group)
-    fields = {**_numbers("model", first.model), **_seeds(first)}
-    if first.averages.window:
-        fields["averages.window"] = first.averages.window
-    state = cost.of_state(first.model, first.averages)[1]
-    along, _ = mesh.shape(replicates)
-    yield Part("parameters, gradients and moments", fields, float(state) * replicates / along)
-
-
-def _of_step(group: Sequence[ResolvedBranch]) -> Iterator[Part]:
-    first, replicates = group[0], _replicates(group)
-    fields = {
-        "batch_size": first.batch_size,
-        **_numbers("model", first.model),
-        **{p: n for p, n in _numbers("data", first.data).items() if p == "data.length"},
-        **_seeds(first),
-    }
-    along, left = mesh.shape(replicates)
-    made = cost.of_branch(first).activation_bytes
-    yield Part("activations", fields, _KEPT_BY_XLA * made * replicates / (along * left))
-
-
-def _replicates(group: Sequence[ResolvedBranch]) -> int:
-    return sum(branch.seeds for branch in group)
-
-
-def _seeds(branch: ResolvedBranch) -> dict[str, int]:
-    return {"seeds": branch.seeds} if branch.seeds > 1 else {}
-
-
-def _numbers(path: str, value: Any) -> dict[str, int]:
-    """The whole numbers in a dataclass, those of a tuple as the greatest of them, but for that
-    which only divides what is held."""
-    found = {}
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        item = max(item, default=0) if isinstance(item, tuple) else item
-        if isinstance(item, int) and not isinstance(item, bool) and field.name != "loss_chunk":
-            found[f"{path}.{field.name}"] = item
-    return found
+def _sizes(branch: ResolvedBranch) -> dict[str, int]:
+    """The config's whole numbers by their paths, those of a tuple as the greatest of them, but for
+    one which only divides what is held."""
+    sizes = {f"tree.{branch.name}.steps": branch.end - branch.start}
+    sizes |= {"batch_size": branch.batch_size, "seeds": branch.seeds}
+    for name in ("model", "data", "averages"):
+        piece = getattr(branch, name)
+        for field in dataclasses.fields(piece):
+            item = getattr(piece, field.name)
+            item = max(item, default=0) if isinstance(item, tuple) else item
+            if isinstance(item, int) and not isinstance(item, bool) and field.name != "loss_chunk":
+                sizes[f"{name}.{field.name}"] = item
+    return {path: size for path, size in sizes.items() if size > 1}

@@ -185,7 +185,6 @@ def fork(
 
     It is watched as `watch` says or, if that is None, the workdir's config, with `progress`.
     """
-    validate_branch(name, branch)
     experiment = workdir.experiment_of(store.workdir)
     resolved = resolved_in(store, name, branch, experiment)
     if watch is None:
@@ -199,6 +198,7 @@ def resolved_in(
 ) -> ResolvedBranch:
     """A branch of a workdir, whose experiment says what its lengths in percent are of; a
     `ConfigError` or `MissingNode` tells of one that cannot be."""
+    validate_branch(name, branch)
     branches, parent = store.branches(), branch.parent.partition("@")[0]
     store.record(parent)  # or an error that tells which there are
     sets = experiment.data_sets() if experiment else []
