@@ -416,7 +416,7 @@ def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
         DamagedFile, match=r"drop it \(python -m experiments.probe drop\) and probe"
     ):
         measured.read(path)
-    assert measured.drop(workdir, [f"decay/{name}"]) == [path]
+    assert measured.drop(BranchStore(workdir), [f"decay/{name}"]) == [path]
     assert "not_drawn" not in _page(workdir)[1]
 
 
@@ -478,7 +478,7 @@ def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
     files[2].write_text(json.dumps(few))
     said, page = _page(workdir)
     assert said.count("Not drawn: ") == 3
-    assert "sharpness-30-train60-k1-tol0.001.json: measured on the first examples" in said
+    assert "sharpness-30-train60-k1-tol0.001.json: is no sharpness, or lacks some of it" in said
     assert f"{files[1].name}: is no sharpness" in said
     assert f"{files[2].name}: has 1 results" in said
     assert page.count('<figure id="probe_sharpness') == 2, "those that are whole are drawn"

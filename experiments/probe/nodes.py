@@ -81,13 +81,12 @@ class Iterates(Sequence):
         return self._read(self._steps[i])
 
 
-def iterates(store: BranchStore, branch: str, steps: list[int], replicate: int) -> Iterates:
-    """One replicate's. The latest reads are kept, a gigabyte of them: principal components ask
-    for every pair."""
+def iterates(params: Callable[[int], Any], steps: list[int], replicate: int) -> Iterates:
+    """One replicate's, of the parameters [R, ...] at a step. The latest are kept, a gigabyte of
+    them: principal components ask for every pair."""
 
     def read(step: int) -> Any:
-        params = jax.tree.map(lambda leaf: leaf[replicate], store.params(branch, step))
-        return models.unstacked(params)
+        return models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params(step)))
 
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(read(steps[0])))
     return Iterates(functools.lru_cache(max(1, _KEPT // size))(read), steps)

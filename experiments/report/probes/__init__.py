@@ -27,8 +27,6 @@ MEASURES: dict[str, Measure] = {
         drawn=("eigenvalues",),
         figure=figures.along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
         caption="Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
-        uses=("k", "tol"),
-        fixed={"seed": 0},
     ),
     "preconditioned": Measure(
         measure=measures.preconditioned,
@@ -39,9 +37,6 @@ MEASURES: dict[str, Measure] = {
         ),
         caption="Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; "
         "full-batch Adam is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
-        uses=("k", "tol"),
-        fixed={"seed": 0},
-        takes_moments=True,
     ),
     "density": Measure(
         measure=measures.density,
@@ -50,7 +45,6 @@ MEASURES: dict[str, Measure] = {
         figure=figures.densities,
         caption="Density of the Hessian's eigenvalues at the last nodes that were measured; other "
         "seeds are faint.",
-        fixed={"probes": 4, "depth": 60, "seed": 0},
         bands=False,
         most=4,
     ),
@@ -60,7 +54,6 @@ MEASURES: dict[str, Measure] = {
         drawn=("trace",),
         figure=figures.along_training(lambda r: r["trace"]["value"], "trace of the Hessian"),
         caption="Trace of the Hessian, by Hutchinson's estimator.",
-        fixed={"probes": 32, "seed": 0},
     ),
     "noise": Measure(
         measure=measures.noise,
@@ -70,17 +63,14 @@ MEASURES: dict[str, Measure] = {
             lambda r: r["noise_scale"], "gradient noise scale (examples)"
         ),
         caption="The batch at which the gradient's signal and noise are equal (McCandlish et al.).",
-        uses=("tol",),
-        fixed={"seed": 0},
     ),
     "interpolate": Measure(
         measure=measures.interpolate,
         headline=_span("losses"),
         drawn=("alphas", "losses"),
-        figure=figures.interpolations,
+        figure=figures.along_range({"losses": ""}, "loss (nats)", alphas="alphas"),
         caption="Loss along the line between two nodes.",
         along=True,
-        uses=("points",),
     ),
     "plane": Measure(
         measure=measures.plane,
@@ -90,7 +80,6 @@ MEASURES: dict[str, Measure] = {
         caption="Loss over the plane of the first two principal components of the nodes, and their "
         "way through it; first seed, levels logarithmic above the lowest.",
         along=True,
-        uses=("points",),
         bands=False,
     ),
     "components": Measure(
@@ -101,7 +90,6 @@ MEASURES: dict[str, Measure] = {
         caption="How much of the variance of its nodes each principal component explains; dots are "
         "seeds (Belloni et al., figure 7).",
         along=True,
-        uses=("k",),
         sees_examples=False,
         bands=False,
     ),

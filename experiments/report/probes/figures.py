@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.probes.measure import Group, Values
 from experiments.report.reading import Run
-from experiments.report.style import legend_above, looks, mark_cooldowns, once_each, plain
+from experiments.report.style import legend_above, looks, mark_cooldowns, once_each
 
 LINES = ("-", "--", ":", "-.")
 
@@ -42,8 +42,11 @@ def along_training(value: Callable[[Values], Any], label: str) -> Callable:
     return draw
 
 
-def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
-    """A figure of the ranges of each branch: values for their first nodes."""
+def along_range(
+    columns: dict[str, str], label: str, levels: tuple[float, ...] = (), alphas: str = ""
+) -> Callable:
+    """A figure of the ranges of each branch: values for their first nodes, or for the entry
+    `alphas` of places on the line between the first and the last."""
 
     def draw(run: Run, group: Group) -> Figure:
         figure, axis = _axis()
@@ -51,14 +54,16 @@ def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] =
             styles = itertools.cycle(LINES)
             for content, (column, said) in itertools.product(contents, columns.items()):
                 values = np.array([result[column] for result in content["results"]], float).T
-                range_ = _range(content) if len(contents) > 1 else ""
+                range_ = _range(content) if len(contents) > 1 or alphas else ""
                 legend = ", ".join(filter(None, (looks(run)[name].label, range_, said)))
-                steps = content["steps"][: len(values)]
-                _line(axis, run, name, steps, values, legend, next(styles))
+                at = content["results"][0][alphas] if alphas else content["steps"][: len(values)]
+                _line(axis, run, name, at, values, legend, next(styles))
         for level in levels:
             axis.axhline(level, color="black", lw=0.8, ls=":")
-        mark_cooldowns(axis, run)
-        axis.set(xlabel="updates", ylabel=label)
+        if not alphas:
+            mark_cooldowns(axis, run)
+        xlabel = r"$\alpha$: 0 at the first node, 1 at the last" if alphas else "updates"
+        axis.set(xlabel=xlabel, ylabel=label)
         _finish(figure, axis, group)
         return figure
 
@@ -67,19 +72,6 @@ def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] =
 
 def _range(content: Values) -> str:
     return f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
-
-
-def interpolations(run: Run, group: Group) -> Figure:
-    """The loss along the line from the first node of each range to its last."""
-    figure, axis = _axis()
-    for name, contents in group.of.items():
-        for content, style in zip(contents, itertools.cycle(LINES), strict=False):
-            values = np.array([result["losses"] for result in content["results"]]).T
-            alphas = content["results"][0]["alphas"]
-            _line(axis, run, name, alphas, values, f"{plain(name)}, {_range(content)}", style)
-    axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
-    _finish(figure, axis, group)
-    return figure
 
 
 def densities(run: Run, group: Group) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 import json
@@ -14,18 +13,13 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.report.probes import MEASURES
-from experiments.report.probes.measure import SPLITS, Group, Measure, Result
+from experiments.report.probes.measure import Group, Measure, Result
 from experiments.report.reading import Run
 from experiments.report.style import BANDS, STYLE
 from wsdjax.branches import BranchStore
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json
-from wsdjax.wording import shortened
-
-_FIRST = (
-    "measured on the first examples of its split, not on a sample of all of it: probe again, and "
-    "drop this one"
-)
+from wsdjax.wording import near, shortened
 
 
 def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
@@ -33,25 +27,22 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
     that are in no group, why."""
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
-    for branch in run.branches:
+    for branch, resolved in run.branches.items():
         found = []
         for path in sorted((run.store.directory(branch) / "probes").glob("*.json")):
             name = f"{branch}/{path.name}"
             try:
-                content = read(path)
+                result = Result(name, branch, read(path))
             except DamagedFile as error:
-                left[name] = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+                left[name] = str(error).removeprefix(str(path)).lstrip(":, ")
                 continue
             except OSError as error:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
-            if len(content["results"]) != run.branches[branch].seeds:
-                count, seeds = len(content["results"]), run.branches[branch].seeds
-                left[name] = f"has {count} results, and the branch has {seeds} seeds"
-            elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
-                left[name] = _FIRST
+            if (count := len(result.content["results"])) != resolved.seeds:
+                left[name] = f"has {count} results, and the branch has {resolved.seeds} seeds"
             else:
-                found.append(Result(name, branch, content))
+                found.append(result)
         found.sort(key=lambda r: (r.content["steps"][-1], len(r.content["steps"])))
         for result in found:
             probe, settings = result.content["probe"], result.content["settings"]
@@ -125,49 +116,39 @@ def read(path: Path) -> dict[str, Any]:
     remedy = "drop it (python -m experiments.probe drop) and probe again"
     content = read_json(path, remedy)
     measure = MEASURES.get(str(content.get("probe")))
-    steps, results = content.get("steps"), content.get("results")
-    lists = _is_list_of(int, steps) and _is_list_of(dict, results)
-    if measure is None or not isinstance(content.get("settings"), dict) or not lists:
+    if measure is None:
         raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
     if not _is_whole(content, measure):
         raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
     if not measure.sees_examples:
         # Files of before told of examples here too.
-        kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
+        kept = {n: value for n, value in content["settings"].items() if n in measure.settings}
         content = {**content, "settings": kept}
     return content
 
 
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(type(each) is kind for each in value)
-
-
 def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
     """Whether it has what the report takes of it."""
-    settings, sample, results = content["settings"], content.get("sample"), content["results"]
-    of_sample = True
-    if measure.sees_examples and sample:
-        of_sample = (
-            isinstance(sample, dict)
-            and {"examples", "of", "seed"} <= sample.keys()
-            and {"examples", "sample_seed"} <= settings.keys()
-            and settings.get("split") in list(SPLITS)
-            and all({"loss", "loss_error"} <= result.keys() for result in results)
+    try:
+        steps, settings, results = (content[name] for name in ("steps", "settings", "results"))
+        told = Group("", measure, {**settings}, [Result("", "", content)]).caption
+        taken = [result[name] for result in results for name in measure.drawn]
+        return bool(
+            told
+            and (steps and taken)
+            and all(type(step) is int for step in steps)
+            and all(isinstance(value, int | float | list | dict) for value in taken)
         )
-    return of_sample and all(
-        isinstance(result.get(key), int | float | list | dict)
-        for result in results
-        for key in measure.drawn
-    )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
 
 
-def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
+def drop(store: BranchStore, names: Sequence[str]) -> list[Path]:
     """Deletes results, each named BRANCH/FILE or by its path; returns which.
 
     Raises:
       ConfigError: for what is no result of this workdir, and then nothing is deleted.
     """
-    store = BranchStore(workdir)
     there: dict[str, Path] = {}
     for branch in store.names():
         for path in (store.directory(branch) / "probes").glob("*.*"):
@@ -177,13 +158,12 @@ def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
     for name in names:
         found = there.get(name) or there.get(f"{name}.json") or by_path.get(Path(name).resolve())
         if found is None:
-            near = difflib.get_close_matches(name[:200], there, n=1, cutoff=0.3)
-            known = f"the nearest is {near[0]}" if near else f"there are {len(there)}"
             raise ConfigError(
-                f"drop: no result {shortened(name)} in {store.workdir}; {known}. Name it as "
-                "BRANCH/FILE, as the report does"
+                f"drop: no result {shortened(name)} in {store.workdir}{near(name, there) or ';'} "
+                "Name it as BRANCH/FILE, as the report does"
             )
         chosen.append(found)
-    for path in dict.fromkeys(chosen):
+    chosen = list(dict.fromkeys(chosen))
+    for path in chosen:
         path.unlink()
-    return list(dict.fromkeys(chosen))
+    return chosen
