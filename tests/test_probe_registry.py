@@ -24,7 +24,6 @@ def largest(node):
 TOY = Measure(
     measure=largest,
     headline=lambda result: f"largest {result['largest']:.4g}",
-    drawn=("largest",),
     figure=along_training(lambda result: result["largest"], "largest parameter"),
     caption="Largest parameter against updates.",
 )

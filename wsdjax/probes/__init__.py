@@ -3,6 +3,9 @@
 `loss_fn(params, batch)` is the mean loss over the examples of a batch, a scalar in JAX; params
 are any pytree of arrays; `batches` is a sequence of pytrees whose leaves have examples as
 their leading axis. Nothing here knows a model, a config or a file.
+
+What makes no sense, or is not finite, is a `ProbeError` that says what was wrong and where: trees
+that do not match, leaves that are no floating-point numbers, directions of zero norm, no batch.
 """
 
 from wsdjax.probes.curvature import curvature_along, hvp, sharpness

@@ -66,65 +66,57 @@ class HostBasis:
     """As `DeviceBasis`, but rows in the host's memory; each sum over the basis is done there."""
 
     def __init__(self, params: Tree, capacity: int):
-        self.capacity = capacity
-        self._params, self.epsilon = params, epsilon(params)
-        leaves = jax.tree.leaves(params)
-        self._rows = [np.zeros((capacity, leaf.size), leaf.dtype) for leaf in leaves]
+        self.capacity, self.epsilon, self._params = capacity, epsilon(params), params
+        self._rows = jax.tree.map(lambda p: np.zeros((capacity, p.size), p.dtype), params)
 
     def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
-        flat = [leaf.ravel() for leaf in jax.device_get(jax.tree.leaves(vector))]
-        total = np.zeros(self.capacity)
+        flat, total = jax.tree.map(np.ravel, jax.device_get(vector)), np.zeros(self.capacity)
         for _ in range(2):
-            coefficients = sum(r @ x for r, x in zip(self._rows, flat, strict=True))
-            flat = [x - coefficients @ r for r, x in zip(self._rows, flat, strict=True)]
+            coefficients = sum(jax.tree.leaves(jax.tree.map(np.matmul, self._rows, flat)))
+            flat = jax.tree.map(lambda r, x, c=coefficients: x - c @ r, self._rows, flat)
             total += coefficients
         rest = self._on_device(flat)
         return rest, total, norm(rest)
 
     def put(self, at: int, vector: Tree) -> None:
         length = float(norm(vector))
-        for rows, leaf in zip(self._rows, jax.device_get(jax.tree.leaves(vector)), strict=True):
+        leaves = jax.tree.leaves(jax.device_get(vector))
+        for rows, leaf in zip(jax.tree.leaves(self._rows), leaves, strict=True):
             rows[at] = leaf.ravel() / length
 
     def take(self, at: int) -> Tree:
-        return self._on_device([rows[at] for rows in self._rows])
+        return self._on_device(jax.tree.map(lambda rows: rows[at], self._rows))
 
     def combine(self, coefficients: np.ndarray) -> Tree:
-        sums = [self._on_device([c.astype(r.dtype) @ r for r in self._rows]) for c in coefficients]
-        return stack(sums)
+        sums = [
+            jax.tree.map(lambda r, c=c: c.astype(r.dtype) @ r, self._rows) for c in coefficients
+        ]
+        return stack([self._on_device(each) for each in sums])
 
     def mix(self, coefficients: np.ndarray) -> None:
-        for rows in self._rows:
+        for rows in jax.tree.leaves(self._rows):
             rows[:] = coefficients.astype(rows.dtype) @ rows
 
-    def _on_device(self, flat: list[np.ndarray]) -> Tree:
-        leaves, structure = jax.tree.flatten(self._params)
-        placed = [
-            jax.device_put(x.reshape(leaf.shape), leaf.sharding)
-            for x, leaf in zip(flat, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, placed)
+    def _on_device(self, flat: Tree) -> Tree:
+        def placed(x, param):
+            return jax.device_put(x.reshape(param.shape), param.sharding)
+
+        return jax.tree.map(placed, flat, self._params)
 
 
 Basis = DeviceBasis | HostBasis
 
 
 def make(params: Tree, capacity: int, kind: str) -> Basis:
-    """A basis of one of `KINDS`.
-
-    Raises:
-      ProbeError: for another kind.
-    """
-    match kind:
-        case "full":
-            return DeviceBasis(params, capacity)
-        case "bfloat16":
-            return DeviceBasis(params, capacity, jnp.bfloat16)
-        case "host":
-            return HostBasis(params, capacity)
-    raise ProbeError(
-        f"basis = {shortened(repr(kind))}: must be one of {', '.join(KINDS)}, or None to choose"
-    )
+    """A basis of one of `KINDS`."""
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise ProbeError(
+            f"basis = {shortened(repr(kind))}: must be one of {known}, or None to choose"
+        )
+    if kind == "host":
+        return HostBasis(params, capacity)
+    return DeviceBasis(params, capacity, jnp.bfloat16 if kind == "bfloat16" else None)
 
 
 def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) -> tuple[str, int]:

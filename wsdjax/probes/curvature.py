@@ -14,23 +14,14 @@ from wsdjax.probes.vectors import ProbeError, Tree, dot, like_parameters, norm, 
 def hvp(
     loss_fn: LossFn, params: Tree, vector: Tree, batches: Batches, finite_difference: bool = False
 ) -> Tree:
-    """H v of the mean loss over all examples, like `params`: forward over reverse.
-
-    Raises:
-      ProbeError: for trees that do not match, integer leaves, no batch, or a loss whose
-        `custom_vjp` blocks forward mode (`finite_difference=True` goes without it).
-    """
+    """H v of the mean loss over all examples, like `params`: forward over reverse."""
     return Hessian(loss_fn, params, batches, finite_difference)(vector)
 
 
 def curvature_along(
     loss_fn: LossFn, params: Tree, direction: Tree, batches: Batches
 ) -> tuple[float, float]:
-    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3).
-
-    Raises:
-      ProbeError: as `hvp`, and for a direction of zero norm.
-    """
+    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3)."""
     hessian = Hessian(loss_fn, params, batches)
     unit = normalized(like_parameters(direction, hessian.params, "the direction"))
     product = hessian(unit)
@@ -61,15 +52,10 @@ def sharpness(
       block: of the diagonal block of these leaves alone, as for `Block`:
         ``lambda name: name.startswith("conv1/")``. The eigenvectors are zero elsewhere.
       **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, `basis`, ...
-
-    Raises:
-      ProbeError: for what makes no sense, or is not finite.
     """
     hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
-    if block is None:
-        return eigenpairs(hessian, hessian.params, k, tol, towards=hessian.gradient, **options)
     within = Block(hessian, hessian.params, block)
-    if whole("k", k) > within.size:
+    if block is not None and whole("k", k) > within.size:
         raise ProbeError(f"k = {k}: the block has {within.size} parameters")
-    towards = within.restrict(hessian.gradient)
+    towards = None if hessian.gradient is None else within.restrict(hessian.gradient)
     return eigenpairs(within, hessian.params, k, tol, towards=towards, **options)

@@ -9,26 +9,9 @@ import jax
 import numpy as np
 
 from wsdjax.probes import basis as bases
+from wsdjax.probes import vectors
 from wsdjax.probes.krylov import Krylov, Ritz
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    dot,
-    epsilon,
-    is_numeric,
-    key_of,
-    like_parameters,
-    norm,
-    normalized,
-    precision,
-    rows_like,
-    size,
-    stack,
-    take,
-    whole,
-)
+from wsdjax.probes.vectors import ProbeError, Tree
 from wsdjax.wording import shortened
 
 
@@ -112,39 +95,37 @@ def eigenpairs(
       towards: a direction that the first random vector leans to, which may be zero. The gradient
         has more than its share of the largest eigenvectors and saves a product or two.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate; the
-        last is still above if `max_products` were too few.
+        last is still above if `max_products` were too few. No more than half of `max_basis`.
       seed: of the random vectors.
       on_progress: told of each product.
-
-    Raises:
-      ProbeError: for a product that is not finite, numbers that make no sense, or more
-        eigenvalues above `track_above` than half of `max_basis`.
     """
-    params = as_parameters(params)
-    k, max_basis = whole("k", k), whole("max_basis", max_basis, 0)
-    least = 2 * min(k, size(params))
-    if whole("max_products", max_products, 0) < least:
+    params = vectors.as_parameters(params)
+    k, max_basis = vectors.whole("k", k), vectors.whole("max_basis", max_basis, 0)
+    least = 2 * min(k, vectors.size(params))
+    if vectors.whole("max_products", max_products, 0) < least:
         raise ProbeError(f"max_products = {max_products}: must be at least {least} for k = {k}")
-    if not is_numeric(tol) or not tol >= 0:
+    if not vectors.is_numeric(tol) or not tol >= 0:
         raise ProbeError(f"tol = {shortened(str(tol))}: must be at least 0")
-    if track_above is not None and not (is_numeric(track_above) and np.isfinite(track_above)):
+    if track_above is not None and not (
+        vectors.is_numeric(track_above) and np.isfinite(track_above)
+    ):
         raise ProbeError(f"track_above = {shortened(str(track_above))}: must be finite")
     if smallest and track_above is not None:
         raise ProbeError("track_above goes with the largest eigenvalues, not with the smallest")
     sign = -1.0 if smallest else 1.0
     counted = _Counted(operator, params, sign)
-    n = size(params)
+    n = vectors.size(params)
     wanted = min(k, n)
     max_basis = min(max(max_basis, 2 * wanted + 8), n)
     if basis is None:
         fewest = max(bases.FEWEST, 2 * wanted + 8)
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
-    krylov = Krylov(counted, params, kept, key_of(seed))
-    known = rows_like(start, params, "start")
+    krylov = Krylov(counted, params, kept, vectors.key_of(seed))
+    known = vectors.rows_like(start, params, "start")
     if towards is not None:
-        towards = like_parameters(towards, params, "towards")
-    krylov.add_random(combine((1.0,) * len(known), *known) if known else towards)
+        towards = vectors.like_parameters(towards, params, "towards")
+    krylov.add_random(vectors.combine((1.0,) * len(known), *known) if known else towards)
     # When the last random vector came, in turn with how many others, and the values before it.
     began, in_turn, before = 0, 1, None
     while True:
@@ -172,41 +153,33 @@ def eigenpairs(
                 values = found.values[:wanted]
                 done = before is not None and bool((np.abs(values - before) <= allowed).all())
                 if not done:
-                    if krylov.m == krylov.capacity < n:
-                        krylov.restart(_kept(wanted, krylov))
+                    krylov.make_room(wanted)
                     krylov.add_random()
                     began, in_turn, before = counted.products, krylov.m - krylov.p, values
         if done or not alive:
             break
-        if krylov.m == krylov.capacity < n:
-            krylov.restart(_kept(wanted, krylov))
+        krylov.make_room(wanted)
     found = krylov.ritz()
-    floor = _floor(krylov, found, params)
     best = krylov.vectors(found.coefficients[:, : min(wanted, krylov.p)])
-    values, residuals, vectors = _certified(counted, best, known)
+    values, residuals, units = _certified(counted, best, known)
     return Sharpness(
         eigenvalues=values,
         residuals=residuals,
-        eigenvectors=vectors,
-        converged=residuals <= np.maximum(tol * np.abs(values), floor),
+        eigenvectors=units,
+        converged=residuals <= np.maximum(tol * np.abs(values), _floor(krylov, found, params)),
         products=counted.products,
         basis=basis,
         basis_size=krylov.capacity,
-        computed_in=getattr(operator, "computed_in", precision(params)),
+        computed_in=getattr(operator, "computed_in", vectors.precision(params)),
     )
 
 
 def _floor(krylov: Krylov, found: Ritz, params: Tree) -> float:
     """The residual below which the precision does not go: 10 eps sqrt(m) ||T|| of m products,
     and the rounding of the basis if that is coarser."""
-    eps = epsilon(params)
+    eps = vectors.epsilon(params)
     rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
     return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(found.values).max(initial=0.0)
-
-
-def _kept(wanted: int, krylov: Krylov) -> int:
-    """Ritz vectors that outlive a restart."""
-    return wanted + (krylov.capacity - wanted) // 3
 
 
 def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
@@ -238,22 +211,24 @@ class _Counted:
 
     def __call__(self, vector: Tree) -> Tree:
         self.products += 1
-        product = like_parameters(self._operator(vector), self._params, "the operator's product")
-        return combine((-1.0,), product) if self.sign < 0 else product
+        product = vectors.like_parameters(
+            self._operator(vector), self._params, "the operator's product"
+        )
+        return vectors.combine((-1.0,), product) if self.sign < 0 else product
 
 
 def _certified(operator, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
     """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
-    values, residuals, vectors = [], [], []
+    values, residuals, units = [], [], []
     for i in range(len(jax.tree.leaves(block)[0])):
-        unit = normalized(take(block, i), "an eigenvector")
-        if i < len(known) and float(dot(unit, known[i])) < 0:
-            unit = combine((-1.0,), unit)
+        unit = vectors.normalized(vectors.take(block, i), "an eigenvector")
+        if i < len(known) and float(vectors.dot(unit, known[i])) < 0:
+            unit = vectors.combine((-1.0,), unit)
         product = operator(unit)
-        rho = float(dot(unit, product))
+        rho = float(vectors.dot(unit, product))
         values.append(operator.sign * rho)
-        residuals.append(float(norm(combine((1.0, -rho), product, unit))))
-        vectors.append(unit)
+        residuals.append(float(vectors.norm(vectors.combine((1.0, -rho), product, unit))))
+        units.append(unit)
     order = np.argsort(-operator.sign * np.array(values), kind="stable")
-    by_value = [vectors[i] for i in order]
-    return np.array(values)[order], np.array(residuals)[order], stack(by_value)
+    by_value = [units[i] for i in order]
+    return np.array(values)[order], np.array(residuals)[order], vectors.stack(by_value)

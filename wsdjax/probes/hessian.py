@@ -44,15 +44,12 @@ class Hessian:
 
     Args:
       loss_fn, params, batches: see the module.
-      finite_difference: differences of gradients, for a loss that blocks forward mode.
+      finite_difference: differences of gradients, for a loss whose `custom_vjp` blocks forward
+        mode.
       dtype: None computes in float32 at full matrix precision, or in float64 for parameters in
         float64. "bfloat16" insists on that, for which parameters and batches are rounded: it
         shifts eigenvalues by up to a percent, which no residual shows. So do "float16",
         "float32" and "float64", which needs JAX's 64 bits.
-
-    Raises:
-      ProbeError: for parameters or batches that make no sense, a loss or gradient that is not
-        finite, or a loss whose `custom_vjp` blocks forward mode.
     """
 
     def __init__(
@@ -121,11 +118,7 @@ class _Lowered:
 
 
 def _checked(dtype: DTypeLike) -> str:
-    """The name of a type to compute in.
-
-    Raises:
-      ProbeError: for another, or one that JAX would take another for.
-    """
+    """The name of a type to compute in."""
     known = ("bfloat16", "float16", "float32", "float64")
     try:
         name = jnp.dtype(dtype).name

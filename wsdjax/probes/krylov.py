@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.basis import Basis
-from wsdjax.probes.vectors import ProbeError, Tree, combine, epsilon, norm, random_like
+from wsdjax.probes.vectors import ProbeError, Tree, combine, epsilon, norm, random_like, size
 
 
 class Ritz(NamedTuple):
@@ -75,11 +75,7 @@ class Krylov:
         return self.add(vector)
 
     def step(self) -> bool:
-        """Multiplies the next vector, a random one if none waits; False if the space is spent.
-
-        Raises:
-          ProbeError: for a product that is not finite.
-        """
+        """Multiplies the next vector, a random one if none waits; False if the space is spent."""
         if self.p == self.m and not self.add_random():
             return False
         product = self._operator(self.basis.take(self.p))
@@ -119,10 +115,14 @@ class Krylov:
         padded[:, : self.p] = coefficients.T
         return _normalised_rows(self.basis.combine(padded))
 
-    def restart(self, keep: int) -> None:
-        """Keeps the Ritz vectors of the `keep` largest values and those that wait, which takes
-        nothing from the projection onto them (Wu and Simon's thick restart)."""
+    def make_room(self, wanted: int) -> None:
+        """Of a full basis keeps the Ritz vectors of the wanted largest values, those of a third of
+        the others and those that wait, which takes nothing from the projection onto them (Wu and
+        Simon's thick restart); one that spans the space stays."""
+        if self.m < self.capacity or self.capacity == size(self._params):
+            return
         found = self.ritz()
+        keep = wanted + (self.capacity - wanted) // 3
         kept, waiting = min(keep, self.p), self.m - self.p
         mixing = np.zeros((self.capacity, self.capacity))
         mixing[:kept, : self.p] = found.coefficients[:, :kept].T

@@ -47,9 +47,6 @@ def gradient_noise(
 
     No gradient of a single example is kept: products with Sigma are of forward and reverse
     mode through the vector of the examples' losses, and the trace is summed in chunks.
-
-    Raises:
-      ProbeError: as `sharpness`.
     """
     covariance = Covariance(loss_fn, params, batches)
     mean = covariance.mean

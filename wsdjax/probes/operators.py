@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.objective import Batches, check_function, total, weights
-from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, like_parameters, precision
+from wsdjax.probes.vectors import (
+    ProbeError,
+    Tree,
+    as_parameters,
+    like_parameters,
+    precision,
+    random_like,
+)
 from wsdjax.wording import listed
 
 Chosen = Callable[[str], bool]
@@ -89,31 +96,31 @@ class Block:
     Args:
       operator: v -> A v, such as `Hessian`.
       params: what a vector is like.
-      chosen: told the name of each leaf, such as "conv1/kernel", says whether it is kept.
-
-    Raises:
-      ProbeError: if none is.
+      chosen: told the name of each leaf, such as "conv1/kernel", says whether it is kept; None
+        keeps all.
     """
 
-    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen):
-        def name(path, _):
-            return jax.tree_util.keystr(path, simple=True, separator="/")
-
+    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen | None):
         self._operator = operator
         self._params = params = as_parameters(params)
         self.computed_in = getattr(operator, "computed_in", precision(params))
-        names = jax.tree.map_with_path(name, params)
-        self._kept = jax.tree.map(lambda each: bool(chosen(each)), names)
-        pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
-        self.size = sum(leaf.size for kept, leaf in pairs if kept)
+        pairs, structure = jax.tree_util.tree_flatten_with_path(params)
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in pairs]
+        kept = [chosen is None or bool(chosen(name)) for name in names]
+        self._kept = jax.tree.unflatten(structure, kept)
+        self.size = sum(leaf.size for (_, leaf), keep in zip(pairs, kept, strict=True) if keep)
+        """How many parameters are kept."""
         if not self.size:
-            leaves = jax.tree.leaves(names)
-            raise ProbeError(f"the block has no leaf; they are {listed(leaves, 3)}")
+            raise ProbeError(f"the block has no leaf; they are {listed(names, 3)}")
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""
         vector = like_parameters(vector, self._params, "the vector")
         return jax.tree.map(lambda kept, v: v if kept else jnp.zeros_like(v), self._kept, vector)
+
+    def signs(self, key: jax.Array) -> Tree:
+        """P v for a Rademacher vector v."""
+        return self.restrict(random_like(key, self._params, "rademacher"))
 
     def __call__(self, vector: Tree) -> Tree:
         return self.restrict(self._operator(self.restrict(vector)))
@@ -122,11 +129,8 @@ class Block:
 def adam_preconditioner(
     second_moment: Tree, count: int | jax.Array, b2: float, eps: float = 1e-8
 ) -> Tree:
-    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`.
-
-    Raises:
-      ProbeError: before the first update, or for a b2 outside [0, 1).
-    """
+    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides after its first update, for
+    `Preconditioned`."""
     if not (0 <= b2 < 1 and np.all(np.asarray(count) > 0)):
         raise ProbeError(f"b2 = {b2}, count = {count}: Adam divides by nothing there")
     second_moment = as_parameters(second_moment, "the second moment")

@@ -24,14 +24,12 @@ MEASURES: dict[str, Measure] = {
     "sharpness": Measure(
         measure=measures.sharpness,
         headline=_eigenvalues,
-        drawn=("eigenvalues",),
         figure=figures.along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
         caption="Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
     ),
     "preconditioned": Measure(
         measure=measures.preconditioned,
         headline=_eigenvalues,
-        drawn=("eigenvalues",),
         figure=figures.along_training(
             lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"
         ),
@@ -41,7 +39,6 @@ MEASURES: dict[str, Measure] = {
     "density": Measure(
         measure=measures.density,
         headline=_span("nodes"),
-        drawn=("grid", "density"),
         figure=figures.densities,
         caption="Density of the Hessian's eigenvalues at the last nodes that were measured; other "
         "seeds are faint.",
@@ -51,14 +48,12 @@ MEASURES: dict[str, Measure] = {
     "moments": Measure(
         measure=measures.moments,
         headline=lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
-        drawn=("trace",),
         figure=figures.along_training(lambda r: r["trace"]["value"], "trace of the Hessian"),
         caption="Trace of the Hessian, by Hutchinson's estimator.",
     ),
     "noise": Measure(
         measure=measures.noise,
         headline=lambda r: f"noise scale {r['noise_scale']:.4g} examples",
-        drawn=("noise_scale",),
         figure=figures.along_training(
             lambda r: r["noise_scale"], "gradient noise scale (examples)"
         ),
@@ -67,7 +62,6 @@ MEASURES: dict[str, Measure] = {
     "interpolate": Measure(
         measure=measures.interpolate,
         headline=_span("losses"),
-        drawn=("alphas", "losses"),
         figure=figures.along_range({"losses": ""}, "loss (nats)", alphas="alphas"),
         caption="Loss along the line between two nodes.",
         along=True,
@@ -75,7 +69,6 @@ MEASURES: dict[str, Measure] = {
     "plane": Measure(
         measure=measures.plane,
         headline=_span("losses", " nats"),
-        drawn=("losses", "coords_1", "coords_2", "trajectory", "explained_variance_ratio"),
         figure=figures.planes,
         caption="Loss over the plane of the first two principal components of the nodes, and their "
         "way through it; first seed, levels logarithmic above the lowest.",
@@ -85,7 +78,6 @@ MEASURES: dict[str, Measure] = {
     "components": Measure(
         measure=measures.components,
         headline=lambda r: ", ".join(f"{ratio:.1%}" for ratio in r["explained_variance_ratio"]),
-        drawn=("explained_variance_ratio",),
         figure=figures.explained,
         caption="How much of the variance of its nodes each principal component explains; dots are "
         "seeds (Belloni et al., figure 7).",
@@ -99,7 +91,6 @@ MEASURES: dict[str, Measure] = {
             f"v_s explains {r['explained'][0]:.1%}, v_d {r['explained'][1]:.1%}, "
             f"cosine {r['cosine']:.2f}"
         ),
-        drawn=("explained", "cosine", "along"),
         figure=figures.phases,
         caption="||Hv|| and curvature along v<sub>s</sub>, the first principal component of the "
         "stable phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
@@ -111,7 +102,6 @@ MEASURES: dict[str, Measure] = {
     "convexity": Measure(
         measure=measures.convexity,
         headline=_span("tau"),
-        drawn=("tau",),
         figure=figures.along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
         caption="Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
         "(Belloni et al., figure 4).",
@@ -120,7 +110,6 @@ MEASURES: dict[str, Measure] = {
     "alignment": Measure(
         measure=measures.alignment,
         headline=_span("cosines"),
-        drawn=("cosines",),
         figure=figures.along_range(
             {"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)
         ),
@@ -130,7 +119,6 @@ MEASURES: dict[str, Measure] = {
     "distances": Measure(
         measure=measures.distances,
         headline=lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
-        drawn=("moved", "travelled"),
         figure=figures.along_range(
             {"moved": "moved", "travelled": "travelled"}, "distance in parameter space"
         ),

@@ -47,8 +47,6 @@ class Measure(NamedTuple):
     are flags of the command. The first line of its documentation is one of the help."""
     headline: Callable[[Values], str]
     """The line that tells a result when it is there."""
-    drawn: tuple[str, ...]
-    """Entries of a result that its figure takes: numbers, or lists or objects of them."""
     figure: Callable[[Run, Group], Figure]
     caption: str
     """In HTML."""

@@ -96,7 +96,6 @@ def plane(path: Nodes, points: int) -> Values:
 
     It goes through the last node and a quarter beyond the trajectory on each side (Li et al.).
     """
-    _need(path, 3)
     found = wsdjax.probes.principal_components(path.iterates, k=2)
     axis_1, axis_2 = (jax.tree.map(lambda rows, i=i: rows[i], found.directions) for i in (0, 1))
     last = path.iterates[-1]
@@ -117,7 +116,6 @@ def plane(path: Nodes, points: int) -> Values:
 
 def components(path: Nodes, k: int) -> Values:
     """How much of its variance the first k explain."""
-    _need(path, k + 1)
     found = wsdjax.probes.principal_components(path.iterates, k=k)
     return {"explained_variance_ratio": found.explained_variance_ratio}
 
@@ -171,10 +169,3 @@ def alignment(path: Nodes) -> Values:
 def distances(path: Nodes) -> Values:
     """Norms, distance travelled and moved."""
     return wsdjax.probes.distances(path.iterates)._asdict()
-
-
-def _need(path: Nodes, count: int) -> None:
-    if len(path.steps) < count:
-        raise wsdjax.probes.ProbeError(
-            f"{len(path.steps)} nodes are too few: it takes {count} or more"
-        )

@@ -128,17 +128,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
-    """Whether it has what the report takes of it."""
+    """Whether its settings, sample and results can be told of."""
     try:
-        steps, settings, results = (content[name] for name in ("steps", "settings", "results"))
-        told = Group("", measure, {**settings}, [Result("", "", content)]).caption
-        taken = [result[name] for result in results for name in measure.drawn]
-        return bool(
-            told
-            and (steps and taken)
-            and all(type(step) is int for step in steps)
-            and all(isinstance(value, int | float | list | dict) for value in taken)
-        )
+        steps, results = content["steps"], content["results"]
+        group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
+        said = [group.caption, *map(measure.headline, results)] if steps and results else []
+        return said != [] and all(type(step) is int for step in steps)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return False
 
