@@ -478,8 +478,11 @@ def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
     files[2].write_text(json.dumps(few))
     said, page = _page(workdir)
     assert said.count("Not drawn: ") == 3
-    assert "sharpness-30-train60-k1-tol0.001.json: is no sharpness, or lacks some of it" in said
-    assert f"{files[1].name}: is no sharpness" in said
+    assert (
+        "sharpness-30-train60-k1-tol0.001.json: is no result of a probe, or lacks some of it"
+        in said
+    )
+    assert f"{files[1].name}: is no result of a probe" in said
     assert f"{files[2].name}: has 1 results" in said
     assert page.count('<figure id="probe_sharpness') == 2, "those that are whole are drawn"
 

@@ -74,13 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(given: argparse.Namespace) -> None:
     store = BranchStore(cli.run_directory(given))
-    if given.words:
-        _drop(store, given, *given.words)
-    else:
+    command, *names = given.words or [""]
+    if not command:
         _probe(store, given)
-
-
-def _drop(store: BranchStore, given: argparse.Namespace, command: str, *names: str) -> None:
+        return
     if command != "drop":
         said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")

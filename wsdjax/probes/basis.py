@@ -7,6 +7,7 @@ costs: 4 bytes a parameter, 2, or none of the device's memory and the way across
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from wsdjax.memory import of_machine
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
-KINDS = ("full", "bfloat16", "host")
-"""`full` is float32, or float64 for parameters in float64."""
 FEWEST = 24
 """A basis of fewer vectors restarts too often to get anywhere."""
 
@@ -105,18 +104,19 @@ class HostBasis:
 
 
 Basis = DeviceBasis | HostBasis
+KINDS: dict[str, Callable[[Tree, int], Basis]] = {
+    "full": DeviceBasis,  # float32, or float64 for parameters in float64
+    "bfloat16": partial(DeviceBasis, dtype=jnp.bfloat16),
+    "host": HostBasis,
+}
 
 
 def make(params: Tree, capacity: int, kind: str) -> Basis:
     """A basis of one of `KINDS`."""
     if kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise ProbeError(
-            f"basis = {shortened(repr(kind))}: must be one of {known}, or None to choose"
-        )
-    if kind == "host":
-        return HostBasis(params, capacity)
-    return DeviceBasis(params, capacity, jnp.bfloat16 if kind == "bfloat16" else None)
+        said, known = shortened(repr(kind)), ", ".join(KINDS)
+        raise ProbeError(f"basis = {said}: must be one of {known}, or None to choose")
+    return KINDS[kind](params, capacity)
 
 
 def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) -> tuple[str, int]:
@@ -129,11 +129,13 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
     ]
-    enough = min(wanted, fewest)
-    if (fit := memory // sum(size * width for size, width in shards)) >= enough:
-        return "full", min(wanted, fit)
-    if (fit := memory // sum(2 * size for size, _ in shards)) >= enough:
-        return "bfloat16", min(wanted, fit)
+    full, rounded = (
+        sum(size * width for size, width in shards),
+        2 * sum(size for size, _ in shards),
+    )
+    for kind, vector in (("full", full), ("bfloat16", rounded)):
+        if (fit := memory // vector) >= min(wanted, fewest):
+            return kind, min(wanted, fit)
     return "host", wanted
 
 

@@ -20,12 +20,7 @@ class Cells:
 
     The file has a line for the sweep's identity and then one for each point. The identity is of
     points, parameters and batches; a loss function has none, and is known by what it gives
-    (`compare`).
-
-    Args:
-      file: where they are kept; None for nowhere.
-      points: [N, ...] floats.
-      arrays: the vectors that the points are sums of, and the batches.
+    (`compare`). `arrays` are the vectors that the points [N, ...] are sums of, and the batches.
     """
 
     def __init__(self, file: str | Path | None, points: np.ndarray, arrays: tuple[Tree, Tree]):
@@ -82,8 +77,8 @@ class Cells:
             )
         for n, cell in enumerate(cells, 2):
             point, loss = cell.get("point"), cell.get("loss")
-            number = type(point) is int and type(loss) in (float, int)
-            if not (number and 0 <= point < len(self.losses)):
+            there = type(point) is int and 0 <= point < len(self.losses)
+            if not there or type(loss) not in (float, int):
                 raise DamagedFile(f"{path}, line {n}: no loss of one of the points; {_REMEDY}")
             self.losses[point], self._known[point] = loss, True
 

@@ -78,8 +78,7 @@ def spectral_density(
       width: of the kernel, its standard deviation; None for a hundredth of the spectrum's range.
       points: of the grid, which reaches over the spectrum by six widths; more where its step
         would be wider than the kernel.
-      block: of the diagonal block of these leaves alone, as for `Block`:
-        ``lambda name: name.startswith("conv1/")``.
+      block: of the diagonal block of these leaves alone, as for `sharpness`.
     """
     probes, depth, points = (
         vectors.whole("probes", probes),

@@ -32,13 +32,7 @@ class Ritz(NamedTuple):
 
 class Krylov:
     """Holds m vectors, of which the first p have been multiplied by the operator; the others wait.
-
-    Args:
-      operator: v -> H v, symmetric.
-      params: what a vector is like.
-      basis: an empty one, of no more vectors than there are parameters.
-      key: of the random vectors that are taken in when none waits.
-    """
+    The basis is empty at first, and of no more vectors than there are parameters."""
 
     def __init__(
         self, operator: Callable[[Tree], Tree], params: Tree, basis: Basis, key: jax.Array
@@ -46,7 +40,7 @@ class Krylov:
         self._operator, self._params, self._key = operator, params, key
         self.basis, self.capacity = basis, basis.capacity
         self._eps = epsilon(params)
-        self.m, self.p = 0, 0
+        self.m, self.p, self.products = 0, 0, 0
         # Column j holds the coefficients of H q_j; what lay beyond a full basis, its norm alone.
         self._columns = np.zeros((self.capacity, self.capacity))
         self._lost = np.zeros(self.capacity)
@@ -78,6 +72,7 @@ class Krylov:
         """Multiplies the next vector, a random one if none waits; False if the space is spent."""
         if self.p == self.m and not self.add_random():
             return False
+        self.products += 1
         product = self._operator(self.basis.take(self.p))
         rest, found, length = self.basis.orthogonalise(product)
         coefficients, after = np.asarray(found, np.float64), float(length)

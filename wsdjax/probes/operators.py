@@ -32,7 +32,6 @@ class GaussNewton:
     Args:
       apply_fn: ``apply_fn(params, batch) -> outputs``.
       output_loss: ``output_loss(outputs, batch)``, the mean over the batch's examples.
-      params, batches: as for `Hessian`.
     """
 
     def __init__(
@@ -68,12 +67,7 @@ def _gauss_newton(apply_fn, output_loss, params, batch, vector):
 
 class Preconditioned:
     """v -> P^-1/2 A P^-1/2 v for a diagonal P, as of Adam: its largest eigenvalue is the
-    sharpness that Adam sees (Cohen et al.).
-
-    Args:
-      operator: v -> A v, such as `Hessian`.
-      preconditioner: P, positive, like the parameters.
-    """
+    sharpness that Adam sees (Cohen et al.). The `operator` is v -> A v, such as `Hessian`."""
 
     def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
         preconditioner = as_parameters(preconditioner, "P")

@@ -27,7 +27,8 @@ def interpolate(
     chunk: int = 4,
     file: str | Path | None = None,
 ) -> np.ndarray:
-    """L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow et al.).
+    """float64 [A]: L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow
+    et al.).
 
     At alpha 0 and 1 it is the end points' own loss, exactly.
 
@@ -36,9 +37,6 @@ def interpolate(
       chunk: points evaluated in one `vmap`; as many copies of the parameters are in memory.
       file: keeps each loss as it is computed; called again, it goes on from there. One of another
         sweep, or of another loss at two of its points, is refused.
-
-    Returns:
-      float64 [A].
     """
     start = vectors.as_parameters(start, "start")
     end = vectors.like_parameters(end, start, "end")
@@ -58,14 +56,11 @@ def loss_plane(
     chunk: int = 4,
     file: str | Path | None = None,
 ) -> np.ndarray:
-    """L(origin + a axis_1 + b axis_2) at every a of `coords_1` and b of `coords_2`.
+    """float64 [n1, n2]: L(origin + a axis_1 + b axis_2) at every a of `coords_1`, b of `coords_2`.
 
     The axes are taken as they are; `orthonormal` makes a pair of them that is, and
     `filter_normalised` scales one to the filters of the parameters (Li et al.). `chunk` and
     `file` are as for `interpolate`.
-
-    Returns:
-      float64 [n1, n2].
     """
     origin, *axes = _plane(origin, axis_1, axis_2)
     for i, axis in enumerate(axes, start=1):

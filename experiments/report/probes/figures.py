@@ -88,13 +88,8 @@ def densities(run: Run, group: Group) -> Figure:
             axis.semilogy(grid, density, color=look.colour, lw=1.2, label=label, alpha=alpha)
         greatest = max(max(result["density"]) for result in content["results"])
         axis.set(ylim=(1e-7 * greatest, 3 * greatest), ylabel="density")
-        axis.annotate(
-            f"after update {content['steps'][-1]:,}",
-            (0.99, 0.85),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=9,
-        )
+        said = f"after update {content['steps'][-1]:,}"
+        axis.annotate(said, (0.99, 0.85), xycoords="axes fraction", ha="right", fontsize=9)
     axes[-1].set_xlabel("eigenvalue of the Hessian")
     axes[0].set_title(group.heading, loc="left", fontsize=9)
     handles: dict[str, Artist] = {}
@@ -115,8 +110,7 @@ def explained(run: Run, group: Group) -> Figure:
         look = looks(run)[name]
         label = f"{look.label}, {_range(content)}" if several else look.label
         axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=label)
-        for row in ratios:
-            axis.plot(at, row, "k.", ms=4)
+        axis.plot(at, ratios.T, "k.", ms=4)
     axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1))
     axis.set_xticks(range(1, ratios.shape[1] + 1))
     _finish(figure, axis, group)
@@ -163,7 +157,6 @@ def phases(run: Run, group: Group) -> Figure:
     """||H v|| and v' H v along the dominant direction of each phase, at the fork and the end."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    said = []
     for axis, column, label in (
         (axes[0], "norm_of_product", r"$\|Hv\|$"),
         (axes[1], "quotient", r"curvature $v'Hv$"),
@@ -178,15 +171,16 @@ def phases(run: Run, group: Group) -> Figure:
                 axis.bar(at, values.mean(), color=look.colour, alpha=faint, label=label_once)
                 axis.plot([at] * len(values), values, "k.", ms=4)
                 ticks.append((at, f"${row['direction']}$ at\n{row['step']:,}"))
-            if axis is axes[0]:
-                v_s, v_d = np.mean([result["explained"] for result in results], axis=0)
-                cosine = np.mean([result["cosine"] for result in results])
-                said.append(
-                    f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ "
-                    f"{v_d:.0%}, cosine {cosine:.2f}"
-                )
         axis.set_xticks(*zip(*ticks, strict=True))
         axis.set_ylabel(label)
+    said = []
+    for _, name, content in group.results:
+        v_s, v_d = np.mean([result["explained"] for result in content["results"]], axis=0)
+        cosine = np.mean([result["cosine"] for result in content["results"]])
+        said.append(
+            f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ {v_d:.0%}, "
+            f"cosine {cosine:.2f}"
+        )
     axes[0].set_title("\n".join([*said, group.heading]), loc="left", fontsize=9)
     legend_above(figure, once_each(axes[0]))
     return figure

@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.report.probes import MEASURES
-from experiments.report.probes.measure import Group, Measure, Result
+from experiments.report.probes.measure import Group, Result
 from experiments.report.reading import Run
 from experiments.report.style import BANDS, STYLE
 from wsdjax.branches import BranchStore
@@ -39,10 +39,10 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
             except OSError as error:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
-            if (count := len(result.content["results"])) != resolved.seeds:
-                left[name] = f"has {count} results, and the branch has {resolved.seeds} seeds"
-            else:
+            if (count := len(result.content["results"])) == resolved.seeds:
                 found.append(result)
+            else:
+                left[name] = f"has {count} results, and the branch has {resolved.seeds} seeds"
         found.sort(key=lambda r: (r.content["steps"][-1], len(r.content["steps"])))
         for result in found:
             probe, settings = result.content["probe"], result.content["settings"]
@@ -110,32 +110,25 @@ def read(path: Path) -> dict[str, Any]:
     """Reads a result's file.
 
     Raises:
-      DamagedFile: if it is no result, saying how to drop it.
+      DamagedFile: if its settings, sample and values cannot be told of, saying how to drop it.
       OSError: if it cannot be read.
     """
     remedy = "drop it (python -m experiments.probe drop) and probe again"
     content = read_json(path, remedy)
-    measure = MEASURES.get(str(content.get("probe")))
-    if measure is None:
-        raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
-    if not _is_whole(content, measure):
-        raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
+    try:
+        measure, steps, results = MEASURES[content["probe"]], content["steps"], content["results"]
+        group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
+        whole = bool(steps) and all(type(step) is int for step in steps)
+        whole = whole and all([group.caption, results, *map(measure.headline, results)])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path}: is no result of a probe, or lacks some of it; {remedy}")
     if not measure.sees_examples:
         # Files of before told of examples here too.
         kept = {n: value for n, value in content["settings"].items() if n in measure.settings}
         content = {**content, "settings": kept}
     return content
-
-
-def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
-    """Whether its settings, sample and results can be told of."""
-    try:
-        steps, results = content["steps"], content["results"]
-        group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
-        said = [group.caption, *map(measure.headline, results)] if steps and results else []
-        return said != [] and all(type(step) is int for step in steps)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return False
 
 
 def drop(store: BranchStore, names: Sequence[str]) -> list[Path]:
