@@ -48,10 +48,13 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
 
 def is_numeric(leaf: object) -> bool:
     """Whether it is a number, or an array of numbers or of random keys."""
-    if isinstance(leaf, int):  # too large a one for any of JAX's types too
+    if isinstance(leaf, bool | int | float | complex):
         return True
+    arrays = np.ndarray | np.generic | jax.Array
+    if not (isinstance(leaf, arrays) or hasattr(leaf, "__jax_array__")):
+        return False
     try:
-        jax.typeof(leaf.__jax_array__() if hasattr(leaf, "__jax_array__") else leaf)
+        jnp.result_type(leaf)
     except TypeError:
         return False
     return True
