@@ -373,11 +373,10 @@ def test_every_choice_of_settings_has_a_figure_with_its_sample(probed):
     _, page = _page(probed)
     one, two = re.findall(r'<figure id="probe_sharpness(?:-2)?">.*?</figure>', page, re.S)
     for figure, seed in ((one, 0), (two, 1)):
-        assert "The sample is 60 of the split's 2,000 examples" in figure.replace("&#x27;", "'")
-        assert f"drawn with the seed {seed}" in figure
+        assert f"Loss over 60 of 2,000 training examples, sample seed {seed}; k 1" in figure
         assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", figure)
         svg = base64.b64decode(re.search(r"base64,([^\"]+)", figure)[1]).decode()
-        assert f"loss over 60 training examples, sample seed {seed}; k 1, tol 0.001" in svg
+        assert f"loss over 60 of 2,000 training examples, sample seed {seed}; k 1, tol 0.001" in svg
         assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", svg)
     assert (probed / "figures" / "probe_sharpness-2.png").exists()
     assert "not_drawn" not in page

@@ -137,10 +137,9 @@ def _points_for(nodes: np.ndarray, width: float) -> int:
 def _check_grid(grid: np.ndarray, nodes: np.ndarray, width: float) -> None:
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
         raise ProbeError("the grid must be a list of finite numbers")
-    ordered, nodes = np.sort(grid), nodes[~np.isnan(nodes)]
-    after = np.searchsorted(ordered, nodes)
-    within = (after > 0) & (after < len(ordered))
-    steps = ordered[after[within]] - ordered[after[within] - 1]
+    ordered = np.sort(grid)
+    inside, _ = np.histogram(nodes[~np.isnan(nodes)], ordered)
+    steps = np.diff(ordered)[inside > 0]
     if steps.max(initial=0.0) > width * (1 + 1e-6):
         raise ProbeError(
             f"width = {width:.3g} is below the grid's step, {steps.max():.3g}: eigenvalues between "

@@ -11,7 +11,7 @@ import numpy as np
 from wsdjax.probes import basis as bases
 from wsdjax.probes import vectors
 from wsdjax.probes.krylov import Krylov, Ritz
-from wsdjax.probes.vectors import ProbeError, Tree
+from wsdjax.probes.vectors import Operator, ProbeError, Tree
 from wsdjax.wording import shortened
 
 
@@ -49,7 +49,7 @@ class Progress(NamedTuple):
 
 
 def eigenpairs(
-    operator: Callable[[Tree], Tree],
+    operator: Operator,
     params: Tree,
     k: int = 1,
     tol: float = 1e-4,

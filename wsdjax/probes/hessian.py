@@ -154,13 +154,10 @@ class _Lowered:
 def _checked(dtype: DTypeLike) -> str:
     """The name of a type to compute in."""
     known = ("bfloat16", "float16", "float32", "float64")
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = ""
+    name = getattr(dtype, "__name__", str(dtype))  # of a text, of a type such as jnp.bfloat16
     if name not in known:
         raise ProbeError(
-            f"dtype = {str(dtype)[:40]!r}: must be one of {', '.join(known)}, or None for the "
+            f"dtype = {name[:40]!r}: must be one of {', '.join(known)}, or None for the "
             "parameters' own"
         )
     if jax.dtypes.canonicalize_dtype(name) != name:

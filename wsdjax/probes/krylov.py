@@ -8,7 +8,6 @@ comes out when it begins with one (Lanczos).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.basis import Basis
-from wsdjax.probes.vectors import ProbeError, Tree, combine, epsilon, norm, random_like, size
+from wsdjax.probes.vectors import (
+    Operator,
+    ProbeError,
+    Tree,
+    combine,
+    epsilon,
+    norm,
+    random_like,
+    size,
+)
 
 
 class Ritz(NamedTuple):
@@ -34,9 +42,7 @@ class Krylov:
     """Holds m vectors, of which the first p have been multiplied by the operator; the others wait.
     The basis is empty at first, and of no more vectors than there are parameters."""
 
-    def __init__(
-        self, operator: Callable[[Tree], Tree], params: Tree, basis: Basis, key: jax.Array
-    ):
+    def __init__(self, operator: Operator, params: Tree, basis: Basis, key: jax.Array):
         self._operator, self._params, self._key = operator, params, key
         self.basis, self.capacity = basis, basis.capacity
         self._eps = epsilon(params)

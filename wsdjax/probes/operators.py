@@ -11,15 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.objective import Batches, check_function, total, weights
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    like_parameters,
-    precision,
-    random_like,
-)
+from wsdjax.probes import vectors
+from wsdjax.probes.objective import Batches, LossFn, check_function, total, weights
+from wsdjax.probes.vectors import Operator, ProbeError, Tree
 from wsdjax.wording import listed
 
 Chosen = Callable[[str], bool]
@@ -37,18 +31,18 @@ class GaussNewton:
     def __init__(
         self,
         apply_fn: Callable[[Tree, Any], Tree],
-        output_loss: Callable[[Tree, Any], jax.Array],
+        output_loss: LossFn,
         params: Tree,
         batches: Batches,
     ):
-        self.params = as_parameters(params)
+        self.params = vectors.as_parameters(params)
         check_function(apply_fn, "apply_fn")
         check_function(output_loss, "output_loss")
         self._functions, self._batches = (apply_fn, output_loss), batches
         self._shares = weights(batches)
 
     def __call__(self, vector: Tree) -> Tree:
-        vector = like_parameters(vector, self.params, "the vector")
+        vector = vectors.like_parameters(vector, self.params, "the vector")
         products = (
             _gauss_newton(*self._functions, self.params, batch, vector) for batch in self._batches
         )
@@ -69,18 +63,18 @@ class Preconditioned:
     """v -> P^-1/2 A P^-1/2 v for a diagonal P, as of Adam: its largest eigenvalue is the
     sharpness that Adam sees (Cohen et al.). The `operator` is v -> A v, such as `Hessian`."""
 
-    def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
-        preconditioner = as_parameters(preconditioner, "P")
+    def __init__(self, operator: Operator, preconditioner: Tree):
+        preconditioner = vectors.as_parameters(preconditioner, "P")
         self._operator = operator
-        self.computed_in = getattr(operator, "computed_in", precision(preconditioner))
+        self.computed_in = getattr(operator, "computed_in", vectors.precision(preconditioner))
         if not all((leaf > 0).all() for leaf in jax.tree.leaves(preconditioner)):
             raise ProbeError("the preconditioner must be positive everywhere")
         self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
 
     def __call__(self, vector: Tree) -> Tree:
-        vector = like_parameters(vector, self._scale, "the vector")
+        vector = vectors.like_parameters(vector, self._scale, "the vector")
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
-        product = like_parameters(self._operator(scaled), self._scale, "the product")
+        product = vectors.like_parameters(self._operator(scaled), self._scale, "the product")
         return jax.tree.map(lambda s, v: s * v, self._scale, product)
 
 
@@ -94,10 +88,10 @@ class Block:
         keeps all.
     """
 
-    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen | None):
+    def __init__(self, operator: Operator, params: Tree, chosen: Chosen | None):
         self._operator = operator
-        self._params = params = as_parameters(params)
-        self.computed_in = getattr(operator, "computed_in", precision(params))
+        self._params = params = vectors.as_parameters(params)
+        self.computed_in = getattr(operator, "computed_in", vectors.precision(params))
         pairs, structure = jax.tree_util.tree_flatten_with_path(params)
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in pairs]
         kept = [chosen is None or bool(chosen(name)) for name in names]
@@ -109,12 +103,12 @@ class Block:
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""
-        vector = like_parameters(vector, self._params, "the vector")
+        vector = vectors.like_parameters(vector, self._params, "the vector")
         return jax.tree.map(lambda kept, v: v if kept else jnp.zeros_like(v), self._kept, vector)
 
     def signs(self, key: jax.Array) -> Tree:
         """P v for a Rademacher vector v."""
-        return self.restrict(random_like(key, self._params, "rademacher"))
+        return self.restrict(vectors.random_like(key, self._params, "rademacher"))
 
     def __call__(self, vector: Tree) -> Tree:
         return self.restrict(self._operator(self.restrict(vector)))
@@ -127,5 +121,5 @@ def adam_preconditioner(
     `Preconditioned`."""
     if not (0 <= b2 < 1 and np.all(np.asarray(count) > 0)):
         raise ProbeError(f"b2 = {b2}, count = {count}: Adam divides by nothing there")
-    second_moment = as_parameters(second_moment, "the second moment")
+    second_moment = vectors.as_parameters(second_moment, "the second moment")
     return jax.tree.map(lambda nu: (nu / (1 - b2**count)) ** 0.5 + eps, second_moment)

@@ -115,8 +115,8 @@ def plane_coordinates(
     orthonormal(*axes)
     gram = np.array([[float(vectors.dot(a, b)) for b in axes] for a in axes])
     inner = []
-    for i in range(len(vectors.some_iterates(iterates))):
-        iterate = vectors.like_parameters(iterates[i], origin, f"iterates[{i}]")
+    for i, iterate in enumerate(vectors.Iterates(iterates)):
+        iterate = vectors.like_parameters(iterate, origin, f"iterates[{i}]")
         moved = vectors.difference(iterate, origin)
         inner.append([float(vectors.dot(moved, axis)) for axis in axes])
     return np.linalg.solve(gram, np.array(inner).T).T

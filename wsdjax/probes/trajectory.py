@@ -6,8 +6,8 @@ then never in memory as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
     The sign of a direction is that in which the last iterate lies. Of T iterates, two or more,
     there are k < T components.
     """
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
     count = len(iterates)
     if count <= vectors.whole("k", k):
         raise ProbeError(f"k = {k} components take {k + 1} iterates or more; there are {count}")
@@ -64,25 +64,6 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
             vectors.normalized(vectors.combine((sign,), direction), f"component {i + 1}")
         )
     return PrincipalComponents(vectors.stack(directions), values[:k] / total, mean)
-
-
-class _Alike(Sequence):
-    """Iterates as they are asked for, in float32 or float64, and each a tree like the first."""
-
-    def __init__(self, iterates: Sequence[Tree]):
-        self._iterates = vectors.some_iterates(iterates)
-        self._first = vectors.as_parameters(iterates[0], "iterates[0]")
-
-    def __len__(self) -> int:
-        return len(self._iterates)
-
-    def __iter__(self) -> Iterator[Tree]:
-        # Python would go on until there is an IndexError, which not all that loads one raises.
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, i: Any) -> Any:
-        iterate = vectors.as_parameters(self._iterates[i], f"iterates[{i}]")
-        return vectors.like_parameters(iterate, self._first, f"iterates[{i}]")
 
 
 class PhaseDirections(NamedTuple):
@@ -117,7 +98,9 @@ def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
     ]
 
 
-def _combined(iterates: _Alike, origin: Tree, weights: np.ndarray, start: float = 0.0) -> Tree:
+def _combined(
+    iterates: vectors.Iterates, origin: Tree, weights: np.ndarray, start: float = 0.0
+) -> Tree:
     """start origin + sum_i weights[i] (x_i - origin), summed in float64."""
     leaves, structure = jax.tree.flatten(origin)
     total = [start * np.asarray(leaf, np.float64) for leaf in leaves]
@@ -136,7 +119,7 @@ def weak_quasi_convexity(
     The loss is weakly quasi-convex along the iterates where tau > 0, as of a convex loss
     tau >= 1. NaN where the two losses are equal.
     """
-    alike = _Alike(iterates)
+    alike = vectors.Iterates(iterates)
     solution = vectors.like_parameters(solution, alike[0], "the solution")
     best = loss(loss_fn, solution, batches)
     taus = []
@@ -154,7 +137,7 @@ def update_alignment(loss_fn: LossFn, iterates: Sequence[Tree], batches: Batches
 
     NaN where an update or a gradient is zero.
     """
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
     cosines = []
     for i in range(len(iterates) - 1):
         here = iterates[i]
@@ -178,7 +161,7 @@ class Distances(NamedTuple):
 
 def distances(iterates: Sequence[Tree]) -> Distances:
     """Norms of the iterates, and the distance travelled against the distance moved."""
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
     first = before = iterates[0]
     rows = []
     for iterate in iterates:

@@ -6,7 +6,7 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from wsdjax.errors import UserError
 from wsdjax.wording import listed, shortened
 
 Tree = Any
+Operator = Callable[[Tree], Tree]
 
 
 class ProbeError(UserError, ValueError):
@@ -140,14 +141,28 @@ def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
     return [like_parameters(take(block, i), params, name) for i in range(*counts.pop())]
 
 
-def some_iterates(iterates: Sequence[Tree]) -> Sequence[Tree]:
-    """They themselves, if they are a sequence of one or more."""
-    sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
-    if not sequence or isinstance(iterates, dict | str):
-        raise ProbeError(f"iterates must be a sequence of trees, not {told(iterates)}")
-    if not len(iterates):
-        raise ProbeError("there is no iterate")
-    return iterates
+class Iterates(Sequence):
+    """Trees as they are asked for, one or more, in float32 or float64, each like the first."""
+
+    def __init__(self, iterates: Sequence[Tree]):
+        sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
+        if not sequence or isinstance(iterates, dict | str):
+            raise ProbeError(f"iterates must be a sequence of trees, not {told(iterates)}")
+        if not len(iterates):
+            raise ProbeError("there is no iterate")
+        self._iterates = iterates
+        self._first = as_parameters(iterates[0], "iterates[0]")
+
+    def __len__(self) -> int:
+        return len(self._iterates)
+
+    def __iter__(self) -> Iterator[Tree]:
+        # Python would go on until there is an IndexError, which not all that loads one raises.
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: Any) -> Any:
+        iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
+        return like_parameters(iterate, self._first, f"iterates[{i}]")
 
 
 @jax.jit

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -92,10 +91,7 @@ def densities(run: Run, group: Group) -> Figure:
         axis.annotate(said, (0.99, 0.85), xycoords="axes fraction", ha="right", fontsize=9)
     axes[-1].set_xlabel("eigenvalue of the Hessian")
     axes[0].set_title(group.heading, loc="left", fontsize=9)
-    handles: dict[str, Artist] = {}
-    for axis in axes:
-        handles |= once_each(axis)
-    legend_above(figure, handles)
+    legend_above(figure, {name: one for axis in axes for name, one in once_each(axis).items()})
     return figure
 
 

@@ -97,42 +97,21 @@ class Group(NamedTuple):
         return found
 
     @property
-    def title(self) -> str:
-        """Says what was measured, and with which settings."""
-        rest = dict(self.settings)
-        said = "of the parameters alone"
-        if self.measure.sees_examples:
-            split, examples, seed = (rest.pop(n) for n in ("split", "examples", "sample_seed"))
-            said = f"loss over {examples:,} {SPLITS[split]} examples, sample seed {seed}"
-        return "; ".join(filter(None, (said, ", ".join(f"{n} {v}" for n, v in rest.items()))))
-
-    @property
-    def losses(self) -> str:
-        """The sample's loss at the first and the last node, each with its sampling error; nothing
-        for a probe that sees no example."""
-        if not self.measure.sees_examples:
-            return ""
-        ordered = sorted(self.results, key=lambda result: result.content["steps"][-1])
-        ends = ordered[:1] + ordered[1:][-1:]
-        return f"loss of the sample {', '.join(map(_loss, ends))}"
-
-    @property
     def heading(self) -> str:
-        """The figure's heading."""
-        return "\n".join(filter(None, (self.title, self.losses)))
-
-    @property
-    def caption(self) -> str:
-        """Settings, sample and its loss in sentences."""
-        said = self.title
+        """What was measured, with which settings; the sample's loss at the first and the last
+        node."""
+        settings = dict(self.settings)
+        said, losses = "of the parameters alone", []
         if self.measure.sees_examples:
+            split, _, seed = (settings.pop(n) for n in ("split", "examples", "sample_seed"))
             sample = self.results[0].content["sample"]
-            said += (
-                f". The sample is {sample['examples']:,} of the split's {sample['of']:,} examples, "
-                f"spread over it, drawn with the seed {sample['seed']}; {self.losses} nats, ± the "
-                "sampling error"
-            )
-        return f"{said[0].upper()}{said[1:]}."
+            said = f"loss over {sample['examples']:,} of {sample['of']:,} {SPLITS[split]} examples"
+            said += f", sample seed {seed}"
+            ordered = sorted(self.results, key=lambda result: result.content["steps"][-1])
+            ends = ", ".join(map(_loss, ordered[:1] + ordered[1:][-1:]))
+            losses = [f"loss of the sample {ends} nats, ± the sampling error"]
+        rest = ", ".join(f"{name} {value}" for name, value in settings.items())
+        return "\n".join([f"{said}; {rest}" if rest else said, *losses])
 
 
 def _loss(result: Result) -> str:

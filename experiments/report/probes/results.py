@@ -28,27 +28,28 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
     for branch, resolved in run.branches.items():
-        found = []
         for path in sorted((run.store.directory(branch) / "probes").glob("*.json")):
             name = f"{branch}/{path.name}"
             try:
-                result = Result(name, branch, read(path))
+                content = read(path)
             except DamagedFile as error:
                 left[name] = str(error).removeprefix(str(path)).lstrip(":, ")
                 continue
             except OSError as error:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
-            if (count := len(result.content["results"])) == resolved.seeds:
-                found.append(result)
-            else:
+            probe, settings, count = content["probe"], content["settings"], len(content["results"])
+            if count != resolved.seeds:
                 left[name] = f"has {count} results, and the branch has {resolved.seeds} seeds"
-        found.sort(key=lambda r: (r.content["steps"][-1], len(r.content["steps"])))
-        for result in found:
-            probe, settings = result.content["probe"], result.content["settings"]
+                continue
             key = probe, json.dumps(settings, sort_keys=True)
             group = groups.setdefault(key, Group(probe, MEASURES[probe], settings, []))
-            group.results.append(result)
+            group.results.append(Result(name, branch, content))
+    place = {branch: i for i, branch in enumerate(run.branches)}
+    for group in groups.values():
+        group.results.sort(
+            key=lambda r: (place[r.branch], r.content["steps"][-1], len(r.content["steps"]))
+        )
     order = list(MEASURES)
     by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
     return by_size, left
@@ -74,7 +75,8 @@ def drawn(run: Run) -> Drawn:
         same = sum(name.split("-")[0] == f"probe_{group.probe}" for name in found.figures)
         name = f"probe_{group.probe}" + (f"-{same + 1}" if same else "")
         bands = f" {BANDS}" if kind.bands else ""
-        found.captions[name] = f"{kind.caption}{bands} {html.escape(group.caption)}"
+        of = html.escape(group.heading.replace("\n", "; "))
+        found.captions[name] = f"{kind.caption}{bands} {of[0].upper()}{of[1:]}."
         with matplotlib.rc_context(STYLE):
             found.figures[name] = kind.figure(run, group)
     return found
@@ -119,7 +121,7 @@ def read(path: Path) -> dict[str, Any]:
         measure, steps, results = MEASURES[content["probe"]], content["steps"], content["results"]
         group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
         whole = bool(steps) and all(type(step) is int for step in steps)
-        whole = whole and all([group.caption, results, *map(measure.headline, results)])
+        whole = whole and all([group.heading, results, *map(measure.headline, results)])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         whole = False
     if not whole:
@@ -137,10 +139,11 @@ def drop(store: BranchStore, names: Sequence[str]) -> list[Path]:
     Raises:
       ConfigError: for what is no result of this workdir, and then nothing is deleted.
     """
-    there: dict[str, Path] = {}
-    for branch in store.names():
-        for path in (store.directory(branch) / "probes").glob("*.*"):
-            there[f"{branch}/{path.name}"] = path
+    there = {
+        f"{branch}/{path.name}": path
+        for branch in store.names()
+        for path in (store.directory(branch) / "probes").glob("*.*")
+    }
     by_path = {path.resolve(): path for path in there.values()}
     chosen = []
     for name in names:
