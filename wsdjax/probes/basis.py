@@ -129,11 +129,8 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
     ]
-    full, rounded = (
-        sum(size * width for size, width in shards),
-        2 * sum(size for size, _ in shards),
-    )
-    for kind, vector in (("full", full), ("bfloat16", rounded)):
+    full, rounded = sum(size * width for size, width in shards), sum(2 * size for size, _ in shards)
+    for kind, vector in {"full": full, "bfloat16": rounded}.items():
         if (fit := memory // vector) >= min(wanted, fewest):
             return kind, min(wanted, fit)
     return "host", wanted

@@ -13,7 +13,7 @@ from wsdjax.probes.hessian import Hessian
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.operators import Block, Chosen
-from wsdjax.probes.vectors import ProbeError, Tree
+from wsdjax.probes.vectors import ProbeError, Tree, leaf_dot, normalized, whole
 
 
 class SpectralDensity(NamedTuple):
@@ -80,11 +80,7 @@ def spectral_density(
         would be wider than the kernel.
       block: of the diagonal block of these leaves alone, as for `sharpness`.
     """
-    probes, depth, points = (
-        vectors.whole("probes", probes),
-        vectors.whole("depth", depth),
-        vectors.whole("points", points),
-    )
+    probes, depth, points = whole("probes", probes), whole("depth", depth), whole("points", points)
     if width is not None:
         _check_width(width)
     keys = jax.random.split(vectors.key_of(seed), probes)
@@ -170,7 +166,7 @@ def moments(
     The trace of the block of one leaf is E v_l'(Hv)_l. The error of the norm is that of its
     square, divided by twice the norm, and takes two probes. `block` is as for `spectral_density`.
     """
-    if vectors.whole("probes", probes) < 2:
+    if whole("probes", probes) < 2:
         raise ProbeError(f"probes = {probes}: a standard error needs two or more")
     keys = jax.random.split(vectors.key_of(seed), probes)
     hessian = Hessian(loss_fn, params, batches, finite_difference)
@@ -179,10 +175,8 @@ def moments(
     for key in keys:
         vector = within.signs(key)
         product = within(vector)
-        by_leaf.append(
-            [float(x) for x in jax.tree.leaves(jax.tree.map(vectors.leaf_dot, vector, product))]
-        )
-        squares.append(sum(float(vectors.leaf_dot(x, x)) for x in jax.tree.leaves(product)))
+        by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
+        squares.append(sum(float(leaf_dot(x, x)) for x in jax.tree.leaves(product)))
     leaves = np.array(by_leaf)
     square = _estimate(np.array(squares))
     frobenius = np.sqrt(square.value)
@@ -203,5 +197,5 @@ def _estimate(values: np.ndarray) -> Estimate:
 def mass_by_leaf(vector: Tree) -> Tree:
     """Like the vector: each leaf's share of its squared norm, as in which layer a top
     eigenvector lives."""
-    unit = vectors.normalized(vectors.as_parameters(vector, "the vector"), "the vector")
-    return jax.tree.map(lambda leaf: float(vectors.leaf_dot(leaf, leaf)), unit)
+    unit = normalized(vectors.as_parameters(vector, "the vector"), "the vector")
+    return jax.tree.map(lambda leaf: float(leaf_dot(leaf, leaf)), unit)

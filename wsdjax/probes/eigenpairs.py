@@ -11,7 +11,7 @@ import numpy as np
 from wsdjax.probes import basis as bases
 from wsdjax.probes import vectors
 from wsdjax.probes.krylov import Krylov, Ritz
-from wsdjax.probes.vectors import Operator, ProbeError, Tree
+from wsdjax.probes.vectors import Operator, ProbeError, Tree, combine, dot, is_numeric, norm
 from wsdjax.wording import shortened
 
 
@@ -101,11 +101,9 @@ def eigenpairs(
     least = 2 * min(k, vectors.size(params))
     if vectors.whole("max_products", max_products, 0) < least:
         raise ProbeError(f"max_products = {max_products}: must be at least {least} for k = {k}")
-    if not vectors.is_numeric(tol) or not tol >= 0:
+    if not is_numeric(tol) or not tol >= 0:
         raise ProbeError(f"tol = {shortened(str(tol))}: must be at least 0")
-    if track_above is not None and not (
-        vectors.is_numeric(track_above) and np.isfinite(track_above)
-    ):
+    if track_above is not None and not (is_numeric(track_above) and np.isfinite(track_above)):
         raise ProbeError(f"track_above = {shortened(str(track_above))}: must be finite")
     if smallest and track_above is not None:
         raise ProbeError("track_above goes with the largest eigenvalues, not with the smallest")
@@ -113,7 +111,7 @@ def eigenpairs(
 
     def product(vector: Tree) -> Tree:
         found = vectors.like_parameters(operator(vector), params, "the operator's product")
-        return vectors.combine((-1.0,), found) if smallest else found
+        return combine((-1.0,), found) if smallest else found
 
     n = vectors.size(params)
     wanted = min(k, n)
@@ -126,7 +124,7 @@ def eigenpairs(
     known = vectors.rows_like(start, params, "start")
     if towards is not None:
         towards = vectors.like_parameters(towards, params, "towards")
-    krylov.add_random(vectors.combine((1.0,) * len(known), *known) if known else towards)
+    krylov.add_random(combine((1.0,) * len(known), *known) if known else towards)
     # When the last random vector came, in turn with how many others, and the values before it.
     began, in_turn, before = 0, 1, None
     while True:
@@ -209,12 +207,12 @@ def _certified(product, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
     values, residuals, units = [], [], []
     for i in range(len(jax.tree.leaves(block)[0])):
         unit = vectors.normalized(vectors.take(block, i), "an eigenvector")
-        if i < len(known) and float(vectors.dot(unit, known[i])) < 0:
-            unit = vectors.combine((-1.0,), unit)
+        if i < len(known) and float(dot(unit, known[i])) < 0:
+            unit = combine((-1.0,), unit)
         curved = product(unit)
-        rho = float(vectors.dot(unit, curved))
+        rho = float(dot(unit, curved))
         values.append(rho)
-        residuals.append(float(vectors.norm(vectors.combine((1.0, -rho), curved, unit))))
+        residuals.append(float(norm(combine((1.0, -rho), curved, unit))))
         units.append(unit)
     order = np.argsort(-np.array(values), kind="stable")
     by_value = [units[i] for i in order]

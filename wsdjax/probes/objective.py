@@ -16,15 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    is_numeric,
-    norm,
-    told,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, combine, is_numeric, norm, told
 
 LossFn = Callable[[Tree, Any], jax.Array]
 Batches = Sequence[Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +27,7 @@ class GaussNewton:
       output_loss: ``output_loss(outputs, batch)``, the mean over the batch's examples.
     """
 
-    def __init__(
-        self,
-        apply_fn: Callable[[Tree, Any], Tree],
-        output_loss: LossFn,
-        params: Tree,
-        batches: Batches,
-    ):
+    def __init__(self, apply_fn: Callable, output_loss: LossFn, params: Tree, batches: Batches):
         self.params = vectors.as_parameters(params)
         check_function(apply_fn, "apply_fn")
         check_function(output_loss, "output_loss")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from wsdjax.probes import vectors
 from wsdjax.probes.cells import Cells
 from wsdjax.probes.objective import Batches, LossFn, batch_loss, check_function, loss, weights
-from wsdjax.probes.vectors import ProbeError, Tree
+from wsdjax.probes.vectors import ProbeError, Tree, combine, difference, dot, norm, normalized
 
 
 def interpolate(
@@ -64,7 +64,7 @@ def loss_plane(
     """
     origin, *axes = _plane(origin, axis_1, axis_2)
     for i, axis in enumerate(axes, start=1):
-        vectors.normalized(axis, f"axis_{i}")
+        normalized(axis, f"axis_{i}")
     first, second = _numbers(coords_1, "coords_1"), _numbers(coords_2, "coords_2")
     grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
     points = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)
@@ -75,14 +75,14 @@ def loss_plane(
 def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
     """Unit vectors of the same plane, the first along `axis_1` (Gram-Schmidt); parallel axes span
     none."""
-    first = vectors.normalized(vectors.as_parameters(axis_1, "axis_1"), "axis_1")
+    first = normalized(vectors.as_parameters(axis_1, "axis_1"), "axis_1")
     second = vectors.as_parameters(axis_2, "axis_2")
-    second = vectors.normalized(vectors.like_parameters(second, first, "axis_2"), "axis_2")
+    second = normalized(vectors.like_parameters(second, first, "axis_2"), "axis_2")
     for _ in range(2):
-        second = vectors.combine((1.0, -float(vectors.dot(first, second))), second, first)
-    if float(vectors.norm(second)) < 1e-4:
+        second = combine((1.0, -float(dot(first, second))), second, first)
+    if float(norm(second)) < 1e-4:
         raise ProbeError("axis_2 is parallel to axis_1: they span no plane")
-    return first, vectors.normalized(second, "axis_2")
+    return first, normalized(second, "axis_2")
 
 
 def filter_normalised(direction: Tree, params: Tree) -> Tree:
@@ -109,16 +109,15 @@ def plane_coordinates(
     iterates: Sequence[Tree], origin: Tree, axis_1: Tree, axis_2: Tree
 ) -> np.ndarray:
     """float64 [T, 2]: the least-squares coordinates of iterates in a plane, whose axes need
-    not be orthonormal.
-    """
+    not be orthonormal."""
     origin, *axes = _plane(origin, axis_1, axis_2)
     orthonormal(*axes)
-    gram = np.array([[float(vectors.dot(a, b)) for b in axes] for a in axes])
+    gram = np.array([[float(dot(a, b)) for b in axes] for a in axes])
     inner = []
     for i, iterate in enumerate(vectors.Iterates(iterates)):
         iterate = vectors.like_parameters(iterate, origin, f"iterates[{i}]")
-        moved = vectors.difference(iterate, origin)
-        inner.append([float(vectors.dot(moved, axis)) for axis in axes])
+        moved = difference(iterate, origin)
+        inner.append([float(dot(moved, axis)) for axis in axes])
     return np.linalg.solve(gram, np.array(inner).T).T
 
 

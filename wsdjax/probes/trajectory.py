@@ -15,7 +15,7 @@ import numpy as np
 
 from wsdjax.probes import vectors
 from wsdjax.probes.objective import Batches, LossFn, gradient, loss
-from wsdjax.probes.vectors import ProbeError, Tree
+from wsdjax.probes.vectors import ProbeError, Tree, combine, difference, dot, norm, normalized
 
 
 class PrincipalComponents(NamedTuple):
@@ -55,14 +55,8 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
     directions = []
     for i in range(k):
         direction = _combined(iterates, origin, centring @ axes[:, i])
-        sign = (
-            1.0
-            if float(vectors.dot(direction, vectors.difference(iterates[-1], mean))) >= 0
-            else -1.0
-        )
-        directions.append(
-            vectors.normalized(vectors.combine((sign,), direction), f"component {i + 1}")
-        )
+        sign = 1.0 if float(dot(direction, difference(iterates[-1], mean))) >= 0 else -1.0
+        directions.append(normalized(combine((sign,), direction), f"component {i + 1}"))
     return PrincipalComponents(vectors.stack(directions), values[:k] / total, mean)
 
 
@@ -81,13 +75,12 @@ class PhaseDirections(NamedTuple):
 
 def phase_directions(stable: Sequence[Tree], decay: Sequence[Tree]) -> PhaseDirections:
     """v_s and v_d: the first principal component of the iterates of the stable phase, and of
-    those of the cooldown; each points the way its phase went.
-    """
+    those of the cooldown; each points the way its phase went."""
     found = [principal_components(iterates) for iterates in (stable, decay)]
     v_s, v_d = (vectors.take(each.directions, 0) for each in found)
     v_d = vectors.like_parameters(v_d, v_s, "the decay's direction")
     ratios = [float(each.explained_variance_ratio[0]) for each in found]
-    return PhaseDirections(v_s, v_d, (ratios[0], ratios[1]), float(vectors.dot(v_s, v_d)))
+    return PhaseDirections(v_s, v_d, (ratios[0], ratios[1]), float(dot(v_s, v_d)))
 
 
 def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
@@ -125,9 +118,7 @@ def weak_quasi_convexity(
     taus = []
     for iterate in alike:
         above = loss(loss_fn, iterate, batches) - best
-        slope = float(
-            vectors.dot(gradient(loss_fn, iterate, batches), vectors.difference(iterate, solution))
-        )
+        slope = float(dot(gradient(loss_fn, iterate, batches), difference(iterate, solution)))
         taus.append(slope / above if above else np.nan)
     return np.array(taus)
 
@@ -142,9 +133,9 @@ def update_alignment(loss_fn: LossFn, iterates: Sequence[Tree], batches: Batches
     for i in range(len(iterates) - 1):
         here = iterates[i]
         slope = gradient(loss_fn, here, batches)
-        update = vectors.difference(iterates[i + 1], here)
-        length = float(vectors.norm(slope)) * float(vectors.norm(update))
-        cosines.append(-float(vectors.dot(slope, update)) / length if length else np.nan)
+        update = difference(iterates[i + 1], here)
+        length = float(norm(slope)) * float(norm(update))
+        cosines.append(-float(dot(slope, update)) / length if length else np.nan)
     return np.array(cosines)
 
 
@@ -165,8 +156,8 @@ def distances(iterates: Sequence[Tree]) -> Distances:
     first = before = iterates[0]
     rows = []
     for iterate in iterates:
-        since = vectors.difference(iterate, before), vectors.difference(iterate, first)
-        rows.append([float(vectors.norm(each)) for each in (iterate, *since)])
+        since = difference(iterate, before), difference(iterate, first)
+        rows.append([float(norm(each)) for each in (iterate, *since)])
         before = iterate
     norms, steps, moved = np.array(rows).T
     return Distances(norms, steps[1:], np.cumsum(steps), moved)

@@ -95,8 +95,7 @@ def key_of(seed: int) -> jax.Array:
 
 def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
     """`tree` in the structure and the dtypes of `params`: each leaf is the one of the same path,
-    in whatever order the tree has them.
-    """
+    in whatever order the tree has them."""
     # What an operator gives and takes is so as a rule: names are made only of what is not.
     structure: Any = jax.tree.structure(params)
     if jax.tree.structure(tree) == structure and all(
