@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(given: argparse.Namespace) -> None:
     store = BranchStore(cli.run_directory(given))
-    command, *names = given.words or [""]
-    if not command:
+    if not given.words:
         _probe(store, given)
         return
+    command, *names = given.words
     if command != "drop":
         said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")

@@ -141,15 +141,13 @@ def _free(params: Tree) -> int:
     devices = jax.tree.leaves(params)[0].sharding.device_set
     stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
     known = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
-    return min(known) if known else _free_on_host() // len(devices)
-
-
-def _free_on_host() -> int:
+    if known:
+        return min(known)
     free, meminfo = of_machine(), Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
-    return int(free)
+    return int(free) // len(devices)
 
 
 @jax.jit

@@ -51,8 +51,7 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
             key=lambda r: (place[r.branch], r.content["steps"][-1], len(r.content["steps"]))
         )
     order = list(MEASURES)
-    by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
-    return by_size, left
+    return sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results))), left
 
 
 class Drawn(NamedTuple):
