@@ -108,9 +108,6 @@ def spectral_density(
     return SpectralDensity(grid, density, nodes, weights, hessian.products)
 
 
-_MOST_POINTS = 10**6
-
-
 def _check_width(width: float) -> None:
     if not (vectors.is_numeric(width) and np.ndim(width) == 0 and 0 < width < np.inf):
         raise ProbeError(
@@ -120,9 +117,10 @@ def _check_width(width: float) -> None:
 
 
 def _points_for(nodes: np.ndarray, width: float) -> int:
-    """The points of a grid over the spectrum whose step is no wider than the kernel."""
+    """The points of a grid over the spectrum whose step is no wider than the kernel, at most a
+    million."""
     reach = np.nanmax(nodes) - np.nanmin(nodes) + 12 * width
-    if reach / width > _MOST_POINTS - 2:
+    if reach / width > 10**6 - 2:
         raise ProbeError(
             f"width = {width:.3g}: too small for eigenvalues that reach over {reach:.3g}; give at "
             f"least {reach / 1e5:.1g}, or None for a hundredth"

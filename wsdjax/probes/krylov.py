@@ -88,7 +88,8 @@ class Krylov:
                 "parameters or data, or for a loss without a second derivative there"
             )
         self._columns[:, self.p] = coefficients
-        if after > 10 * self._eps * self.scale:
+        # The greatest coefficient is a lower bound of the operator's norm.
+        if after > 10 * self._eps * float(np.abs(self._columns).max()):
             if self.m < self.capacity:
                 self._columns[self.m, self.p] = after
                 self._append(rest)
@@ -96,11 +97,6 @@ class Krylov:
                 self._lost[self.p] = after
         self.p += 1
         return True
-
-    @property
-    def scale(self) -> float:
-        """A lower bound of the operator's norm."""
-        return float(np.abs(self._columns).max())
 
     def ritz(self) -> Ritz:
         p = self.p
