@@ -109,7 +109,7 @@ class Group(NamedTuple):
             said += f", sample seed {seed}"
             ordered = sorted(self.results, key=lambda result: result.content["steps"][-1])
             ends = ", ".join(map(_loss, ordered[:1] + ordered[1:][-1:]))
-            losses = [f"loss of the sample {ends} nats, ± the sampling error"]
+            losses = [f"loss of the sample {ends} (nats, ± the sampling error)"]
         rest = ", ".join(f"{name} {value}" for name, value in settings.items())
         return "\n".join([f"{said}; {rest}" if rest else said, *losses])
 

@@ -149,7 +149,7 @@ def drop(store: BranchStore, names: Sequence[str]) -> list[Path]:
         found = there.get(name) or there.get(f"{name}.json") or by_path.get(Path(name).resolve())
         if found is None:
             raise ConfigError(
-                f"drop: no result {shortened(name)} in {store.workdir}{near(name, there) or ';'} "
+                f"drop: no result {shortened(name)} in {store.workdir}{near(name, there) or '.'} "
                 "Name it as BRANCH/FILE, as the report does"
             )
         chosen.append(found)
