@@ -11,6 +11,8 @@ from jax.flatten_util import ravel_pytree
 from losses import quadratic
 
 from wsdjax import probes
+from wsdjax.errors import UserError
+from wsdjax.files import DamagedFile
 from wsdjax.probes import ProbeError
 from wsdjax.probes.cells import Cells
 
@@ -74,9 +76,17 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     for changed in ({"origin": other}, {"coords": 2 * coords}, {"batches": doubled}):
         with pytest.raises(ProbeError, match=r"plane.jsonl has the losses of other points"):
             plane(**changed)
-    for text in ("nothing\n", lines[0][:20], "\n".join([lines[0], '{"point": 99, "loss": 1}', ""])):
+    beyond = "\n".join([lines[0], '{"point": 99, "loss": 1}', ""])
+    for text, said in (
+        ("nothing\n", "plane.jsonl, line 1: no JSON"),
+        (
+            lines[0][:20],
+            "plane.jsonl has the losses of other points, parameters or batches, or none",
+        ),
+        (beyond, "plane.jsonl, line 2: no loss of one of the points"),
+    ):
         file.write_text(text)
-        with pytest.raises(ProbeError, match=r"plane.jsonl is no file of losses"):
+        with pytest.raises(UserError, match=f"{said}.*delete it, or name another"):
             plane()
     file.unlink()
     masked = [{"matrix": batches[0]["matrix"], "mask": np.array([True])}]
@@ -123,7 +133,7 @@ def test_a_line_that_is_no_loss_is_named(line, tmp_path):
     file = tmp_path / "sweep"
     probes.interpolate(loss_fn, start, start, [0, 1], batches, file=file)
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(ProbeError, match=r"sweep is no file of losses, line 4: .*delete it"):
+    with pytest.raises(DamagedFile, match=r"sweep, line 4: .*delete it"):
         probes.interpolate(loss_fn, start, start, [0, 1], batches, file=file)
 
 

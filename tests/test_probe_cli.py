@@ -281,7 +281,7 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
         ("decay@36", "distances", "goes along nodes: give a range"),
         ("trunk@12", "preconditioned", "a snapshot has no moments of Adam"),
         ("decay@24:36", "phases", "the two phases meet at the fork, 24"),
-        ("decay@35:36", "plane", "2 nodes are too few: it takes 3"),
+        ("decay@35:36", "plane", "k = 2 components take 3 iterates or more; there are 2"),
         ("decay@36:18", "plane", "the range goes backwards, from 36 to 18"),
         ("", "sharpness", "give --node"),
         ("../branches/trunk", "sharpness", "no branch '../branches/trunk'"),
@@ -373,11 +373,10 @@ def test_every_choice_of_settings_has_a_figure_with_its_sample(probed):
     _, page = _page(probed)
     one, two = re.findall(r'<figure id="probe_sharpness(?:-2)?">.*?</figure>', page, re.S)
     for figure, seed in ((one, 0), (two, 1)):
-        assert "The sample is 60 of the split's 2,000 examples" in figure.replace("&#x27;", "'")
-        assert f"drawn with the seed {seed}" in figure
+        assert f"Loss over 60 of 2,000 training examples, sample seed {seed}; k 1" in figure
         assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", figure)
         svg = base64.b64decode(re.search(r"base64,([^\"]+)", figure)[1]).decode()
-        assert f"loss over 60 training examples, sample seed {seed}; k 1, tol 0.001" in svg
+        assert f"loss over 60 of 2,000 training examples, sample seed {seed}; k 1, tol 0.001" in svg
         assert re.search(r"loss of the sample \d\S* ± \S+ at decay@3", svg)
     assert (probed / "figures" / "probe_sharpness-2.png").exists()
     assert "not_drawn" not in page
@@ -416,7 +415,7 @@ def test_a_damaged_result_is_told_and_can_be_dropped(probed, tmp_path, content):
         DamagedFile, match=r"drop it \(python -m experiments.probe drop\) and probe"
     ):
         measured.read(path)
-    assert measured.drop(workdir, [f"decay/{name}"]) == [path]
+    assert measured.drop(BranchStore(workdir), [f"decay/{name}"]) == [path]
     assert "not_drawn" not in _page(workdir)[1]
 
 
@@ -478,8 +477,11 @@ def test_results_that_no_figure_can_take_are_told_apart(probed, tmp_path):
     files[2].write_text(json.dumps(few))
     said, page = _page(workdir)
     assert said.count("Not drawn: ") == 3
-    assert "sharpness-30-train60-k1-tol0.001.json: measured on the first examples" in said
-    assert f"{files[1].name}: is no sharpness" in said
+    assert (
+        "sharpness-30-train60-k1-tol0.001.json: is no result of a probe, or lacks some of it"
+        in said
+    )
+    assert f"{files[1].name}: is no result of a probe" in said
     assert f"{files[2].name}: has 1 results" in said
     assert page.count('<figure id="probe_sharpness') == 2, "those that are whole are drawn"
 

@@ -24,7 +24,6 @@ def largest(node):
 TOY = Measure(
     measure=largest,
     headline=lambda result: f"largest {result['largest']:.4g}",
-    drawn=("largest",),
     figure=along_training(lambda result: result["largest"], "largest parameter"),
     caption="Largest parameter against updates.",
 )
@@ -91,7 +90,10 @@ def test_its_mistakes_are_told_as_those_built_in(added, workdir):
     del content["content_sha256"], content["results"][0]["largest"]
     path.write_text(json.dumps(content))
     _, out, _ = call("experiments.report", f"--workdir={workdir}")
-    assert f"Not drawn: decay/{path.name}: is no largest, or lacks some of it; drop it" in out
+    assert (
+        f"Not drawn: decay/{path.name}: is no result of a probe, or lacks some of it; drop it"
+        in out
+    )
     code, out, err = call("experiments.probe", "drop", f"--workdir={workdir}", f"decay/{path.name}")
     assert code == 0, err
     assert not path.exists()

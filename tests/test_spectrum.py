@@ -72,6 +72,10 @@ def test_a_block_is_that_of_the_dense_hessian(x64):
     same = probes.sharpness(mlp_loss, params, batches, k=2, tol=1e-9, block=chosen)
     np.testing.assert_allclose(same.eigenvalues, values[::-1][:2], rtol=1e-8)
     assert probes.mass_by_leaf(take(same.eigenvectors, 0))["in"]["kernel"] == pytest.approx(1)
+    differences = probes.sharpness(
+        mlp_loss, params, batches, tol=1e-3, block=chosen, finite_difference=True
+    )
+    np.testing.assert_allclose(differences.eigenvalues, values[-1:], rtol=1e-5)
     found = probes.moments(mlp_loss, params, batches, probes=200, block=chosen)
     for estimate, value in (
         (found.trace, np.trace(exact)),

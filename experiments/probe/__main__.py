@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,28 +34,36 @@ from typing import Any
 
 from experiments import cli
 from experiments.cli.progress import Display
-from experiments.cli.results import here, plain
+from experiments.cli.results import plain
 from experiments.probe import sampling
 from experiments.probe.nodes import iterates, parse_node
 from experiments.report.probes import MEASURES, results
-from experiments.report.probes import measure as kinds
-from experiments.report.probes.measure import Measure, Unmeasurable, Values
+from experiments.report.probes.measure import SPLITS, Measure, Nodes, Values, with_error
+from experiments.report.write import write_report
 from wsdjax import data, models, probes
-from wsdjax.branches import BranchStore, MissingNode
+from wsdjax.branches import BranchStore, MissingNode, provenance
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
-from wsdjax.training import state
+from wsdjax.training import optim, state
 from wsdjax.wording import shortened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.Parser(str(__doc__).format(**_listed()), words=True)
+    at_nodes, along = (
+        "\n".join(
+            f"    {name:<16} {str(kind.measure.__doc__).splitlines()[0].rstrip('.')}"
+            for name, kind in MEASURES.items()
+            if kind.along is along
+        )
+        for along in (False, True)
+    )
+    parser = cli.Parser(str(__doc__).format(at_nodes=at_nodes, along=along), words=True)
     flag = parser.add_argument
     flag("--workdir", help="the run's directory")
     flag("--node", help="BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
     flag("--probe", type=cli.names, help="which probes, with commas between them")
     flag("--examples", type=cli.number(int, 1), help="in the loss; 1,000 if there are so many")
-    flag("--split", default="train", choices=kinds.SPLITS, help="of the branch's data set")
+    flag("--split", default="train", choices=SPLITS, help="of the branch's data set")
     flag("--sample_seed", default=0, type=cli.number(int, 0), help="of the draw of the examples")
     flag("--k", default=1, type=cli.number(int, 1), help="eigenvalues, or components")
     flag("--tol", default=1e-3, type=cli.number(float, 0), help="of a residual, relative")
@@ -63,37 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.call(parser, _main, argv, "from what is finished")
 
 
-def _listed() -> dict[str, str]:
-    def lines(along: bool) -> str:
-        return "\n".join(
-            f"    {name:<16} {str(kind.measure.__doc__).splitlines()[0].rstrip('.')}"
-            for name, kind in MEASURES.items()
-            if kind.along is along
-        )
-
-    return {"at_nodes": lines(False), "along": lines(True)}
-
-
 def _main(given: argparse.Namespace) -> None:
-    workdir = cli.run_directory(given)
-    if given.words:
-        _drop(workdir, given, *given.words)
-    else:
-        _probe(BranchStore(workdir), given)
-
-
-def _drop(workdir: Path, given: argparse.Namespace, command: str, *names: str) -> None:
+    store = BranchStore(cli.run_directory(given))
+    if not given.words:
+        _probe(store, given)
+        return
+    command, *names = given.words
     if command != "drop":
         said = shortened(command)
         raise ConfigError(f"unexpected argument {said!r}; flags begin with --, the command is drop")
     cli.refuse_unused(given, "drop", ())
     if not names:
         raise ConfigError("drop: name the results, as BRANCH/FILE")
-    for path in results.drop(workdir, names):
+    for path in results.drop(store, names):
         print(f"{path} is deleted")
-    from experiments.report.write import write_report
-
-    write_report(workdir)
+    write_report(store.workdir)
 
 
 def _probe(store: BranchStore, given: argparse.Namespace) -> None:
@@ -109,135 +102,129 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
     split = getattr(data.load(store.branches()[branch].data), given.split)
     sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
-    of = _Loss(store, branch, sample, vars(given))
+    of = _Loss(store, branch, sample, given)
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
     for name in given.probe:
         try:
             of.measure(name, steps)
-        except (Unmeasurable, probes.ProbeError, DamagedFile) as error:
+        except (probes.ProbeError, DamagedFile) as error:
             refused.append(f"--probe={name} at --node={given.node}: {error}")
-    from experiments.report.write import write_report
-
     write_report(store.workdir)
     if refused:
         raise ConfigError("; ".join(refused))
-
-
-_Seeds = Iterator[tuple[Any, Any]]
 
 
 class _Loss:
     """The loss of a branch's model over a sample of its data, and what is measured of it."""
 
     def __init__(
-        self, store: BranchStore, branch: str, sample: sampling.Sample, flags: dict[str, Any]
+        self, store: BranchStore, branch: str, sample: sampling.Sample, flags: argparse.Namespace
     ):
         self._store, self._branch, self._sample, self._flags = store, branch, sample, flags
-        self._resolved = store.branches()[branch]
+        self._branches = store.branches()
+        self._resolved = self._branches[branch]
         self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
+        # Of a node each replicate in turn asks for the same.
+        self._params = functools.lru_cache(1)(functools.partial(store.params, branch))
+        self._restore = functools.lru_cache(1)(functools.partial(store.restore, branch))
 
     def measure(self, name: str, steps: list[int]) -> None:
         """Measures what is missing, of each node or along all of them; what is damaged is told
         before anything is computed."""
         kind, fork = MEASURES[name], self._resolved.start
-        given, tag = self._settings(kind)
+        settings, tag = self._settings(kind)
         inside = steps[0] < fork < steps[-1]
         if kind.takes_fork and inside and fork in self._store.nodes(self._branch):
             steps = sorted({*steps, fork})
-        asked = [(self._branch, steps)] if kind.along else [(self._owner(n), [n]) for n in steps]
         missing = []
-        for owner, at in asked:
+        for at in [steps] if kind.along else [[step] for step in steps]:
+            owner = self._branch if kind.along else self._owner(at[0])
             ends = f"{at[0]}-{at[-1]}-{len(at)}nodes" if kind.along else f"{at[0]}"
             directory = self._store.directory(owner) / "probes"
             directory.mkdir(exist_ok=True)
             stem = "-".join(filter(None, (name, ends, tag)))
-            path, there = results.place(directory, stem, at, given)
+            path, there = results.place(directory, stem, at, settings)
             if not there:
-                missing.append((owner, at, path))
-        for owner, at, path in missing:
-            title = f"{name} of {owner}@{at[0]}"
-            title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
-            began, found = time.monotonic(), []
-            of = self._path if kind.along else self._node
-            for i, (params, one) in enumerate(of(kind, owner, at, given, path)):
-                with contextlib.closing(Display(f"{title}, seed {i}")) as display:
-                    found.append(kind.measure(one._replace(tell=display.show)))
-                    if kind.sees_examples:
-                        found[-1] |= sampling.loss(self._loss_fn, params, self._sample)
-            self._write(path, kind, name, at, given, found)
-            _report(title, kind, found, began)
+                title = f"{name} of {owner}@{at[0]}"
+                title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
+                missing.append((path, title, at))
+        for path, title, at in missing:
+            began = time.monotonic()
+            found = list(self._measured(kind, path, title, at, settings))
+            content = {
+                "probe": name,
+                "steps": at,
+                "settings": settings,
+                "sample": self._sample.facts if kind.sees_examples else None,
+                "results": found,
+                # Without a date, so that a probe that was killed writes the same.
+                "machine": provenance.machine(),
+                "versions": provenance.versions(),
+            }
+            write_json(path, content, default=plain)
             results.unlink_cells(path)
+            for i, result in enumerate(found):
+                print(f"{title}, seed {i}: {kind.headline(result)}")
+            losses = ", ".join(with_error(r["loss"], r["loss_error"]) for r in found if "loss" in r)
+            said = f"loss of the sample {losses}; " if losses else ""
+            print(f"    {said}{time.monotonic() - began:.0f} s", flush=True)
 
-    def _path(self, _: Measure, owner: str, steps: list[int], given: Values, path: Path) -> _Seeds:
-        """Yields for each seed the parameters at the end, and what a probe along nodes is given."""
+    def _measured(
+        self, kind: Measure, path: Path, title: str, steps: list[int], settings: Values
+    ) -> Iterator[Values]:
+        """For each seed."""
         for i in range(self._resolved.seeds):
-            along = iterates(self._store, owner, steps, i)
-            cells = path.with_name(f"{path.stem}-seed{i}.cells")
-            of = (steps, self._resolved.start, self._sample.batches, given)
-            yield along[-1], kinds.Path(self._loss_fn, along, *of, file=cells)
+            with contextlib.closing(Display(f"{title}, seed {i}")) as display:
+                nodes = Nodes(
+                    self._loss_fn,
+                    self._sample.batches,
+                    iterates(self._params, steps, i),
+                    steps,
+                    self._resolved.start,
+                    functools.partial(self._preconditioner, steps[-1], i),
+                    file=path.with_name(f"{path.stem}-seed{i}.cells"),
+                    tell=display.show,
+                )
+                found = kind.measure(nodes, **{name: settings[name] for name in kind.settings})
+                if kind.sees_examples:
+                    found |= sampling.loss(self._loss_fn, nodes.params, self._sample)
+                yield found
 
-    def _node(self, kind: Measure, owner: str, steps: list[int], given: Values, _: Path) -> _Seeds:
-        """Yields for each seed the parameters, and what a probe of a node is given: Adam's moments
-        too if it asks for them and there are any."""
-        (step,) = steps
-        whole = state.State(step, self._store.params(self._branch, step))
-        if kind.takes_moments:
-            with contextlib.suppress(MissingNode):
-                whole = self._store.restore(self._branch, step)
-        optimizer = self._store.branches()[owner].optimizer
-        for i in range(self._resolved.seeds):
-            one = state.replicate(whole, i)
-            params = models.unstacked(one.params)
-            of = (params, self._sample.batches, given)
-            yield params, kinds.Node(self._loss_fn, *of, one.opt_state or None, optimizer)
+    def _preconditioner(self, step: int, replicate: int) -> Any:
+        try:
+            one = state.replicate(self._restore(step), replicate)
+        except MissingNode:
+            said = "a snapshot has no moments of Adam: name a node with a checkpoint"
+            raise probes.ProbeError(said) from None
+        nu, count = optim.second_moment(one.opt_state)
+        adam = self._branches[self._owner(step)].optimizer
+        return probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)
 
     def _settings(self, kind: Measure) -> tuple[Values, str]:
         """The settings a result depends on, and those that flags set as part of a file's name,
         with the branch whose data are other than its root's."""
-        facts, root = self._sample.facts, self._store.lineage(self._branch)[0].branch
-        given: Values = {name: self._flags[name] for name in kind.uses}
-        tags = [f"{name}{given[name]:g}" for name in kind.uses]
-        if kind.sees_examples:
-            loss = {"examples": facts["examples"], "split": facts["split"]}
-            given = {**loss, "sample_seed": facts["seed"], **given}
-            tags = [f"{facts['split']}{facts['examples']}", *tags]
-            if self._resolved.data != self._store.branches()[root].data:
-                given["data"] = self._branch
-                tags.append(self._branch)
-            tags.append(f"sample{facts['seed']}")
-        return {**given, **kind.fixed}, "-".join(tags)
-
-    def _write(
-        self, path: Path, kind: Measure, name: str, steps: list[int], given: Values, results: list
-    ) -> None:
-        content = {
-            "probe": name,
-            "steps": steps,
-            "settings": given,
-            "sample": self._sample.facts if kind.sees_examples else None,
-            "results": results,
-            **here(),
+        own: Values = {
+            name: getattr(self._flags, name) if fixed is None else fixed
+            for name, fixed in kind.settings.items()
         }
-        del content["date"]  # so that a probe that was killed writes the same
-        write_json(path, content, default=plain)
+        tags = [f"{name}{own[name]:g}" for name, fixed in kind.settings.items() if fixed is None]
+        if not kind.sees_examples:
+            return own, "-".join(tags)
+        examples, split = self._sample.facts["examples"], self._flags.split
+        seed, root = self._flags.sample_seed, self._store.lineage(self._branch)[0].branch
+        tags = [f"{split}{examples}", *tags]
+        if self._resolved.data != self._branches[root].data:
+            own["data"] = self._branch
+            tags.append(self._branch)
+        loss = {"examples": examples, "split": split, "sample_seed": seed}
+        return {**loss, **own}, "-".join([*tags, f"sample{seed}"])
 
     def _owner(self, step: int) -> str:
         """The branch of the lineage that made the node."""
         lineage = self._store.lineage(self._branch)
         return next(segment.branch for segment in lineage if step <= segment.stop)
-
-
-def _report(title: str, kind: Measure, results: list[Values], began: float) -> None:
-    """A line for each seed."""
-    for i, result in enumerate(results):
-        print(f"{title}, seed {i}: {kind.headline(result)}", flush=True)
-    seconds = f"{time.monotonic() - began:.0f} s"
-    if kind.sees_examples:
-        losses = ", ".join(kinds.with_error(r["loss"], r["loss_error"]) for r in results)
-        seconds = f"loss of the sample {losses}; {seconds}"
-    print(f"    {seconds}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 from wsdjax import models
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.errors import ConfigError
-from wsdjax.wording import shortened
+from wsdjax.wording import listed, shortened
 
 _KEPT = 2**30
 """Bytes of iterates that stay in memory."""
@@ -49,21 +49,13 @@ def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
     else:
         raise ConfigError(f"{said}: EVERY is 0, must be 1 or more")
     if lacking := sorted(set(asked) - set(nodes)):
+        nearest = min(nodes, key=lambda node: abs(node - lacking[0]))
+        more = f", and lacks {len(lacking) - 1} more of those" if len(lacking) > 1 else ""
         raise ConfigError(
-            f"{said}: no such node; {branch} has {_around(nodes, lacking[0])}"
-            + (f", and lacks {len(lacking) - 1} more of those" if len(lacking) > 1 else "")
-            + ". --config.snapshot_every keeps more while a run trains"
+            f"{said}: no such node; {branch} has {listed(map(str, nodes))}; the nearest to "
+            f"{lacking[0]} is {nearest}{more}. --config.snapshot_every keeps more in training"
         )
     return branch, asked
-
-
-def _around(nodes: list[int], step: int) -> str:
-    """The nodes, of many those around a step that is not among them, and the nearest."""
-    nearest = min(nodes, key=lambda node: abs(node - step))
-    at = max(0, nodes.index(nearest) - 3)
-    some = nodes[at : at + 7] if len(nodes) > 10 else nodes
-    more = "" if some == nodes else f" ... ({len(nodes)} in all)"
-    return f"{', '.join(map(str, some))}{more}; the nearest to {step} is {nearest}"
 
 
 class Iterates(Sequence):
@@ -81,13 +73,12 @@ class Iterates(Sequence):
         return self._read(self._steps[i])
 
 
-def iterates(store: BranchStore, branch: str, steps: list[int], replicate: int) -> Iterates:
-    """One replicate's. The latest reads are kept, a gigabyte of them: principal components ask
-    for every pair."""
+def iterates(params: Callable[[int], Any], steps: list[int], replicate: int) -> Iterates:
+    """One replicate's, of the parameters [R, ...] at a step. The latest are kept, a gigabyte of
+    them: principal components ask for every pair."""
 
     def read(step: int) -> Any:
-        params = jax.tree.map(lambda leaf: leaf[replicate], store.params(branch, step))
-        return models.unstacked(params)
+        return models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params(step)))
 
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(read(steps[0])))
     return Iterates(functools.lru_cache(max(1, _KEPT // size))(read), steps)

@@ -7,6 +7,7 @@ costs: 4 bytes a parameter, 2, or none of the device's memory and the way across
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from wsdjax.memory import of_machine
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
-KINDS = ("full", "bfloat16", "host")
-"""`full` is float32, or float64 for parameters in float64."""
 FEWEST = 24
 """A basis of fewer vectors restarts too often to get anywhere."""
 
@@ -66,65 +65,58 @@ class HostBasis:
     """As `DeviceBasis`, but rows in the host's memory; each sum over the basis is done there."""
 
     def __init__(self, params: Tree, capacity: int):
-        self.capacity = capacity
-        self._params, self.epsilon = params, epsilon(params)
-        leaves = jax.tree.leaves(params)
-        self._rows = [np.zeros((capacity, leaf.size), leaf.dtype) for leaf in leaves]
+        self.capacity, self.epsilon, self._params = capacity, epsilon(params), params
+        self._rows = jax.tree.map(lambda p: np.zeros((capacity, p.size), p.dtype), params)
 
     def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
-        flat = [leaf.ravel() for leaf in jax.device_get(jax.tree.leaves(vector))]
-        total = np.zeros(self.capacity)
+        flat, total = jax.tree.map(np.ravel, jax.device_get(vector)), np.zeros(self.capacity)
         for _ in range(2):
-            coefficients = sum(r @ x for r, x in zip(self._rows, flat, strict=True))
-            flat = [x - coefficients @ r for r, x in zip(self._rows, flat, strict=True)]
+            coefficients = sum(jax.tree.leaves(jax.tree.map(np.matmul, self._rows, flat)))
+            flat = jax.tree.map(lambda r, x, c=coefficients: x - c @ r, self._rows, flat)
             total += coefficients
         rest = self._on_device(flat)
         return rest, total, norm(rest)
 
     def put(self, at: int, vector: Tree) -> None:
         length = float(norm(vector))
-        for rows, leaf in zip(self._rows, jax.device_get(jax.tree.leaves(vector)), strict=True):
+        leaves = jax.tree.leaves(jax.device_get(vector))
+        for rows, leaf in zip(jax.tree.leaves(self._rows), leaves, strict=True):
             rows[at] = leaf.ravel() / length
 
     def take(self, at: int) -> Tree:
-        return self._on_device([rows[at] for rows in self._rows])
+        return self._on_device(jax.tree.map(lambda rows: rows[at], self._rows))
 
     def combine(self, coefficients: np.ndarray) -> Tree:
-        sums = [self._on_device([c.astype(r.dtype) @ r for r in self._rows]) for c in coefficients]
-        return stack(sums)
+        sums = [
+            jax.tree.map(lambda r, c=c: c.astype(r.dtype) @ r, self._rows) for c in coefficients
+        ]
+        return stack([self._on_device(each) for each in sums])
 
     def mix(self, coefficients: np.ndarray) -> None:
-        for rows in self._rows:
+        for rows in jax.tree.leaves(self._rows):
             rows[:] = coefficients.astype(rows.dtype) @ rows
 
-    def _on_device(self, flat: list[np.ndarray]) -> Tree:
-        leaves, structure = jax.tree.flatten(self._params)
-        placed = [
-            jax.device_put(x.reshape(leaf.shape), leaf.sharding)
-            for x, leaf in zip(flat, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, placed)
+    def _on_device(self, flat: Tree) -> Tree:
+        def placed(x, param):
+            return jax.device_put(x.reshape(param.shape), param.sharding)
+
+        return jax.tree.map(placed, flat, self._params)
 
 
 Basis = DeviceBasis | HostBasis
+KINDS: dict[str, Callable[[Tree, int], Basis]] = {
+    "full": DeviceBasis,  # float32, or float64 for parameters in float64
+    "bfloat16": partial(DeviceBasis, dtype=jnp.bfloat16),
+    "host": HostBasis,
+}
 
 
 def make(params: Tree, capacity: int, kind: str) -> Basis:
-    """A basis of one of `KINDS`.
-
-    Raises:
-      ProbeError: for another kind.
-    """
-    match kind:
-        case "full":
-            return DeviceBasis(params, capacity)
-        case "bfloat16":
-            return DeviceBasis(params, capacity, jnp.bfloat16)
-        case "host":
-            return HostBasis(params, capacity)
-    raise ProbeError(
-        f"basis = {shortened(repr(kind))}: must be one of {', '.join(KINDS)}, or None to choose"
-    )
+    """A basis of one of `KINDS`."""
+    if kind not in KINDS:
+        said, known = shortened(repr(kind)), ", ".join(KINDS)
+        raise ProbeError(f"basis = {said}: must be one of {known}, or None to choose")
+    return KINDS[kind](params, capacity)
 
 
 def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) -> tuple[str, int]:
@@ -137,11 +129,10 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
     ]
-    enough = min(wanted, fewest)
-    if (fit := memory // sum(size * width for size, width in shards)) >= enough:
-        return "full", min(wanted, fit)
-    if (fit := memory // sum(2 * size for size, _ in shards)) >= enough:
-        return "bfloat16", min(wanted, fit)
+    full, rounded = sum(size * width for size, width in shards), sum(2 * size for size, _ in shards)
+    for kind, vector in {"full": full, "bfloat16": rounded}.items():
+        if (fit := memory // vector) >= min(wanted, fewest):
+            return kind, min(wanted, fit)
     return "host", wanted
 
 
@@ -150,15 +141,13 @@ def _free(params: Tree) -> int:
     devices = jax.tree.leaves(params)[0].sharding.device_set
     stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
     known = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
-    return min(known) if known else _free_on_host() // len(devices)
-
-
-def _free_on_host() -> int:
+    if known:
+        return min(known)
     free, meminfo = of_machine(), Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
-    return int(free)
+    return int(free) // len(devices)
 
 
 @jax.jit

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,41 +20,29 @@ class Cells:
 
     The file has a line for the sweep's identity and then one for each point. The identity is of
     points, parameters and batches; a loss function has none, and is known by what it gives
-    (`compare`).
-
-    Args:
-      file: where they are kept; None for nowhere.
-      points: [N, ...] floats.
-      arrays: the vectors that the points are sums of, and the batches.
-
-    Raises:
-      ProbeError: for a file of another sweep, or of something else.
+    (`compare`). `arrays` are the vectors that the points [N, ...] are sums of, and the batches.
     """
 
     def __init__(self, file: str | Path | None, points: np.ndarray, arrays: tuple[Tree, Tree]):
         self.losses = np.full(len(points), np.nan)
         self._known = np.zeros(len(points), bool)
-        self._file = None
-        if file is None:
+        self._file = None if file is None else Path(file)
+        if self._file is None:
             return
         self._tolerance = 3 * epsilon(arrays[0]) ** 0.5
-        identity = _identity(points, arrays)
-        if (path := Path(file)).exists():
-            self._read(path, identity)
-        self._file = path
-        lines = [{"identity": identity}, *self._lines(np.flatnonzero(self._known))]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+        identity = {"identity": _identity(points, arrays)}
+        if self._file.exists():
+            self._read(self._file, identity)
+        lines = [identity, *self._lines(np.flatnonzero(self._known))]
+        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines))
 
     def compare(self, own: np.ndarray, loss: Callable[[int], float]) -> None:
-        """Computes two of the file's losses anew, which are to be the same.
+        """Computes two of the file's losses anew, and refuses it if they differ by more than half
+        of the digits (0.1% in float32).
 
         One is at a point that is one of the vectors itself (`own` [N]), where there is nothing to
         round; the other the last of the others, which for a plane is far from that: a loss may
-        differ from another by what is zero at a point. One that is the same at both, to half of
-        the digits (0.1% in float32), is taken for the same.
-
-        Raises:
-          ProbeError: for losses that differ by more than half of the digits.
+        differ from another by what is zero at a point.
         """
         for among in (own, ~own):
             known = np.flatnonzero(self._known & among)
@@ -66,7 +53,7 @@ class Cells:
             if not np.isclose(found, kept, rtol=self._tolerance, atol=0, equal_nan=True):
                 raise ProbeError(
                     f"{self._file} has the losses of another loss function: of point {i} it has "
-                    f"{kept:.6g}, and this one gives {found:.6g}; delete it, or name another"
+                    f"{kept:.6g}, and this one gives {found:.6g}; {_REMEDY}"
                 )
 
     def missing(self) -> np.ndarray:
@@ -82,31 +69,21 @@ class Cells:
     def _lines(self, indices: np.ndarray) -> list[dict[str, float]]:
         return [{"point": int(i), "loss": float(self.losses[i])} for i in indices]
 
-    def _read(self, path: Path, identity: str) -> None:
-        remedy = "delete it, or name another"
-        try:
-            lines = read_json_lines(path, remedy)
-        except DamagedFile as error:
-            where = str(error).removeprefix(str(path))
-            raise ProbeError(f"{path} is no file of losses{where}") from None
-        if not (lines and "identity" in lines[0]):
-            raise ProbeError(f"{path} is no file of losses: {remedy}")
-        found = lines[0]["identity"]
-        cells: dict[int, Any] = {}
-        for n, line in enumerate(lines[1:], 2):
-            point, loss = line.get("point"), line.get("loss")
-            at = f"{path} is no file of losses, line {n}:"
-            if type(point) is not int or type(loss) not in (float, int) or point < 0:
-                raise ProbeError(f"{at} {remedy}")
-            if found == identity and point >= len(self.losses):
-                raise ProbeError(f"{at} no point {point}; {remedy}")
-            cells[point] = loss
+    def _read(self, path: Path, identity: dict[str, str]) -> None:
+        found, *cells = read_json_lines(path, _REMEDY) or [{}]
         if found != identity:
             raise ProbeError(
-                f"{path} has the losses of other points, parameters or batches: {remedy}"
+                f"{path} has the losses of other points, parameters or batches, or none: {_REMEDY}"
             )
-        for place, loss in cells.items():
-            self.losses[place], self._known[place] = loss, True
+        for n, cell in enumerate(cells, 2):
+            point, loss = cell.get("point"), cell.get("loss")
+            there = type(point) is int and 0 <= point < len(self.losses)
+            if not there or type(loss) not in (float, int):
+                raise DamagedFile(f"{path}, line {n}: no loss of one of the points; {_REMEDY}")
+            self.losses[point], self._known[point] = loss, True
+
+
+_REMEDY = "delete it, or name another"
 
 
 def _identity(points: np.ndarray, arrays: tuple[Tree, Tree]) -> str:

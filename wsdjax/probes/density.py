@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from wsdjax.probes import vectors
 from wsdjax.probes.basis import DeviceBasis
 from wsdjax.probes.hessian import Hessian
 from wsdjax.probes.krylov import Krylov
 from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.operators import Block, Chosen
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    is_numeric,
-    key_of,
-    leaf_dot,
-    normalized,
-    random_like,
-    size,
-    whole,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, leaf_dot, normalized, whole
 
 
 class SpectralDensity(NamedTuple):
@@ -41,12 +30,8 @@ class SpectralDensity(NamedTuple):
     products: int
 
     def smoothed(self, width: float, grid: np.ndarray | None = None) -> SpectralDensity:
-        """The density by another kernel width, or on another grid, without new products.
-
-        Raises:
-          ProbeError: for a width that is not above 0, or for a grid whose step is wider than the
-            kernel where it has eigenvalues, which would miss them.
-        """
+        """The density by another kernel width, or on another grid, without new products. The grid
+        may not miss eigenvalues between two of its points, a kernel's width or more apart."""
         grid = self.grid if grid is None else np.asarray(grid, np.float64)
         _check_width(width)
         _check_grid(grid, self.nodes, width)
@@ -93,24 +78,19 @@ def spectral_density(
       width: of the kernel, its standard deviation; None for a hundredth of the spectrum's range.
       points: of the grid, which reaches over the spectrum by six widths; more where its step
         would be wider than the kernel.
-      block: of the diagonal block of these leaves alone, as for `Block`:
-        ``lambda name: name.startswith("conv1/")``.
-
-    Raises:
-      ProbeError: as `sharpness`, and for a width that is not above 0, or so small that the grid
-        would need more than a million points.
+      block: of the diagonal block of these leaves alone, as for `sharpness`.
     """
     probes, depth, points = whole("probes", probes), whole("depth", depth), whole("points", points)
     if width is not None:
         _check_width(width)
-    keys = jax.random.split(key_of(seed), probes)
+    keys = jax.random.split(vectors.key_of(seed), probes)
     hessian = Hessian(loss_fn, params, batches, finite_difference)
-    operator, draw, dimension = _restricted(hessian, block)
-    depth = min(depth, dimension)
+    within = Block(hessian, hessian.params, block)
+    depth = min(depth, within.size)
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
     for i, key in enumerate(keys):
-        krylov = Krylov(operator, hessian.params, DeviceBasis(hessian.params, depth), key)
-        krylov.add(draw(key))
+        krylov = Krylov(within, hessian.params, DeviceBasis(hessian.params, depth), key)
+        krylov.add(within.signs(key))
         while krylov.p < min(krylov.m, depth):  # it ends early where the space is invariant
             krylov.step()
         found = krylov.ritz()
@@ -128,11 +108,8 @@ def spectral_density(
     return SpectralDensity(grid, density, nodes, weights, hessian.products)
 
 
-_MOST_POINTS = 10**6
-
-
 def _check_width(width: float) -> None:
-    if not (is_numeric(width) and np.ndim(width) == 0 and 0 < width < np.inf):
+    if not (vectors.is_numeric(width) and np.ndim(width) == 0 and 0 < width < np.inf):
         raise ProbeError(
             f"width = {str(width)[:40]}: the kernel's standard deviation must be above 0 and "
             "finite, in units of the eigenvalues"
@@ -140,9 +117,10 @@ def _check_width(width: float) -> None:
 
 
 def _points_for(nodes: np.ndarray, width: float) -> int:
-    """The points of a grid over the spectrum whose step is no wider than the kernel."""
+    """The points of a grid over the spectrum whose step is no wider than the kernel, at most a
+    million."""
     reach = np.nanmax(nodes) - np.nanmin(nodes) + 12 * width
-    if reach / width > _MOST_POINTS - 2:
+    if reach / width > 10**6 - 2:
         raise ProbeError(
             f"width = {width:.3g}: too small for eigenvalues that reach over {reach:.3g}; give at "
             f"least {reach / 1e5:.1g}, or None for a hundredth"
@@ -153,10 +131,9 @@ def _points_for(nodes: np.ndarray, width: float) -> int:
 def _check_grid(grid: np.ndarray, nodes: np.ndarray, width: float) -> None:
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
         raise ProbeError("the grid must be a list of finite numbers")
-    ordered, nodes = np.sort(grid), nodes[~np.isnan(nodes)]
-    after = np.searchsorted(ordered, nodes)
-    within = (after > 0) & (after < len(ordered))
-    steps = ordered[after[within]] - ordered[after[within] - 1]
+    ordered = np.sort(grid)
+    inside, _ = np.histogram(nodes[~np.isnan(nodes)], ordered)
+    steps = np.diff(ordered)[inside > 0]
     if steps.max(initial=0.0) > width * (1 + 1e-6):
         raise ProbeError(
             f"width = {width:.3g} is below the grid's step, {steps.max():.3g}: eigenvalues between "
@@ -185,20 +162,17 @@ def moments(
     """tr H = E v'Hv and ||H||_F^2 = E ||Hv||^2 over Rademacher v, with standard errors.
 
     The trace of the block of one leaf is E v_l'(Hv)_l. The error of the norm is that of its
-    square, divided by twice the norm. `block` is as for `spectral_density`.
-
-    Raises:
-      ProbeError: as `sharpness`; for fewer than two probes there is no error.
+    square, divided by twice the norm, and takes two probes. `block` is as for `spectral_density`.
     """
     if whole("probes", probes) < 2:
         raise ProbeError(f"probes = {probes}: a standard error needs two or more")
-    keys = jax.random.split(key_of(seed), probes)
+    keys = jax.random.split(vectors.key_of(seed), probes)
     hessian = Hessian(loss_fn, params, batches, finite_difference)
-    operator, draw, _ = _restricted(hessian, block)
+    within = Block(hessian, hessian.params, block)
     by_leaf, squares = [], []
     for key in keys:
-        vector = draw(key)
-        product = operator(vector)
+        vector = within.signs(key)
+        product = within(vector)
         by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
         squares.append(sum(float(leaf_dot(x, x)) for x in jax.tree.leaves(product)))
     leaves = np.array(by_leaf)
@@ -214,20 +188,6 @@ def moments(
     )
 
 
-def _restricted(
-    hessian: Hessian, block: Chosen | None
-) -> tuple[Callable[[Tree], Tree], Callable[[jax.Array], Tree], int]:
-    """(operator, key -> Rademacher vector, dimension) of the Hessian or a block of it."""
-
-    def draw(key):
-        return random_like(key, hessian.params, "rademacher")
-
-    if block is None:
-        return hessian, draw, size(hessian.params)
-    within = Block(hessian, hessian.params, block)
-    return within, lambda key: within.restrict(draw(key)), within.size
-
-
 def _estimate(values: np.ndarray) -> Estimate:
     return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
@@ -235,5 +195,5 @@ def _estimate(values: np.ndarray) -> Estimate:
 def mass_by_leaf(vector: Tree) -> Tree:
     """Like the vector: each leaf's share of its squared norm, as in which layer a top
     eigenvector lives."""
-    unit = normalized(as_parameters(vector, "the vector"), "the vector")
+    unit = normalized(vectors.as_parameters(vector, "the vector"), "the vector")
     return jax.tree.map(lambda leaf: float(leaf_dot(leaf, leaf)), unit)

@@ -9,26 +9,9 @@ import jax
 import numpy as np
 
 from wsdjax.probes import basis as bases
+from wsdjax.probes import vectors
 from wsdjax.probes.krylov import Krylov, Ritz
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    dot,
-    epsilon,
-    is_numeric,
-    key_of,
-    like_parameters,
-    norm,
-    normalized,
-    precision,
-    rows_like,
-    size,
-    stack,
-    take,
-    whole,
-)
+from wsdjax.probes.vectors import Operator, ProbeError, Tree, combine, dot, is_numeric, norm
 from wsdjax.wording import shortened
 
 
@@ -66,7 +49,7 @@ class Progress(NamedTuple):
 
 
 def eigenpairs(
-    operator: Callable[[Tree], Tree],
+    operator: Operator,
     params: Tree,
     k: int = 1,
     tol: float = 1e-4,
@@ -93,7 +76,6 @@ def eigenpairs(
     Args:
       operator: v -> A v, symmetric: a function from trees like `params` to such trees, jitted
         or not, such as `Hessian`, `GaussNewton`, `Preconditioned`, or a sum of these.
-      params: what a vector is like.
       k, tol: as for `sharpness`.
       smallest: the k smallest instead.
       repeated: for k > 1 look for repeated eigenvalues, as said above; without, a third of the
@@ -112,18 +94,12 @@ def eigenpairs(
       towards: a direction that the first random vector leans to, which may be zero. The gradient
         has more than its share of the largest eigenvectors and saves a product or two.
       track_above: goes on to more eigenvalues until one is below this, such as 2 / rate; the
-        last is still above if `max_products` were too few.
-      seed: of the random vectors.
-      on_progress: told of each product.
-
-    Raises:
-      ProbeError: for a product that is not finite, numbers that make no sense, or more
-        eigenvalues above `track_above` than half of `max_basis`.
+        last is still above if `max_products` were too few. No more than half of `max_basis`.
     """
-    params = as_parameters(params)
-    k, max_basis = whole("k", k), whole("max_basis", max_basis, 0)
-    least = 2 * min(k, size(params))
-    if whole("max_products", max_products, 0) < least:
+    params = vectors.as_parameters(params)
+    k, max_basis = vectors.whole("k", k), vectors.whole("max_basis", max_basis, 0)
+    least = 2 * min(k, vectors.size(params))
+    if vectors.whole("max_products", max_products, 0) < least:
         raise ProbeError(f"max_products = {max_products}: must be at least {least} for k = {k}")
     if not is_numeric(tol) or not tol >= 0:
         raise ProbeError(f"tol = {shortened(str(tol))}: must be at least 0")
@@ -132,30 +108,34 @@ def eigenpairs(
     if smallest and track_above is not None:
         raise ProbeError("track_above goes with the largest eigenvalues, not with the smallest")
     sign = -1.0 if smallest else 1.0
-    counted = _Counted(operator, params, sign)
-    n = size(params)
+
+    def product(vector: Tree) -> Tree:
+        found = vectors.like_parameters(operator(vector), params, "the operator's product")
+        return combine((-1.0,), found) if smallest else found
+
+    n = vectors.size(params)
     wanted = min(k, n)
     max_basis = min(max(max_basis, 2 * wanted + 8), n)
     if basis is None:
         fewest = max(bases.FEWEST, 2 * wanted + 8)
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
-    krylov = Krylov(counted, params, kept, key_of(seed))
-    known = rows_like(start, params, "start")
+    krylov = Krylov(product, params, kept, vectors.key_of(seed))
+    known = vectors.rows_like(start, params, "start")
     if towards is not None:
-        towards = like_parameters(towards, params, "towards")
+        towards = vectors.like_parameters(towards, params, "towards")
     krylov.add_random(combine((1.0,) * len(known), *known) if known else towards)
     # When the last random vector came, in turn with how many others, and the values before it.
     began, in_turn, before = 0, 1, None
     while True:
-        alive = counted.products < max_products - wanted and krylov.step()
+        alive = krylov.products < max_products - wanted and krylov.step()
         found = krylov.ritz()
         count = min(wanted, len(found.values))
         allowed = np.maximum(tol * np.abs(found.values[:count]), _floor(krylov, found, params))
         done = count == wanted and (found.bounds[:count] <= allowed / 4).all()
         if on_progress:
             i = count - 1
-            on_progress(Progress(counted.products, sign * found.values[i], found.bounds[i]))
+            on_progress(Progress(krylov.products, sign * found.values[i], found.bounds[i]))
         if done and track_above is not None and found.values[wanted - 1] > track_above:
             if wanted < n and 2 * wanted + 10 > krylov.capacity:
                 raise ProbeError(
@@ -166,47 +146,39 @@ def eigenpairs(
                 break
             wanted, before, done = wanted + 1, None, False
         if done and krylov.p < n:
-            steps = (counted.products - began) / in_turn
+            steps = (krylov.products - began) / in_turn
             done = steps >= _steps_to_show(found, wanted, allowed[-1], n)
             if done and wanted > 1 and repeated:
                 values = found.values[:wanted]
                 done = before is not None and bool((np.abs(values - before) <= allowed).all())
                 if not done:
-                    if krylov.m == krylov.capacity < n:
-                        krylov.restart(_kept(wanted, krylov))
+                    krylov.make_room(wanted)
                     krylov.add_random()
-                    began, in_turn, before = counted.products, krylov.m - krylov.p, values
+                    began, in_turn, before = krylov.products, krylov.m - krylov.p, values
         if done or not alive:
             break
-        if krylov.m == krylov.capacity < n:
-            krylov.restart(_kept(wanted, krylov))
+        krylov.make_room(wanted)
     found = krylov.ritz()
-    floor = _floor(krylov, found, params)
     best = krylov.vectors(found.coefficients[:, : min(wanted, krylov.p)])
-    values, residuals, vectors = _certified(counted, best, known)
+    values, residuals, units = _certified(product, best, known)
     return Sharpness(
-        eigenvalues=values,
+        eigenvalues=sign * values,
         residuals=residuals,
-        eigenvectors=vectors,
-        converged=residuals <= np.maximum(tol * np.abs(values), floor),
-        products=counted.products,
+        eigenvectors=units,
+        converged=residuals <= np.maximum(tol * np.abs(values), _floor(krylov, found, params)),
+        products=krylov.products + len(values),
         basis=basis,
         basis_size=krylov.capacity,
-        computed_in=getattr(operator, "computed_in", precision(params)),
+        computed_in=getattr(operator, "computed_in", vectors.precision(params)),
     )
 
 
 def _floor(krylov: Krylov, found: Ritz, params: Tree) -> float:
     """The residual below which the precision does not go: 10 eps sqrt(m) ||T|| of m products,
     and the rounding of the basis if that is coarser."""
-    eps = epsilon(params)
+    eps = vectors.epsilon(params)
     rounding = krylov.basis.epsilon if krylov.basis.epsilon > eps else 0.0
     return (10 * eps * np.sqrt(krylov.p) + rounding) * np.abs(found.values).max(initial=0.0)
-
-
-def _kept(wanted: int, krylov: Krylov) -> int:
-    """Ritz vectors that outlive a restart."""
-    return wanted + (krylov.capacity - wanted) // 3
 
 
 def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
@@ -230,30 +202,18 @@ def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
     return float(np.arccosh(10 * np.sqrt(n)) / np.arccosh(1 + 2 * max(above / width, 1e-6)))
 
 
-class _Counted:
-    """The operator, or its negative, and how many products there have been."""
-
-    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, sign: float):
-        self._operator, self._params, self.sign, self.products = operator, params, sign, 0
-
-    def __call__(self, vector: Tree) -> Tree:
-        self.products += 1
-        product = like_parameters(self._operator(vector), self._params, "the operator's product")
-        return combine((-1.0,), product) if self.sign < 0 else product
-
-
-def _certified(operator, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
+def _certified(product, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
     """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
-    values, residuals, vectors = [], [], []
+    values, residuals, units = [], [], []
     for i in range(len(jax.tree.leaves(block)[0])):
-        unit = normalized(take(block, i), "an eigenvector")
+        unit = vectors.normalized(vectors.take(block, i), "an eigenvector")
         if i < len(known) and float(dot(unit, known[i])) < 0:
             unit = combine((-1.0,), unit)
-        product = operator(unit)
-        rho = float(dot(unit, product))
-        values.append(operator.sign * rho)
-        residuals.append(float(norm(combine((1.0, -rho), product, unit))))
-        vectors.append(unit)
-    order = np.argsort(-operator.sign * np.array(values), kind="stable")
-    by_value = [vectors[i] for i in order]
-    return np.array(values)[order], np.array(residuals)[order], stack(by_value)
+        curved = product(unit)
+        rho = float(dot(unit, curved))
+        values.append(rho)
+        residuals.append(float(norm(combine((1.0, -rho), curved, unit))))
+        units.append(unit)
+    order = np.argsort(-np.array(values), kind="stable")
+    by_value = [units[i] for i in order]
+    return np.array(values)[order], np.array(residuals)[order], vectors.stack(by_value)

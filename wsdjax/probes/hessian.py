@@ -1,4 +1,4 @@
-"""The Hessian of a mean loss as a linear operator, by its products with vectors."""
+"""The Hessian of a mean loss: its products with vectors, and its largest eigenvalues by those."""
 
 from __future__ import annotations
 
@@ -10,26 +10,11 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import DTypeLike
 
-from wsdjax.probes.objective import (
-    Batches,
-    LossFn,
-    batch_gradient,
-    check_function,
-    differentiable,
-    finite,
-    forward_mode,
-    total,
-    weights,
-)
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    epsilon,
-    like_parameters,
-    norm,
-    precision,
-)
+from wsdjax.probes import objective, vectors
+from wsdjax.probes.eigenpairs import Sharpness, eigenpairs
+from wsdjax.probes.objective import Batches, LossFn
+from wsdjax.probes.operators import Block, Chosen
+from wsdjax.probes.vectors import ProbeError, Tree
 
 # A linearization holds what the forward pass left behind; beyond this many bytes it is made
 # again for every product.
@@ -43,16 +28,11 @@ class Hessian:
     product costs the tangent pass alone (`jax.linearize`).
 
     Args:
-      loss_fn, params, batches: see the module.
-      finite_difference: differences of gradients, for a loss that blocks forward mode.
+      finite_difference: as for `sharpness`.
       dtype: None computes in float32 at full matrix precision, or in float64 for parameters in
         float64. "bfloat16" insists on that, for which parameters and batches are rounded: it
         shifts eigenvalues by up to a percent, which no residual shows. So do "float16",
         "float32" and "float64", which needs JAX's 64 bits.
-
-    Raises:
-      ProbeError: for parameters or batches that make no sense, a loss or gradient that is not
-        finite, or a loss whose `custom_vjp` blocks forward mode.
     """
 
     def __init__(
@@ -63,9 +43,9 @@ class Hessian:
         finite_difference: bool = False,
         dtype: str | None = None,
     ):
-        self.params = as_parameters(params)
-        check_function(loss_fn)
-        self.computed_in = precision(self.params)
+        self.params = vectors.as_parameters(params)
+        objective.check_function(loss_fn)
+        self.computed_in = vectors.precision(self.params)
         if dtype is not None:
             self.computed_in = _checked(dtype)
             loss_fn = _Lowered(loss_fn, self.computed_in)
@@ -73,29 +53,80 @@ class Hessian:
         """How many products there have been."""
         self.gradient: Tree | None = None
         """That of the mean loss, where it came out on the way."""
-        self._shares = weights(batches)
+        self._shares = objective.weights(batches)
         self._loss_fn, self._batches = loss_fn, batches
         if finite_difference:
             self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
             return
-        with forward_mode():
+        with objective.forward_mode():
             first = _linearize(loss_fn, self.params, batches[0])
         held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first[1]))
         if held <= LINEARIZED_BYTES:
             rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
             slopes, linears = zip(first, *rest, strict=True)
-            self.gradient = finite(total(self._shares, slopes))
+            self.gradient = objective.finite(objective.total(self._shares, slopes))
             self._products = [partial(_apply, linear) for linear in linears]
         else:
-            finite(first[0])
+            objective.finite(first[0])
             self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
 
     def __call__(self, vector: Tree) -> Tree:
         """H v, like `params`."""
         self.products += 1
-        vector = like_parameters(vector, self.params, "the vector")
-        with forward_mode():
-            return total(self._shares, (product(vector) for product in self._products))
+        vector = vectors.like_parameters(vector, self.params, "the vector")
+        with objective.forward_mode():
+            return objective.total(self._shares, (product(vector) for product in self._products))
+
+
+def hvp(
+    loss_fn: LossFn, params: Tree, vector: Tree, batches: Batches, finite_difference: bool = False
+) -> Tree:
+    """H v of the mean loss over all examples, like `params`: forward over reverse."""
+    return Hessian(loss_fn, params, batches, finite_difference)(vector)
+
+
+def curvature_along(
+    loss_fn: LossFn, params: Tree, direction: Tree, batches: Batches
+) -> tuple[float, float]:
+    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3)."""
+    hessian = Hessian(loss_fn, params, batches)
+    unit = vectors.normalized(vectors.like_parameters(direction, hessian.params, "the direction"))
+    product = hessian(unit)
+    return float(vectors.norm(product)), float(vectors.dot(unit, product))
+
+
+def sharpness(
+    loss_fn: LossFn,
+    params: Tree,
+    batches: Batches,
+    k: int = 1,
+    tol: float = 1e-4,
+    finite_difference: bool = False,
+    dtype: str | None = None,
+    block: Chosen | None = None,
+    **options: Any,
+) -> Sharpness:
+    """The k largest eigenvalues of the Hessian, algebraically, by Lanczos.
+
+    Args:
+      loss_fn: ``loss_fn(params, batch)``, the mean over a batch's examples.
+      params: any pytree of floating-point arrays; 16-bit ones are computed in float32.
+      batches: a sequence of batches; each weighs as many as its examples.
+      k: how many.
+      tol: of a residual relative to its eigenvalue; no less than the precision allows.
+      finite_difference: products by differences of gradients, for a loss whose `custom_vjp`
+        blocks forward mode.
+      dtype: "bfloat16" insists on products in bfloat16 (see `Hessian`).
+      block: of the diagonal block of these leaves alone, as for `Block`:
+        ``lambda name: name.startswith("conv1/")``. The eigenvectors are zero elsewhere.
+      **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, `basis`, ...
+    """
+    hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
+    within = Block(hessian, hessian.params, block)
+    if block is not None and vectors.whole("k", k) > within.size:
+        raise ProbeError(f"k = {k}: the block has {within.size} parameters")
+    towards = None if hessian.gradient is None else within.restrict(hessian.gradient)
+    return eigenpairs(within, hessian.params, k, tol, towards=towards, **options)
 
 
 @dataclass(frozen=True)
@@ -121,19 +152,12 @@ class _Lowered:
 
 
 def _checked(dtype: DTypeLike) -> str:
-    """The name of a type to compute in.
-
-    Raises:
-      ProbeError: for another, or one that JAX would take another for.
-    """
+    """The name of a type to compute in."""
     known = ("bfloat16", "float16", "float32", "float64")
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = ""
+    name = getattr(dtype, "__name__", str(dtype))  # of a text, of a type such as jnp.bfloat16
     if name not in known:
         raise ProbeError(
-            f"dtype = {str(dtype)[:40]!r}: must be one of {', '.join(known)}, or None for the "
+            f"dtype = {name[:40]!r}: must be one of {', '.join(known)}, or None for the "
             "parameters' own"
         )
     if jax.dtypes.canonicalize_dtype(name) != name:
@@ -148,7 +172,7 @@ def _checked(dtype: DTypeLike) -> str:
 @partial(jax.jit, static_argnums=0)
 def _linearize(loss_fn, params, batch):
     """(the gradient, v -> H v)."""
-    return jax.linearize(jax.grad(differentiable(loss_fn, batch)), params)
+    return jax.linearize(jax.grad(objective.differentiable(loss_fn, batch)), params)
 
 
 @jax.jit
@@ -158,14 +182,14 @@ def _apply(linear, vector):
 
 @partial(jax.jit, static_argnums=0)
 def _product(loss_fn, params, batch, vector):
-    return jax.jvp(jax.grad(differentiable(loss_fn, batch)), (params,), (vector,))[1]
+    return jax.jvp(jax.grad(objective.differentiable(loss_fn, batch)), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
 def _difference(loss_fn, params, batch, vector):
     """(g(p + h v) - g(p - h v)) / 2h, h scaled to the norms and the precision."""
-    shift = epsilon(params) ** (1 / 3) * (1 + norm(params))
-    h = shift / jnp.maximum(norm(vector), 1e-30)
+    shift = vectors.epsilon(params) ** (1 / 3) * (1 + vectors.norm(params))
+    h = shift / jnp.maximum(vectors.norm(vector), 1e-30)
     moved = [jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector) for s in (1, -1)]
-    plus, minus = (batch_gradient(loss_fn, each, batch) for each in moved)
+    plus, minus = (objective.batch_gradient(loss_fn, each, batch) for each in moved)
     return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)

@@ -8,7 +8,6 @@ comes out when it begins with one (Lanczos).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes.basis import Basis
-from wsdjax.probes.vectors import ProbeError, Tree, combine, epsilon, norm, random_like
+from wsdjax.probes.vectors import (
+    Operator,
+    ProbeError,
+    Tree,
+    combine,
+    epsilon,
+    norm,
+    random_like,
+    size,
+)
 
 
 class Ritz(NamedTuple):
@@ -32,21 +40,13 @@ class Ritz(NamedTuple):
 
 class Krylov:
     """Holds m vectors, of which the first p have been multiplied by the operator; the others wait.
+    The basis is empty at first, and of no more vectors than there are parameters."""
 
-    Args:
-      operator: v -> H v, symmetric.
-      params: what a vector is like.
-      basis: an empty one, of no more vectors than there are parameters.
-      key: of the random vectors that are taken in when none waits.
-    """
-
-    def __init__(
-        self, operator: Callable[[Tree], Tree], params: Tree, basis: Basis, key: jax.Array
-    ):
+    def __init__(self, operator: Operator, params: Tree, basis: Basis, key: jax.Array):
         self._operator, self._params, self._key = operator, params, key
         self.basis, self.capacity = basis, basis.capacity
         self._eps = epsilon(params)
-        self.m, self.p = 0, 0
+        self.m, self.p, self.products = 0, 0, 0
         # Column j holds the coefficients of H q_j; what lay beyond a full basis, its norm alone.
         self._columns = np.zeros((self.capacity, self.capacity))
         self._lost = np.zeros(self.capacity)
@@ -75,13 +75,10 @@ class Krylov:
         return self.add(vector)
 
     def step(self) -> bool:
-        """Multiplies the next vector, a random one if none waits; False if the space is spent.
-
-        Raises:
-          ProbeError: for a product that is not finite.
-        """
+        """Multiplies the next vector, a random one if none waits; False if the space is spent."""
         if self.p == self.m and not self.add_random():
             return False
+        self.products += 1
         product = self._operator(self.basis.take(self.p))
         rest, found, length = self.basis.orthogonalise(product)
         coefficients, after = np.asarray(found, np.float64), float(length)
@@ -91,7 +88,8 @@ class Krylov:
                 "parameters or data, or for a loss without a second derivative there"
             )
         self._columns[:, self.p] = coefficients
-        if after > 10 * self._eps * self.scale:
+        # The greatest coefficient is a lower bound of the operator's norm.
+        if after > 10 * self._eps * float(np.abs(self._columns).max()):
             if self.m < self.capacity:
                 self._columns[self.m, self.p] = after
                 self._append(rest)
@@ -99,11 +97,6 @@ class Krylov:
                 self._lost[self.p] = after
         self.p += 1
         return True
-
-    @property
-    def scale(self) -> float:
-        """A lower bound of the operator's norm."""
-        return float(np.abs(self._columns).max())
 
     def ritz(self) -> Ritz:
         p = self.p
@@ -119,10 +112,14 @@ class Krylov:
         padded[:, : self.p] = coefficients.T
         return _normalised_rows(self.basis.combine(padded))
 
-    def restart(self, keep: int) -> None:
-        """Keeps the Ritz vectors of the `keep` largest values and those that wait, which takes
-        nothing from the projection onto them (Wu and Simon's thick restart)."""
+    def make_room(self, wanted: int) -> None:
+        """Of a full basis keeps the Ritz vectors of the wanted largest values, those of a third of
+        the others and those that wait, which takes nothing from the projection onto them (Wu and
+        Simon's thick restart); one that spans the space stays."""
+        if self.m < self.capacity or self.capacity == size(self._params):
+            return
         found = self.ritz()
+        keep = wanted + (self.capacity - wanted) // 3
         kept, waiting = min(keep, self.p), self.m - self.p
         mixing = np.zeros((self.capacity, self.capacity))
         mixing[:kept, : self.p] = found.coefficients[:, :kept].T

@@ -9,17 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.probes import objective
 from wsdjax.probes.eigenpairs import eigenpairs
-from wsdjax.probes.objective import (
-    Batches,
-    LossFn,
-    batch_loss,
-    differentiable,
-    forward_mode,
-    gradient,
-    total,
-    weights,
-)
+from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.vectors import Tree, as_parameters, dot, like_parameters, normalized
 
 
@@ -47,9 +39,6 @@ def gradient_noise(
 
     No gradient of a single example is kept: products with Sigma are of forward and reverse
     mode through the vector of the examples' losses, and the trace is summed in chunks.
-
-    Raises:
-      ProbeError: as `sharpness`.
     """
     covariance = Covariance(loss_fn, params, batches)
     mean = covariance.mean
@@ -84,14 +73,14 @@ class Covariance:
 
     def __init__(self, loss_fn: LossFn, params: Tree, batches: Batches):
         self.params = as_parameters(params)
-        self.mean = gradient(loss_fn, self.params, batches)
-        self._loss_fn, self._batches, self._shares = loss_fn, batches, weights(batches)
+        self.mean = objective.gradient(loss_fn, self.params, batches)
+        self._loss_fn, self._batches, self._shares = loss_fn, batches, objective.weights(batches)
 
     def slopes(self, vector: Tree) -> list[np.ndarray]:
         """c_i, float64, [B] for each batch: centred before anything is squared or summed, since
         the gradients may have far more in common than apart."""
         vector = like_parameters(vector, self.params, "the vector")
-        with forward_mode():
+        with objective.forward_mode():
             found = [
                 np.asarray(_slopes(self._loss_fn, self.params, batch, vector), np.float64)
                 for batch in self._batches
@@ -104,13 +93,13 @@ class Covariance:
             _pulled_back(self._loss_fn, self.params, batch, slopes)
             for batch, slopes in zip(self._batches, self.slopes(vector), strict=True)
         )
-        return total(self._shares, pulled)
+        return objective.total(self._shares, pulled)
 
 
 def _each(loss_fn, params, batch):
     """[B]: the loss of each example, as a batch of one."""
     one = jax.tree.map(lambda leaf: leaf[:, None], batch)
-    return jax.vmap(lambda example: batch_loss(loss_fn, params, example))(one)
+    return jax.vmap(lambda example: objective.batch_loss(loss_fn, params, example))(one)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -131,7 +120,7 @@ def _squares(loss_fn, params, mean, batch):
 
     def of_one(example):
         one = jax.tree.map(lambda leaf: leaf[None], example)
-        slope = jax.grad(differentiable(loss_fn, one))(params)
+        slope = jax.grad(objective.differentiable(loss_fn, one))(params)
         apart = jax.tree.map(jnp.subtract, slope, mean)
         return dot(apart, apart)
 

@@ -16,26 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    is_numeric,
-    norm,
-    told,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, combine, is_numeric, norm, told
 
 LossFn = Callable[[Tree, Any], jax.Array]
 Batches = Sequence[Any]
 
 
 def weights(batches: Batches) -> np.ndarray:
-    """[B]: each batch's share of all examples.
-
-    Raises:
-      ProbeError: for no batch, or one that has no examples, or something else than arrays.
-    """
+    """[B]: each batch's share of all examples."""
     if isinstance(batches, dict) or not isinstance(batches, Sequence):
         raise ProbeError(f"batches must be a sequence of batches, not a {type(batches).__name__}")
     if not batches:
@@ -47,17 +35,16 @@ def weights(batches: Batches) -> np.ndarray:
             raise ProbeError(f"batches[{i}] has no array with a leading axis of examples")
         for path, leaf in pairs:
             if not is_numeric(leaf) or jnp.ndim(leaf) == 0:
-                what = f"{told(leaf)} without an axis" if is_numeric(leaf) else told(leaf)
                 raise ProbeError(
-                    f"batches[{i}]{jax.tree_util.keystr(path)[-80:]} is {what}: each leaf must be "
-                    "an array with a leading axis of examples; close over anything else in the loss"
+                    f"batches[{i}]{jax.tree_util.keystr(path)[-80:]} is {told(leaf)}: each leaf "
+                    "must be an array with a leading axis of examples; close over anything else "
+                    "in the loss"
                 )
-        leaves = [leaf for _, leaf in pairs]
         if _kind(batch) != _kind(batches[0]):
             raise ProbeError(
                 f"batches[{i}] is unlike batches[0]; a single batch (x, y) is given as [(x, y)]"
             )
-        sizes = {jnp.shape(leaf)[0] for leaf in leaves}
+        sizes = {jnp.shape(leaf)[0] for _, leaf in pairs}
         if len(sizes) > 1:
             raise ProbeError(f"batches[{i}] has arrays of several leading axes; one is of examples")
         if sizes == {0}:
@@ -82,11 +69,7 @@ def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
 
 
 def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
-    """The gradient of the mean loss.
-
-    Raises:
-      ProbeError: if it is not finite.
-    """
+    """The gradient of the mean loss."""
     params = as_parameters(params)
     check_function(loss_fn)
     slopes = (batch_gradient(loss_fn, params, batch) for batch in batches)
@@ -97,14 +80,8 @@ def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
 def batch_loss(loss_fn, params, batch):
     with jax.default_matmul_precision("highest"):
         value = loss_fn(params, batch)
-    if not is_numeric(value) or jnp.shape(value) != ():
-        if isinstance(value, tuple):
-            found = "a tuple: drop what is beside it"
-        else:
-            found = f"shape {jnp.shape(value)}" if is_numeric(value) else told(value)
-        raise ProbeError(f"loss_fn must return a scalar, and returns {found}")
-    if jnp.iscomplexobj(value):
-        raise ProbeError("loss_fn must return a real number, and returns a complex one")
+    if not is_numeric(value) or jnp.shape(value) != () or jnp.iscomplexobj(value):
+        raise ProbeError(f"loss_fn must return a real scalar, and returns {told(value)}")
     return value
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.objective import Batches, check_function, total, weights
-from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, like_parameters, precision
+from wsdjax.probes import vectors
+from wsdjax.probes.objective import Batches, LossFn, check_function, total, weights
+from wsdjax.probes.vectors import Operator, ProbeError, Tree
 from wsdjax.wording import listed
 
 Chosen = Callable[[str], bool]
@@ -25,24 +25,17 @@ class GaussNewton:
     Args:
       apply_fn: ``apply_fn(params, batch) -> outputs``.
       output_loss: ``output_loss(outputs, batch)``, the mean over the batch's examples.
-      params, batches: as for `Hessian`.
     """
 
-    def __init__(
-        self,
-        apply_fn: Callable[[Tree, Any], Tree],
-        output_loss: Callable[[Tree, Any], jax.Array],
-        params: Tree,
-        batches: Batches,
-    ):
-        self.params = as_parameters(params)
+    def __init__(self, apply_fn: Callable, output_loss: LossFn, params: Tree, batches: Batches):
+        self.params = vectors.as_parameters(params)
         check_function(apply_fn, "apply_fn")
         check_function(output_loss, "output_loss")
         self._functions, self._batches = (apply_fn, output_loss), batches
         self._shares = weights(batches)
 
     def __call__(self, vector: Tree) -> Tree:
-        vector = like_parameters(vector, self.params, "the vector")
+        vector = vectors.like_parameters(vector, self.params, "the vector")
         products = (
             _gauss_newton(*self._functions, self.params, batch, vector) for batch in self._batches
         )
@@ -61,25 +54,20 @@ def _gauss_newton(apply_fn, output_loss, params, batch, vector):
 
 class Preconditioned:
     """v -> P^-1/2 A P^-1/2 v for a diagonal P, as of Adam: its largest eigenvalue is the
-    sharpness that Adam sees (Cohen et al.).
+    sharpness that Adam sees (Cohen et al.). The `operator` is v -> A v, such as `Hessian`."""
 
-    Args:
-      operator: v -> A v, such as `Hessian`.
-      preconditioner: P, positive, like the parameters.
-    """
-
-    def __init__(self, operator: Callable[[Tree], Tree], preconditioner: Tree):
-        preconditioner = as_parameters(preconditioner, "P")
+    def __init__(self, operator: Operator, preconditioner: Tree):
+        preconditioner = vectors.as_parameters(preconditioner, "P")
         self._operator = operator
-        self.computed_in = getattr(operator, "computed_in", precision(preconditioner))
+        self.computed_in = getattr(operator, "computed_in", vectors.precision(preconditioner))
         if not all((leaf > 0).all() for leaf in jax.tree.leaves(preconditioner)):
             raise ProbeError("the preconditioner must be positive everywhere")
         self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
 
     def __call__(self, vector: Tree) -> Tree:
-        vector = like_parameters(vector, self._scale, "the vector")
+        vector = vectors.like_parameters(vector, self._scale, "the vector")
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
-        product = like_parameters(self._operator(scaled), self._scale, "the product")
+        product = vectors.like_parameters(self._operator(scaled), self._scale, "the product")
         return jax.tree.map(lambda s, v: s * v, self._scale, product)
 
 
@@ -89,31 +77,31 @@ class Block:
     Args:
       operator: v -> A v, such as `Hessian`.
       params: what a vector is like.
-      chosen: told the name of each leaf, such as "conv1/kernel", says whether it is kept.
-
-    Raises:
-      ProbeError: if none is.
+      chosen: told the name of each leaf, such as "conv1/kernel", says whether it is kept; None
+        keeps all.
     """
 
-    def __init__(self, operator: Callable[[Tree], Tree], params: Tree, chosen: Chosen):
-        def name(path, _):
-            return jax.tree_util.keystr(path, simple=True, separator="/")
-
+    def __init__(self, operator: Operator, params: Tree, chosen: Chosen | None):
         self._operator = operator
-        self._params = params = as_parameters(params)
-        self.computed_in = getattr(operator, "computed_in", precision(params))
-        names = jax.tree.map_with_path(name, params)
-        self._kept = jax.tree.map(lambda each: bool(chosen(each)), names)
-        pairs = zip(jax.tree.leaves(self._kept), jax.tree.leaves(params), strict=True)
-        self.size = sum(leaf.size for kept, leaf in pairs if kept)
+        self._params = params = vectors.as_parameters(params)
+        self.computed_in = getattr(operator, "computed_in", vectors.precision(params))
+        pairs, structure = jax.tree_util.tree_flatten_with_path(params)
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in pairs]
+        kept = [chosen is None or bool(chosen(name)) for name in names]
+        self._kept = jax.tree.unflatten(structure, kept)
+        self.size = sum(leaf.size for (_, leaf), keep in zip(pairs, kept, strict=True) if keep)
+        """How many parameters are kept."""
         if not self.size:
-            leaves = jax.tree.leaves(names)
-            raise ProbeError(f"the block has no leaf; they are {listed(leaves, 3)}")
+            raise ProbeError(f"the block has no leaf; they are {listed(names, 3)}")
 
     def restrict(self, vector: Tree) -> Tree:
         """P v."""
-        vector = like_parameters(vector, self._params, "the vector")
+        vector = vectors.like_parameters(vector, self._params, "the vector")
         return jax.tree.map(lambda kept, v: v if kept else jnp.zeros_like(v), self._kept, vector)
+
+    def signs(self, key: jax.Array) -> Tree:
+        """P v for a Rademacher vector v."""
+        return self.restrict(vectors.random_like(key, self._params, "rademacher"))
 
     def __call__(self, vector: Tree) -> Tree:
         return self.restrict(self._operator(self.restrict(vector)))
@@ -122,12 +110,9 @@ class Block:
 def adam_preconditioner(
     second_moment: Tree, count: int | jax.Array, b2: float, eps: float = 1e-8
 ) -> Tree:
-    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides, for `Preconditioned`.
-
-    Raises:
-      ProbeError: before the first update, or for a b2 outside [0, 1).
-    """
+    """sqrt(nu / (1 - b2^count)) + eps, by which Adam divides after its first update, for
+    `Preconditioned`."""
     if not (0 <= b2 < 1 and np.all(np.asarray(count) > 0)):
         raise ProbeError(f"b2 = {b2}, count = {count}: Adam divides by nothing there")
-    second_moment = as_parameters(second_moment, "the second moment")
+    second_moment = vectors.as_parameters(second_moment, "the second moment")
     return jax.tree.map(lambda nu: (nu / (1 - b2**count)) ** 0.5 + eps, second_moment)

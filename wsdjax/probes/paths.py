@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,21 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wsdjax.probes import vectors
 from wsdjax.probes.cells import Cells
 from wsdjax.probes.objective import Batches, LossFn, batch_loss, check_function, loss, weights
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    difference,
-    dot,
-    like_parameters,
-    norm,
-    normalized,
-    some_iterates,
-    whole,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, combine, difference, dot, norm, normalized
 
 
 def interpolate(
@@ -37,24 +27,19 @@ def interpolate(
     chunk: int = 4,
     file: str | Path | None = None,
 ) -> np.ndarray:
-    """L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow et al.).
+    """float64 [A]: L((1 - alpha) start + alpha end) for each alpha, beyond [0, 1] too (Goodfellow
+    et al.).
 
     At alpha 0 and 1 it is the end points' own loss, exactly.
 
     Args:
       alphas: [A].
       chunk: points evaluated in one `vmap`; as many copies of the parameters are in memory.
-      file: keeps each loss as it is computed; called again, it goes on from there.
-
-    Returns:
-      float64 [A].
-
-    Raises:
-      ProbeError: for trees that do not match, integer leaves, or a file of another sweep or
-        another loss, of which two points that it has are computed anew.
+      file: keeps each loss as it is computed; called again, it goes on from there. One of another
+        sweep, or of another loss at two of its points, is refused.
     """
-    start = as_parameters(start, "start")
-    end = like_parameters(end, start, "end")
+    start = vectors.as_parameters(start, "start")
+    end = vectors.like_parameters(end, start, "end")
     alphas = _numbers(alphas, "alphas")
     points = np.stack([1 - alphas, alphas], -1)
     return _over_points(loss_fn, (start, end), points, batches, chunk, file)
@@ -71,21 +56,13 @@ def loss_plane(
     chunk: int = 4,
     file: str | Path | None = None,
 ) -> np.ndarray:
-    """L(origin + a axis_1 + b axis_2) at every a of `coords_1` and b of `coords_2`.
+    """float64 [n1, n2]: L(origin + a axis_1 + b axis_2) at every a of `coords_1`, b of `coords_2`.
 
     The axes are taken as they are; `orthonormal` makes a pair of them that is, and
     `filter_normalised` scales one to the filters of the parameters (Li et al.). `chunk` and
     `file` are as for `interpolate`.
-
-    Returns:
-      float64 [n1, n2].
-
-    Raises:
-      ProbeError: for trees that do not match, integer leaves, an axis of zero norm, or a file
-        of another sweep or another loss, as for `interpolate`.
     """
-    origin = as_parameters(origin, "origin")
-    axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
+    origin, *axes = _plane(origin, axis_1, axis_2)
     for i, axis in enumerate(axes, start=1):
         normalized(axis, f"axis_{i}")
     first, second = _numbers(coords_1, "coords_1"), _numbers(coords_2, "coords_2")
@@ -96,14 +73,11 @@ def loss_plane(
 
 
 def orthonormal(axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree]:
-    """Unit vectors of the same plane, the first along `axis_1` (Gram-Schmidt).
-
-    Raises:
-      ProbeError: for axes that are parallel, or of zero norm.
-    """
-    first = normalized(as_parameters(axis_1, "axis_1"), "axis_1")
-    second = as_parameters(axis_2, "axis_2")
-    second = normalized(like_parameters(second, first, "axis_2"), "axis_2")
+    """Unit vectors of the same plane, the first along `axis_1` (Gram-Schmidt); parallel axes span
+    none."""
+    first = normalized(vectors.as_parameters(axis_1, "axis_1"), "axis_1")
+    second = vectors.as_parameters(axis_2, "axis_2")
+    second = normalized(vectors.like_parameters(second, first, "axis_2"), "axis_2")
     for _ in range(2):
         second = combine((1.0, -float(dot(first, second))), second, first)
     if float(norm(second)) < 1e-4:
@@ -116,9 +90,9 @@ def filter_normalised(direction: Tree, params: Tree) -> Tree:
     axes of a leaf but its last, the output; biases and gains, of one axis, to zero. Layers
     that are stacked in one leaf are taken apart first (`wsdjax.models.unstacked`)."""
 
-    params = as_parameters(params)
-    direction = as_parameters(direction, "the direction")
-    direction = like_parameters(direction, params, "the direction")
+    params = vectors.as_parameters(params)
+    direction = vectors.as_parameters(direction, "the direction")
+    direction = vectors.like_parameters(direction, params, "the direction")
 
     def scaled(leaf, param):
         if leaf.ndim < 2:
@@ -135,69 +109,68 @@ def plane_coordinates(
     iterates: Sequence[Tree], origin: Tree, axis_1: Tree, axis_2: Tree
 ) -> np.ndarray:
     """float64 [T, 2]: the least-squares coordinates of iterates in a plane, whose axes need
-    not be orthonormal.
-
-    Raises:
-      ProbeError: for trees that do not match, or axes that are parallel or of zero norm.
-    """
-    origin = as_parameters(origin, "origin")
-    axes = [like_parameters(axis, origin, f"axis_{i}") for i, axis in ((1, axis_1), (2, axis_2))]
+    not be orthonormal."""
+    origin, *axes = _plane(origin, axis_1, axis_2)
     orthonormal(*axes)
     gram = np.array([[float(dot(a, b)) for b in axes] for a in axes])
     inner = []
-    for i in range(len(some_iterates(iterates))):
-        iterate = like_parameters(iterates[i], origin, f"iterates[{i}]")
-        inner.append([float(dot(difference(iterate, origin), axis)) for axis in axes])
+    for i, iterate in enumerate(vectors.Iterates(iterates)):
+        iterate = vectors.like_parameters(iterate, origin, f"iterates[{i}]")
+        moved = difference(iterate, origin)
+        inner.append([float(dot(moved, axis)) for axis in axes])
     return np.linalg.solve(gram, np.array(inner).T).T
 
 
+def _plane(origin: Tree, axis_1: Tree, axis_2: Tree) -> tuple[Tree, Tree, Tree]:
+    origin = vectors.as_parameters(origin, "origin")
+    first = vectors.like_parameters(axis_1, origin, "axis_1")
+    return origin, first, vectors.like_parameters(axis_2, origin, "axis_2")
+
+
 def _numbers(values: ArrayLike, name: str) -> np.ndarray:
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         found = np.asarray(values)
-        found = found if found.dtype.kind == "c" else found.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ProbeError(f"{name} are no numbers: give a list of numbers") from None
-    if found.ndim != 1:
-        raise ProbeError(f"{name} has {found.ndim} axes: give a list of numbers")
-    if found.dtype.kind == "c" or not np.isfinite(found).all():
-        raise ProbeError(f"{name} are not all finite: give a list of finite real numbers")
-    return found
+        if found.ndim == 1 and not np.iscomplexobj(found):
+            found = found.astype(np.float64)
+            if np.isfinite(found).all():
+                return found
+    raise ProbeError(f"{name} must be a list of finite real numbers")
 
 
-def _over_points(loss_fn, vectors, points, batches, chunk, file):
-    """The loss at sum_i points[:, i] vectors[i], in chunks of points."""
-    chunk = min(whole("chunk", chunk), max(1, len(points)))
+def _over_points(loss_fn, spanning, points, batches, chunk, file):
+    """The loss at sum_i points[:, i] spanning[i], in chunks of points."""
+    chunk = min(vectors.whole("chunk", chunk), max(1, len(points)))
     check_function(loss_fn)
     shares = weights(batches)
-    cells = Cells(file, points, (vectors, list(batches)))
+    cells = Cells(file, points, (spanning, list(batches)))
     own = (np.count_nonzero(points, axis=1) == 1) & (points.max(axis=1, initial=0) == 1)
-    cells.compare(own, lambda i: loss(loss_fn, _moved(points[i], vectors), batches))
+    cells.compare(own, lambda i: loss(loss_fn, _moved(points[i], spanning), batches))
     for i in cells.missing():
         # One of the vectors itself: its own loss, without the last bit of a sum.
         if own[i]:
-            vector = vectors[int(points[i].argmax())]
+            vector = spanning[int(points[i].argmax())]
             cells.put(np.array([i]), np.array([loss(loss_fn, vector, batches)]))
     missing = cells.missing()
     for at in range(0, len(missing), chunk):
         some = missing[at : at + chunk]
-        padded = np.resize(points[some], (chunk, len(vectors)))
+        padded = np.resize(points[some], (chunk, len(spanning)))
         losses = np.zeros(chunk)
         for share, batch in zip(shares, batches, strict=True):
-            losses += share * np.asarray(_losses(loss_fn, vectors, padded, batch), np.float64)
+            losses += share * np.asarray(_losses(loss_fn, spanning, padded, batch), np.float64)
         cells.put(some, losses[: len(some)])
     return cells.losses
 
 
 @partial(jax.jit, static_argnums=0)
-def _losses(loss_fn, vectors, points, batch):
+def _losses(loss_fn, spanning, points, batch):
     def at(point):
-        return batch_loss(loss_fn, _moved(point, vectors), batch)
+        return batch_loss(loss_fn, _moved(point, spanning), batch)
 
     return jax.vmap(at)(points)
 
 
-def _moved(point, vectors):
+def _moved(point, spanning):
     return jax.tree.map(
         lambda *leaves: sum(p.astype(x.dtype) * x for p, x in zip(point, leaves, strict=True)),
-        *vectors,
+        *spanning,
     )

@@ -6,29 +6,16 @@ then never in memory as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.probes import vectors
 from wsdjax.probes.objective import Batches, LossFn, gradient, loss
-from wsdjax.probes.vectors import (
-    ProbeError,
-    Tree,
-    as_parameters,
-    combine,
-    difference,
-    dot,
-    like_parameters,
-    norm,
-    normalized,
-    some_iterates,
-    stack,
-    take,
-    whole,
-)
+from wsdjax.probes.vectors import ProbeError, Tree, combine, difference, dot, norm, normalized
 
 
 class PrincipalComponents(NamedTuple):
@@ -42,18 +29,13 @@ class PrincipalComponents(NamedTuple):
 def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalComponents:
     """PCA of T iterates through their T x T Gram matrix, in float64 (Belloni et al., figure 7).
 
-    The sign of a direction is that in which the last iterate lies.
-
-    Raises:
-      ProbeError: for fewer than two iterates, more components than they span, or iterates
-        that do not move.
+    The sign of a direction is that in which the last iterate lies. Of T iterates, two or more,
+    there are k < T components.
     """
-    count = len(some_iterates(iterates))
-    if count < 2:
-        raise ProbeError(f"principal components need two iterates or more, got {count}")
-    if not whole("k", k, 0) or k >= count:
-        raise ProbeError(f"k = {k}: {count} iterates have 1 to {count - 1} components")
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
+    count = len(iterates)
+    if count <= vectors.whole("k", k):
+        raise ProbeError(f"k = {k} components take {k + 1} iterates or more; there are {count}")
     origin = iterates[0]
     # Of differences from the first: of the iterates themselves, alike as they are, the Gram
     # matrix would lose the digits that matter.
@@ -64,41 +46,18 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
             products = map(np.vdot, moved, _moved(iterates[j], origin))
             gram[i, j] = gram[j, i] = sum(products)
     centring = np.eye(count) - 1 / count
-    values, vectors = np.linalg.eigh(centring @ gram @ centring)
-    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    values, axes = np.linalg.eigh(centring @ gram @ centring)
+    values, axes = values[::-1].clip(0), axes[:, ::-1]
     total = values.sum()
     if not (np.isfinite(total) and total > 0):
         raise ProbeError("the iterates do not move, or are not finite: no principal component")
     mean = _combined(iterates, origin, np.full(count, 1 / count), start=1.0)
     directions = []
     for i in range(k):
-        direction = _combined(iterates, origin, centring @ vectors[:, i])
+        direction = _combined(iterates, origin, centring @ axes[:, i])
         sign = 1.0 if float(dot(direction, difference(iterates[-1], mean))) >= 0 else -1.0
         directions.append(normalized(combine((sign,), direction), f"component {i + 1}"))
-    return PrincipalComponents(stack(directions), values[:k] / total, mean)
-
-
-class _Alike(Sequence):
-    """Iterates as they are asked for, in float32 or float64, and each a tree like the first.
-
-    Raises:
-      ProbeError: for one that is not, or no iterate.
-    """
-
-    def __init__(self, iterates: Sequence[Tree]):
-        self._iterates = some_iterates(iterates)
-        self._first = as_parameters(iterates[0], "iterates[0]")
-
-    def __len__(self) -> int:
-        return len(self._iterates)
-
-    def __iter__(self) -> Iterator[Tree]:
-        # Python would go on until there is an IndexError, which not all that loads one raises.
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, i: Any) -> Any:
-        iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
-        return like_parameters(iterate, self._first, f"iterates[{i}]")
+    return PrincipalComponents(vectors.stack(directions), values[:k] / total, mean)
 
 
 class PhaseDirections(NamedTuple):
@@ -116,14 +75,10 @@ class PhaseDirections(NamedTuple):
 
 def phase_directions(stable: Sequence[Tree], decay: Sequence[Tree]) -> PhaseDirections:
     """v_s and v_d: the first principal component of the iterates of the stable phase, and of
-    those of the cooldown; each points the way its phase went.
-
-    Raises:
-      ProbeError: as `principal_components`.
-    """
+    those of the cooldown; each points the way its phase went."""
     found = [principal_components(iterates) for iterates in (stable, decay)]
-    v_s, v_d = (take(each.directions, 0) for each in found)
-    v_d = like_parameters(v_d, v_s, "the decay's direction")
+    v_s, v_d = (vectors.take(each.directions, 0) for each in found)
+    v_d = vectors.like_parameters(v_d, v_s, "the decay's direction")
     ratios = [float(each.explained_variance_ratio[0]) for each in found]
     return PhaseDirections(v_s, v_d, (ratios[0], ratios[1]), float(dot(v_s, v_d)))
 
@@ -136,7 +91,9 @@ def _moved(iterate: Tree, origin: Tree) -> list[np.ndarray]:
     ]
 
 
-def _combined(iterates: _Alike, origin: Tree, weights: np.ndarray, start: float = 0.0) -> Tree:
+def _combined(
+    iterates: vectors.Iterates, origin: Tree, weights: np.ndarray, start: float = 0.0
+) -> Tree:
     """start origin + sum_i weights[i] (x_i - origin), summed in float64."""
     leaves, structure = jax.tree.flatten(origin)
     total = [start * np.asarray(leaf, np.float64) for leaf in leaves]
@@ -154,12 +111,9 @@ def weak_quasi_convexity(
 
     The loss is weakly quasi-convex along the iterates where tau > 0, as of a convex loss
     tau >= 1. NaN where the two losses are equal.
-
-    Raises:
-      ProbeError: for trees that do not match.
     """
-    alike = _Alike(iterates)
-    solution = like_parameters(solution, alike[0], "the solution")
+    alike = vectors.Iterates(iterates)
+    solution = vectors.like_parameters(solution, alike[0], "the solution")
     best = loss(loss_fn, solution, batches)
     taus = []
     for iterate in alike:
@@ -174,7 +128,7 @@ def update_alignment(loss_fn: LossFn, iterates: Sequence[Tree], batches: Batches
 
     NaN where an update or a gradient is zero.
     """
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
     cosines = []
     for i in range(len(iterates) - 1):
         here = iterates[i]
@@ -198,7 +152,7 @@ class Distances(NamedTuple):
 
 def distances(iterates: Sequence[Tree]) -> Distances:
     """Norms of the iterates, and the distance travelled against the distance moved."""
-    iterates = _Alike(iterates)
+    iterates = vectors.Iterates(iterates)
     first = before = iterates[0]
     rows = []
     for iterate in iterates:

@@ -6,7 +6,7 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from wsdjax.errors import UserError
 from wsdjax.wording import listed, shortened
 
 Tree = Any
+Operator = Callable[[Tree], Tree]
 
 
 class ProbeError(UserError, ValueError):
@@ -28,23 +29,15 @@ def as_parameters(tree: Tree, name: str = "params") -> Tree:
     """The tree with leaves in float32 or float64; 16-bit ones are raised to float32.
 
     Curvature in bfloat16 is off by half a percent, which no residual can see.
-
-    Raises:
-      ProbeError: for a tree without leaves, or a leaf that is no floating-point array.
     """
 
     def raised(path, leaf):
-        if not is_numeric(leaf):
+        dtype = jnp.result_type(leaf) if is_numeric(leaf) and not isinstance(leaf, int) else None
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             raise ProbeError(
-                f"{name}{_at(path)} is {told(leaf)}, no array: close over it in the loss (of an "
-                "Equinox module, eqx.partition(module, eqx.is_inexact_array) takes the arrays out)"
-            )
-        dtype = type(leaf).__name__ if isinstance(leaf, int) else jnp.result_type(leaf)
-        narrow = not isinstance(leaf, int) and jnp.dtype(dtype).itemsize < 2  # float8
-        if isinstance(leaf, int) or narrow or not jnp.issubdtype(dtype, jnp.floating):
-            raise ProbeError(
-                f"{name}{_at(path)} is of type {dtype}: a direction needs "
-                "floating-point parameters of 16 bits or more; close over the others in the loss"
+                f"{name}{_at(path)} is {told(leaf)}: a direction needs floating-point parameters "
+                "of 16 bits or more; close over the others in the loss (of an Equinox module, "
+                "eqx.partition(module, eqx.is_inexact_array) takes the arrays out)"
             )
         return jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32))
 
@@ -69,9 +62,9 @@ def is_numeric(leaf: object) -> bool:
 
 
 def told(value: object) -> str:
-    """The kind of a value, for a message: "a function", "a str", "an array of object"."""
+    """The kind of a value, for a message: "a function", "a str", "an array of float32 (2, 3)"."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return f"an array of {value.dtype}"
+        return f"an array of {value.dtype} {value.shape}"
     if isinstance(value, bool | int | float | complex):
         return f"a Python {type(value).__name__}"
     if callable(value):
@@ -102,11 +95,7 @@ def key_of(seed: int) -> jax.Array:
 
 def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
     """`tree` in the structure and the dtypes of `params`: each leaf is the one of the same path,
-    in whatever order the tree has them.
-
-    Raises:
-      ProbeError: where paths or shapes are not those of `params`.
-    """
+    in whatever order the tree has them."""
     # What an operator gives and takes is so as a rule: names are made only of what is not.
     structure: Any = jax.tree.structure(params)
     if jax.tree.structure(tree) == structure and all(
@@ -121,15 +110,10 @@ def like_parameters(tree: Tree, params: Tree, name: str) -> Tree:
         raise ProbeError(f"{name} is no tree like the parameters: it {' and '.join(said)}")
 
     def fitted(path, param):
-        leaf, where = found[jax.tree_util.keystr(path)], f"{name}{_at(path)}"
-        if not is_numeric(leaf):
-            raise ProbeError(f"{where} is {told(leaf)}, the parameter an array")
-        if jnp.shape(leaf) != jnp.shape(param):
-            raise ProbeError(
-                f"{where} has shape {jnp.shape(leaf)}, the parameter {jnp.shape(param)}"
-            )
-        if jnp.iscomplexobj(leaf):
-            raise ProbeError(f"{where} is complex")
+        leaf = found[jax.tree_util.keystr(path)]
+        real = is_numeric(leaf) and not jnp.iscomplexobj(leaf)
+        if not real or jnp.shape(leaf) != jnp.shape(param):
+            raise ProbeError(f"{name}{_at(path)} is {told(leaf)}, the parameter {told(param)}")
         return jnp.asarray(leaf, param.dtype)
 
     return jax.tree.map_with_path(fitted, params)
@@ -146,11 +130,7 @@ def _by_path(tree: Tree) -> dict[str, Any]:
 
 
 def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
-    """The vectors of a block, each like the parameters; none for None.
-
-    Raises:
-      ProbeError: where paths or shapes are not those of `params`, after a leading axis.
-    """
+    """The vectors of a block, each like the parameters; none for None."""
     leaves = jax.tree.leaves(block)
     counts = {jnp.shape(leaf)[:1] if is_numeric(leaf) else () for leaf in leaves}
     if not leaves:
@@ -160,14 +140,28 @@ def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
     return [like_parameters(take(block, i), params, name) for i in range(*counts.pop())]
 
 
-def some_iterates(iterates: Sequence[Tree]) -> Sequence[Tree]:
-    """They themselves, if they are a sequence of one or more."""
-    sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
-    if not sequence or isinstance(iterates, dict | str):
-        raise ProbeError(f"iterates must be a sequence of trees, not {told(iterates)}")
-    if not len(iterates):
-        raise ProbeError("there is no iterate")
-    return iterates
+class Iterates(Sequence):
+    """Trees as they are asked for, one or more, in float32 or float64, each like the first."""
+
+    def __init__(self, iterates: Sequence[Tree]):
+        sequence = hasattr(iterates, "__getitem__") and hasattr(iterates, "__len__")
+        if not sequence or isinstance(iterates, dict | str):
+            raise ProbeError(f"iterates must be a sequence of trees, not {told(iterates)}")
+        if not len(iterates):
+            raise ProbeError("there is no iterate")
+        self._iterates = iterates
+        self._first = as_parameters(iterates[0], "iterates[0]")
+
+    def __len__(self) -> int:
+        return len(self._iterates)
+
+    def __iter__(self) -> Iterator[Tree]:
+        # Python would go on until there is an IndexError, which not all that loads one raises.
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: Any) -> Any:
+        iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
+        return like_parameters(iterate, self._first, f"iterates[{i}]")
 
 
 @jax.jit
@@ -201,11 +195,7 @@ def difference(a: Tree, b: Tree) -> Tree:
 
 
 def normalized(vector: Tree, name: str = "the direction") -> Tree:
-    """The unit vector.
-
-    Raises:
-      ProbeError: for one whose norm is zero or not finite.
-    """
+    """The unit vector."""
     length = float(norm(vector))
     if not (np.isfinite(length) and length > 0):
         raise ProbeError(f"{name} has the norm {length}: no direction")

@@ -22,97 +22,72 @@ def _span(name: str, unit: str = "") -> Callable[[Values], str]:
 
 MEASURES: dict[str, Measure] = {
     "sharpness": Measure(
-        measure=measures.sharpness,
-        headline=_eigenvalues,
-        drawn=("eigenvalues",),
-        figure=figures.along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
+        measures.sharpness,
+        _eigenvalues,
+        figures.along_training(lambda r: r["eigenvalues"][0], r"sharpness $\lambda_1(H)$"),
         caption="Largest eigenvalue of the Hessian against updates (Belloni et al., figure 3).",
-        uses=("k", "tol"),
-        fixed={"seed": 0},
     ),
     "preconditioned": Measure(
-        measure=measures.preconditioned,
-        headline=_eigenvalues,
-        drawn=("eigenvalues",),
-        figure=figures.along_training(
-            lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"
-        ),
+        measures.preconditioned,
+        _eigenvalues,
+        figures.along_training(lambda r: r["eigenvalues"][0], r"$\lambda_1(P^{-1/2} H P^{-1/2})$"),
         caption="Largest eigenvalue of the Hessian as Adam's preconditioner P scales it; "
         "full-batch Adam is stable below (2 + 2 b1) / ((1 - b1) rate) (Cohen et al.).",
-        uses=("k", "tol"),
-        fixed={"seed": 0},
-        takes_moments=True,
     ),
     "density": Measure(
-        measure=measures.density,
-        headline=_span("nodes"),
-        drawn=("grid", "density"),
-        figure=figures.densities,
+        measures.density,
+        _span("nodes"),
+        figures.densities,
         caption="Density of the Hessian's eigenvalues at the last nodes that were measured; other "
         "seeds are faint.",
-        fixed={"probes": 4, "depth": 60, "seed": 0},
         bands=False,
         most=4,
     ),
     "moments": Measure(
-        measure=measures.moments,
-        headline=lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
-        drawn=("trace",),
-        figure=figures.along_training(lambda r: r["trace"]["value"], "trace of the Hessian"),
+        measures.moments,
+        lambda r: "trace {value:.4g} ± {standard_error:.2g}".format(**r["trace"]),
+        figures.along_training(lambda r: r["trace"]["value"], "trace of the Hessian"),
         caption="Trace of the Hessian, by Hutchinson's estimator.",
-        fixed={"probes": 32, "seed": 0},
     ),
     "noise": Measure(
-        measure=measures.noise,
-        headline=lambda r: f"noise scale {r['noise_scale']:.4g} examples",
-        drawn=("noise_scale",),
-        figure=figures.along_training(
-            lambda r: r["noise_scale"], "gradient noise scale (examples)"
-        ),
+        measures.noise,
+        lambda r: f"noise scale {r['noise_scale']:.4g} examples",
+        figures.along_training(lambda r: r["noise_scale"], "gradient noise scale (examples)"),
         caption="The batch at which the gradient's signal and noise are equal (McCandlish et al.).",
-        uses=("tol",),
-        fixed={"seed": 0},
     ),
     "interpolate": Measure(
-        measure=measures.interpolate,
-        headline=_span("losses"),
-        drawn=("alphas", "losses"),
-        figure=figures.interpolations,
+        measures.interpolate,
+        _span("losses"),
+        figures.along_range({"losses": ""}, "loss (nats)", alphas="alphas"),
         caption="Loss along the line between two nodes.",
         along=True,
-        uses=("points",),
     ),
     "plane": Measure(
-        measure=measures.plane,
-        headline=_span("losses", " nats"),
-        drawn=("losses", "coords_1", "coords_2", "trajectory", "explained_variance_ratio"),
-        figure=figures.planes,
+        measures.plane,
+        _span("losses", " nats"),
+        figures.planes,
         caption="Loss over the plane of the first two principal components of the nodes, and their "
         "way through it; first seed, levels logarithmic above the lowest.",
         along=True,
-        uses=("points",),
         bands=False,
     ),
     "components": Measure(
-        measure=measures.components,
-        headline=lambda r: ", ".join(f"{ratio:.1%}" for ratio in r["explained_variance_ratio"]),
-        drawn=("explained_variance_ratio",),
-        figure=figures.explained,
+        measures.components,
+        lambda r: ", ".join(f"{ratio:.1%}" for ratio in r["explained_variance_ratio"]),
+        figures.explained,
         caption="How much of the variance of its nodes each principal component explains; dots are "
         "seeds (Belloni et al., figure 7).",
         along=True,
-        uses=("k",),
         sees_examples=False,
         bands=False,
     ),
     "phases": Measure(
-        measure=measures.phases,
-        headline=lambda r: (
+        measures.phases,
+        lambda r: (
             f"v_s explains {r['explained'][0]:.1%}, v_d {r['explained'][1]:.1%}, "
             f"cosine {r['cosine']:.2f}"
         ),
-        drawn=("explained", "cosine", "along"),
-        figure=figures.phases,
+        figures.phases,
         caption="||Hv|| and curvature along v<sub>s</sub>, the first principal component of the "
         "stable phase, and v<sub>d</sub>, that of the cooldown; dots are seeds (Belloni et al., "
         "figure 3).",
@@ -121,29 +96,24 @@ MEASURES: dict[str, Measure] = {
         bands=False,
     ),
     "convexity": Measure(
-        measure=measures.convexity,
-        headline=_span("tau"),
-        drawn=("tau",),
-        figure=figures.along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
+        measures.convexity,
+        _span("tau"),
+        figures.along_range({"tau": ""}, r"weak quasi-convexity $\tau$", (0, 1)),
         caption="Weak quasi-convexity against the last node: of a convex loss it is at least 1 "
         "(Belloni et al., figure 4).",
         along=True,
     ),
     "alignment": Measure(
-        measure=measures.alignment,
-        headline=_span("cosines"),
-        drawn=("cosines",),
-        figure=figures.along_range(
-            {"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)
-        ),
+        measures.alignment,
+        _span("cosines"),
+        figures.along_range({"cosines": ""}, r"alignment $\cos(-\nabla L, \Delta\theta)$", (0,)),
         caption="Cosine of the negative gradient with the move to the next node.",
         along=True,
     ),
     "distances": Measure(
-        measure=measures.distances,
-        headline=lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
-        drawn=("moved", "travelled"),
-        figure=figures.along_range(
+        measures.distances,
+        lambda r: f"moved {r['moved'][-1]:.4g}, travelled {r['travelled'][-1]:.4g}",
+        figures.along_range(
             {"moved": "moved", "travelled": "travelled"}, "distance in parameter space"
         ),
         caption="Distance moved from the first node, and travelled from node to node.",

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.report.probes.measure import Group, Values
 from experiments.report.reading import Run
-from experiments.report.style import legend_above, looks, mark_cooldowns, once_each, plain
+from experiments.report.style import legend_above, looks, mark_cooldowns, once_each
 
 LINES = ("-", "--", ":", "-.")
 
@@ -42,8 +41,11 @@ def along_training(value: Callable[[Values], Any], label: str) -> Callable:
     return draw
 
 
-def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] = ()) -> Callable:
-    """A figure of the ranges of each branch: values for their first nodes."""
+def along_range(
+    columns: dict[str, str], label: str, levels: tuple[float, ...] = (), alphas: str = ""
+) -> Callable:
+    """A figure of the ranges of each branch: values for their first nodes, or for the entry
+    `alphas` of places on the line between the first and the last."""
 
     def draw(run: Run, group: Group) -> Figure:
         figure, axis = _axis()
@@ -51,14 +53,16 @@ def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] =
             styles = itertools.cycle(LINES)
             for content, (column, said) in itertools.product(contents, columns.items()):
                 values = np.array([result[column] for result in content["results"]], float).T
-                range_ = _range(content) if len(contents) > 1 else ""
+                range_ = _range(content) if len(contents) > 1 or alphas else ""
                 legend = ", ".join(filter(None, (looks(run)[name].label, range_, said)))
-                steps = content["steps"][: len(values)]
-                _line(axis, run, name, steps, values, legend, next(styles))
+                at = content["results"][0][alphas] if alphas else content["steps"][: len(values)]
+                _line(axis, run, name, at, values, legend, next(styles))
         for level in levels:
             axis.axhline(level, color="black", lw=0.8, ls=":")
-        mark_cooldowns(axis, run)
-        axis.set(xlabel="updates", ylabel=label)
+        if not alphas:
+            mark_cooldowns(axis, run)
+        xlabel = r"$\alpha$: 0 at the first node, 1 at the last" if alphas else "updates"
+        axis.set(xlabel=xlabel, ylabel=label)
         _finish(figure, axis, group)
         return figure
 
@@ -67,19 +71,6 @@ def along_range(columns: dict[str, str], label: str, levels: tuple[float, ...] =
 
 def _range(content: Values) -> str:
     return f"{content['steps'][0]:,} to {content['steps'][-1]:,}"
-
-
-def interpolations(run: Run, group: Group) -> Figure:
-    """The loss along the line from the first node of each range to its last."""
-    figure, axis = _axis()
-    for name, contents in group.of.items():
-        for content, style in zip(contents, itertools.cycle(LINES), strict=False):
-            values = np.array([result["losses"] for result in content["results"]]).T
-            alphas = content["results"][0]["alphas"]
-            _line(axis, run, name, alphas, values, f"{plain(name)}, {_range(content)}", style)
-    axis.set(xlabel=r"$\alpha$: 0 at the first node, 1 at the last", ylabel="loss (nats)")
-    _finish(figure, axis, group)
-    return figure
 
 
 def densities(run: Run, group: Group) -> Figure:
@@ -96,19 +87,11 @@ def densities(run: Run, group: Group) -> Figure:
             axis.semilogy(grid, density, color=look.colour, lw=1.2, label=label, alpha=alpha)
         greatest = max(max(result["density"]) for result in content["results"])
         axis.set(ylim=(1e-7 * greatest, 3 * greatest), ylabel="density")
-        axis.annotate(
-            f"after update {content['steps'][-1]:,}",
-            (0.99, 0.85),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=9,
-        )
+        said = f"after update {content['steps'][-1]:,}"
+        axis.annotate(said, (0.99, 0.85), xycoords="axes fraction", ha="right", fontsize=9)
     axes[-1].set_xlabel("eigenvalue of the Hessian")
     axes[0].set_title(group.heading, loc="left", fontsize=9)
-    handles: dict[str, Artist] = {}
-    for axis in axes:
-        handles |= once_each(axis)
-    legend_above(figure, handles)
+    legend_above(figure, {name: one for axis in axes for name, one in once_each(axis).items()})
     return figure
 
 
@@ -123,8 +106,7 @@ def explained(run: Run, group: Group) -> Figure:
         look = looks(run)[name]
         label = f"{look.label}, {_range(content)}" if several else look.label
         axis.bar(at, ratios.mean(0), width, color=look.colour, alpha=0.7, label=label)
-        for row in ratios:
-            axis.plot(at, row, "k.", ms=4)
+        axis.plot(at, ratios.T, "k.", ms=4)
     axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1))
     axis.set_xticks(range(1, ratios.shape[1] + 1))
     _finish(figure, axis, group)
@@ -171,7 +153,6 @@ def phases(run: Run, group: Group) -> Figure:
     """||H v|| and v' H v along the dominant direction of each phase, at the fork and the end."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    said = []
     for axis, column, label in (
         (axes[0], "norm_of_product", r"$\|Hv\|$"),
         (axes[1], "quotient", r"curvature $v'Hv$"),
@@ -186,15 +167,16 @@ def phases(run: Run, group: Group) -> Figure:
                 axis.bar(at, values.mean(), color=look.colour, alpha=faint, label=label_once)
                 axis.plot([at] * len(values), values, "k.", ms=4)
                 ticks.append((at, f"${row['direction']}$ at\n{row['step']:,}"))
-            if axis is axes[0]:
-                v_s, v_d = np.mean([result["explained"] for result in results], axis=0)
-                cosine = np.mean([result["cosine"] for result in results])
-                said.append(
-                    f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ "
-                    f"{v_d:.0%}, cosine {cosine:.2f}"
-                )
         axis.set_xticks(*zip(*ticks, strict=True))
         axis.set_ylabel(label)
+    said = []
+    for _, name, content in group.results:
+        v_s, v_d = np.mean([result["explained"] for result in content["results"]], axis=0)
+        cosine = np.mean([result["cosine"] for result in content["results"]])
+        said.append(
+            f"{name}, {_range(content)}: $v_s$ explains {v_s:.0%} of its phase, $v_d$ {v_d:.0%}, "
+            f"cosine {cosine:.2f}"
+        )
     axes[0].set_title("\n".join([*said, group.heading]), loc="left", fontsize=9)
     legend_above(figure, once_each(axes[0]))
     return figure

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path as File
-from types import MappingProxyType
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,69 +14,58 @@ if TYPE_CHECKING:
 
 Values = dict[str, Any]
 """The values measured for one seed."""
-Tell = Callable[[str], None]
 
 
-class Node(NamedTuple):
+class Nodes(NamedTuple):
+    """A node of a run, or several along a branch, of one replicate."""
+
     loss_fn: Callable
-    params: Any
     batches: list[Any]
-    given: dict[str, Any]
-    """The settings, by the flag's name."""
-    opt_state: Any = None
-    """None for a snapshot, which has parameters alone."""
-    optimizer: Any = None
-    """Its `AdamW`."""
-    tell: Tell = print
-    """Shows how far it is."""
-
-
-class Path(NamedTuple):
-    loss_fn: Callable
     iterates: Sequence[Any]
     """Parameters at each step, read when they are asked for."""
     steps: list[int]
     fork: int
     """Completed updates at the branch's fork."""
-    batches: list[Any]
-    given: dict[str, Any]
-    file: File | None = None
+    preconditioner: Callable[[], Any]
+    """Adam's at the last node; a ProbeError for a snapshot, which has parameters alone."""
+    file: Path
     """Where a sweep may keep what it has, to go on after a stop."""
-    tell: Tell = print
+    tell: Callable[[str], None] = print
+    """Shows how far it is."""
 
-
-class Unmeasurable(Exception):
-    """Why a measure has nothing to go by here."""
+    @property
+    def params(self) -> Any:
+        """The last node's."""
+        return self.iterates[-1]
 
 
 class Measure(NamedTuple):
     """A probe: what it measures, how that is told, and the figure of it."""
 
-    measure: Callable[[Any], Values]
-    """Measures a `Node`, or a `Path`; the first line of its documentation is one of the help."""
+    measure: Callable[..., Values]
+    """Measures `Nodes`. Its further parameters are settings of the result: those without a default
+    are flags of the command. The first line of its documentation is one of the help."""
     headline: Callable[[Values], str]
     """The line that tells a result when it is there."""
-    drawn: tuple[str, ...]
-    """Entries of a result that its figure takes: numbers, or lists or objects of them."""
     figure: Callable[[Run, Group], Figure]
     caption: str
     """In HTML."""
     along: bool = False
     """Whether it goes along a range of nodes, and is not of one."""
-    uses: tuple[str, ...] = ()
-    """The flags that it goes by, beside those of the loss."""
-    fixed: Mapping[str, int] = MappingProxyType({})
-    """Further settings of a result, which no flag sets."""
     sees_examples: bool = True
     """False for what goes by parameters alone."""
-    takes_moments: bool = False
-    """Whether it wants Adam's, which a checkpoint has and a snapshot has not."""
     takes_fork: bool = False
     """Whether a range over the branch's fork is to have its node."""
     bands: bool = True
     """Whether the figure has lines of means over seeds, and bands."""
     most: int | None = None
     """How many results a figure takes, if not all; the last ones."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that it goes by, beside those of the loss, by name; None for a flag's."""
+        _, *rest = inspect.signature(self.measure).parameters.values()
+        return {each.name: None if each.default is each.empty else each.default for each in rest}
 
 
 class Result(NamedTuple):
@@ -108,42 +97,21 @@ class Group(NamedTuple):
         return found
 
     @property
-    def title(self) -> str:
-        """Says what was measured, and with which settings."""
-        rest = dict(self.settings)
-        said = "of the parameters alone"
-        if self.measure.sees_examples:
-            split, examples, seed = (rest.pop(n) for n in ("split", "examples", "sample_seed"))
-            said = f"loss over {examples:,} {SPLITS[split]} examples, sample seed {seed}"
-        return "; ".join(filter(None, (said, ", ".join(f"{n} {v}" for n, v in rest.items()))))
-
-    @property
-    def losses(self) -> str:
-        """The sample's loss at the first and the last node, each with its sampling error; nothing
-        for a probe that sees no example."""
-        if not self.measure.sees_examples:
-            return ""
-        ordered = sorted(self.results, key=lambda result: result.content["steps"][-1])
-        ends = ordered[:1] + ordered[1:][-1:]
-        return f"loss of the sample {', '.join(map(_loss, ends))}"
-
-    @property
     def heading(self) -> str:
-        """The figure's heading."""
-        return "\n".join(filter(None, (self.title, self.losses)))
-
-    @property
-    def caption(self) -> str:
-        """Settings, sample and its loss in sentences."""
-        said = self.title
+        """What was measured, with which settings; the sample's loss at the first and the last
+        node."""
+        settings = dict(self.settings)
+        said, losses = "of the parameters alone", []
         if self.measure.sees_examples:
+            split, _, seed = (settings.pop(n) for n in ("split", "examples", "sample_seed"))
             sample = self.results[0].content["sample"]
-            said += (
-                f". The sample is {sample['examples']:,} of the split's {sample['of']:,} examples, "
-                f"spread over it, drawn with the seed {sample['seed']}; {self.losses} nats, ± the "
-                "sampling error"
-            )
-        return f"{said[0].upper()}{said[1:]}."
+            said = f"loss over {sample['examples']:,} of {sample['of']:,} {SPLITS[split]} examples"
+            said += f", sample seed {seed}"
+            ordered = sorted(self.results, key=lambda result: result.content["steps"][-1])
+            ends = ", ".join(map(_loss, ordered[:1] + ordered[1:][-1:]))
+            losses = [f"loss of the sample {ends} (nats, ± the sampling error)"]
+        rest = ", ".join(f"{name} {value}" for name, value in settings.items())
+        return "\n".join([f"{said}; {rest}" if rest else said, *losses])
 
 
 def _loss(result: Result) -> str:

@@ -1,6 +1,7 @@
 """The measures of `experiments.probe`: at a node of a run, or along several of them.
 
-Each is a function of a `Node` or a `Path`, of one replicate, that returns plain results.
+Each is a function of `Nodes`, and of the settings that its results depend on, that returns plain
+results.
 """
 
 from __future__ import annotations
@@ -11,63 +12,48 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.report.probes.measure import Node, Path, Unmeasurable, Values
-from wsdjax import models, probes
-from wsdjax.training import optim
+import wsdjax.probes
+from experiments.report.probes.measure import Nodes, Values
 
 
-def sharpness(node: Node) -> Values:
+def sharpness(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
     """The k largest eigenvalues of the Hessian, certified."""
-    hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
-    return _eigenvalues(node, hessian, hessian.gradient)
+    hessian = wsdjax.probes.Hessian(node.loss_fn, node.params, node.batches)
+    return _eigenvalues(node, hessian, k=k, tol=tol, seed=seed, towards=hessian.gradient)
 
 
-def preconditioned(node: Node) -> Values:
+def preconditioned(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
     """Those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint.
 
     It is what Adam sees (Cohen et al.).
     """
-    if node.opt_state is None:
-        raise Unmeasurable("a snapshot has no moments of Adam: name a node with a checkpoint")
-    nu, count = optim.second_moment(node.opt_state)
-    adam = node.optimizer
-    scale = probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)
-    hessian = probes.Hessian(node.loss_fn, node.params, node.batches)
-    return _eigenvalues(node, probes.Preconditioned(hessian, scale))
+    scale = node.preconditioner()
+    hessian = wsdjax.probes.Hessian(node.loss_fn, node.params, node.batches)
+    return _eigenvalues(node, wsdjax.probes.Preconditioned(hessian, scale), k=k, tol=tol, seed=seed)
 
 
-def _eigenvalues(node: Node, operator: Callable, towards: Any = None) -> Values:
+def _eigenvalues(node: Nodes, operator: Callable, **options: Any) -> Values:
     def tell(progress):
         node.tell(
             f"{progress.products} products, {progress.estimate:.5g} ± {progress.residual:.1g}"
         )
 
-    found = probes.eigenpairs(
-        operator,
-        node.params,
-        k=node.given["k"],
-        tol=node.given["tol"],
-        towards=towards,
-        seed=node.given["seed"],
-        on_progress=tell,
-    )
+    found = wsdjax.probes.eigenpairs(operator, node.params, on_progress=tell, **options)
     first = jax.tree.map(lambda rows: rows[0], found.eigenvectors)
-    result = found._asdict() | {"mass_of_first": _by_name(probes.mass_by_leaf(first))}
+    result = found._asdict() | {"mass_of_first": _by_name(wsdjax.probes.mass_by_leaf(first))}
     del result["eigenvectors"]
     return result
 
 
-def density(node: Node) -> Values:
+def density(node: Nodes, probes: int = 4, depth: int = 60, seed: int = 0) -> Values:
     """The whole spectrum, by stochastic Lanczos quadrature."""
     of = (node.loss_fn, node.params, node.batches)
-    drawn = {name: node.given[name] for name in ("probes", "depth", "seed")}
-    return probes.spectral_density(*of, **drawn)._asdict()
+    return wsdjax.probes.spectral_density(*of, probes=probes, depth=depth, seed=seed)._asdict()
 
 
-def moments(node: Node) -> Values:
+def moments(node: Nodes, probes: int = 32, seed: int = 0) -> Values:
     """Trace and Frobenius norm of the Hessian, trace by layer."""
-    of = (node.loss_fn, node.params, node.batches)
-    found = probes.moments(*of, probes=node.given["probes"], seed=node.given["seed"])
+    found = wsdjax.probes.moments(node.loss_fn, node.params, node.batches, probes, seed)
     return {
         "trace": found.trace._asdict(),
         "frobenius_norm": found.frobenius_norm._asdict(),
@@ -75,51 +61,50 @@ def moments(node: Node) -> Values:
     }
 
 
-def noise(node: Node) -> Values:
+def noise(node: Nodes, tol: float, seed: int = 0) -> Values:
     """Trace and top eigenvalue of the gradient's covariance, noise scale."""
     of = (node.loss_fn, node.params, node.batches)
-    return probes.gradient_noise(*of, node.given["tol"], node.given["seed"])._asdict()
+    return wsdjax.probes.gradient_noise(*of, tol, seed)._asdict()
 
 
 def _by_name(tree: Any) -> Values:
     """Values of leaves by their names; an `Estimate` is a leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda x: isinstance(x, probes.Estimate)
+        tree, is_leaf=lambda x: isinstance(x, wsdjax.probes.Estimate)
     )
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
-            leaf._asdict() if isinstance(leaf, probes.Estimate) else leaf
+            leaf._asdict() if isinstance(leaf, wsdjax.probes.Estimate) else leaf
         )
         for path, leaf in leaves
     }
 
 
-def interpolate(path: Path) -> Values:
+def interpolate(path: Nodes, points: int) -> Values:
     """The loss from its first node to its last.
 
     It goes a quarter of the way beyond both.
     """
-    alphas = np.union1d(np.linspace(-0.25, 1.25, path.given["points"]), [0, 1])
+    alphas = np.union1d(np.linspace(-0.25, 1.25, points), [0, 1])
     ends = path.iterates[0], path.iterates[-1]
-    losses = probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
+    losses = wsdjax.probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
     return {"alphas": alphas, "losses": losses}
 
 
-def plane(path: Path) -> Values:
+def plane(path: Nodes, points: int) -> Values:
     """The loss over its first two principal components, and the way through.
 
     It goes through the last node and a quarter beyond the trajectory on each side (Li et al.).
     """
-    _need(path, 3)
-    found = probes.principal_components(path.iterates, k=2)
+    found = wsdjax.probes.principal_components(path.iterates, k=2)
     axis_1, axis_2 = (jax.tree.map(lambda rows, i=i: rows[i], found.directions) for i in (0, 1))
     last = path.iterates[-1]
-    way = probes.plane_coordinates(path.iterates, last, axis_1, axis_2)
+    way = wsdjax.probes.plane_coordinates(path.iterates, last, axis_1, axis_2)
     low, high = way.min(0), way.max(0)
     margin = (high - low) / 4
-    first, second = np.linspace(low - margin, high + margin, path.given["points"]).T
+    first, second = np.linspace(low - margin, high + margin, points).T
     over = (path.loss_fn, last, axis_1, axis_2, first, second, path.batches)
-    losses = probes.loss_plane(*over, file=path.file)
+    losses = wsdjax.probes.loss_plane(*over, file=path.file)
     return {
         "losses": losses,
         "coords_1": first,
@@ -129,15 +114,13 @@ def plane(path: Path) -> Values:
     }
 
 
-def components(path: Path) -> Values:
+def components(path: Nodes, k: int) -> Values:
     """How much of its variance the first k explain."""
-    k = path.given["k"]
-    _need(path, k + 1)
-    found = probes.principal_components(path.iterates, k=k)
+    found = wsdjax.probes.principal_components(path.iterates, k=k)
     return {"explained_variance_ratio": found.explained_variance_ratio}
 
 
-def phases(path: Path) -> Values:
+def phases(path: Nodes) -> Values:
     """v_s and v_d, and the curvature along them; a range over the branch's fork.
 
     Curvature and its signal to noise are at the fork and at the last node (Belloni et al.,
@@ -145,47 +128,44 @@ def phases(path: Path) -> Values:
     """
     at = path.steps.index(path.fork) if path.fork in path.steps else -1
     if not 2 <= at < len(path.steps) - 2:
-        raise Unmeasurable(
+        raise wsdjax.probes.ProbeError(
             f"the two phases meet at the fork, {path.fork}: give a range with that node, two "
             "before and two after, since two nodes have but one direction; there are "
             f"{', '.join(map(str, path.steps))}"
         )
-    found = probes.phase_directions(path.iterates[: at + 1], path.iterates[at:])
+    found = wsdjax.probes.phase_directions(path.iterates[: at + 1], path.iterates[at:])
     rows = []
     for step, params in ((path.fork, path.iterates[at]), (path.steps[-1], path.iterates[-1])):
         for name, direction in (("v_s", found.stable), ("v_d", found.decay)):
             path.tell(f"curvature along {name} at {step}")
             of = (path.loss_fn, params, direction, path.batches)
-            size, along = probes.curvature_along(*of)
+            size, along = wsdjax.probes.curvature_along(*of)
             rows.append(
                 {
                     "direction": name,
                     "step": step,
                     "norm_of_product": size,
                     "quotient": along,
-                    "signal_to_noise": probes.signal_to_noise(*of),
+                    "signal_to_noise": wsdjax.probes.signal_to_noise(*of),
                 }
             )
     return {"explained": found.explained, "cosine": found.cosine, "along": rows}
 
 
-def convexity(path: Path) -> Values:
+def convexity(path: Nodes) -> Values:
     """Weak quasi-convexity against its last node."""
     solution = path.iterates[-1]
-    tau = probes.weak_quasi_convexity(path.loss_fn, path.iterates[:-1], solution, path.batches)
+    tau = wsdjax.probes.weak_quasi_convexity(
+        path.loss_fn, path.iterates[:-1], solution, path.batches
+    )
     return {"tau": tau}
 
 
-def alignment(path: Path) -> Values:
+def alignment(path: Nodes) -> Values:
     """Cosine of each move with the negative gradient."""
-    return {"cosines": probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
+    return {"cosines": wsdjax.probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
 
 
-def distances(path: Path) -> Values:
+def distances(path: Nodes) -> Values:
     """Norms, distance travelled and moved."""
-    return probes.distances(path.iterates)._asdict()
-
-
-def _need(path: Path, count: int) -> None:
-    if len(path.steps) < count:
-        raise Unmeasurable(f"{len(path.steps)} nodes are too few: it takes {count} or more")
+    return wsdjax.probes.distances(path.iterates)._asdict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 import json
@@ -14,18 +13,13 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.report.probes import MEASURES
-from experiments.report.probes.measure import SPLITS, Group, Measure, Result
+from experiments.report.probes.measure import Group, Result
 from experiments.report.reading import Run
 from experiments.report.style import BANDS, STYLE
 from wsdjax.branches import BranchStore
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json
-from wsdjax.wording import shortened
-
-_FIRST = (
-    "measured on the first examples of its split, not on a sample of all of it: probe again, and "
-    "drop this one"
-)
+from wsdjax.wording import near, shortened
 
 
 def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
@@ -33,34 +27,31 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
     that are in no group, why."""
     groups: dict[tuple[str, str], Group] = {}
     left: dict[str, str] = {}
-    for branch in run.branches:
-        found = []
+    for branch, resolved in run.branches.items():
         for path in sorted((run.store.directory(branch) / "probes").glob("*.json")):
             name = f"{branch}/{path.name}"
             try:
                 content = read(path)
             except DamagedFile as error:
-                left[name] = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+                left[name] = str(error).removeprefix(str(path)).lstrip(":, ")
                 continue
             except OSError as error:
                 left[name] = f"cannot be read ({error.strerror})"
                 continue
-            if len(content["results"]) != run.branches[branch].seeds:
-                count, seeds = len(content["results"]), run.branches[branch].seeds
-                left[name] = f"has {count} results, and the branch has {seeds} seeds"
-            elif MEASURES[content["probe"]].sees_examples and not content.get("sample"):
-                left[name] = _FIRST
-            else:
-                found.append(Result(name, branch, content))
-        found.sort(key=lambda r: (r.content["steps"][-1], len(r.content["steps"])))
-        for result in found:
-            probe, settings = result.content["probe"], result.content["settings"]
+            probe, settings, count = content["probe"], content["settings"], len(content["results"])
+            if count != resolved.seeds:
+                left[name] = f"has {count} results, and the branch has {resolved.seeds} seeds"
+                continue
             key = probe, json.dumps(settings, sort_keys=True)
             group = groups.setdefault(key, Group(probe, MEASURES[probe], settings, []))
-            group.results.append(result)
+            group.results.append(Result(name, branch, content))
+    place = {branch: i for i, branch in enumerate(run.branches)}
+    for group in groups.values():
+        group.results.sort(
+            key=lambda r: (place[r.branch], r.content["steps"][-1], len(r.content["steps"]))
+        )
     order = list(MEASURES)
-    by_size = sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results)))
-    return by_size, left
+    return sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results))), left
 
 
 class Drawn(NamedTuple):
@@ -83,7 +74,8 @@ def drawn(run: Run) -> Drawn:
         same = sum(name.split("-")[0] == f"probe_{group.probe}" for name in found.figures)
         name = f"probe_{group.probe}" + (f"-{same + 1}" if same else "")
         bands = f" {BANDS}" if kind.bands else ""
-        found.captions[name] = f"{kind.caption}{bands} {html.escape(group.caption)}"
+        of = html.escape(group.heading.replace("\n", "; "))
+        found.captions[name] = f"{kind.caption}{bands} {of[0].upper()}{of[1:]}."
         with matplotlib.rc_context(STYLE):
             found.figures[name] = kind.figure(run, group)
     return found
@@ -119,71 +111,49 @@ def read(path: Path) -> dict[str, Any]:
     """Reads a result's file.
 
     Raises:
-      DamagedFile: if it is no result, saying how to drop it.
+      DamagedFile: if its settings, sample and values cannot be told of, saying how to drop it.
       OSError: if it cannot be read.
     """
     remedy = "drop it (python -m experiments.probe drop) and probe again"
     content = read_json(path, remedy)
-    measure = MEASURES.get(str(content.get("probe")))
-    steps, results = content.get("steps"), content.get("results")
-    lists = _is_list_of(int, steps) and _is_list_of(dict, results)
-    if measure is None or not isinstance(content.get("settings"), dict) or not lists:
-        raise DamagedFile(f"{path}: is no result of a probe; {remedy}")
-    if not _is_whole(content, measure):
-        raise DamagedFile(f"{path}: is no {content['probe']}, or lacks some of it; {remedy}")
+    try:
+        measure, steps, results = MEASURES[content["probe"]], content["steps"], content["results"]
+        group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
+        whole = bool(steps) and all(type(step) is int for step in steps)
+        whole = whole and all([group.heading, results, *map(measure.headline, results)])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path}: is no result of a probe, or lacks some of it; {remedy}")
     if not measure.sees_examples:
         # Files of before told of examples here too.
-        kept = {n: value for n, value in content["settings"].items() if n in measure.uses}
+        kept = {n: value for n, value in content["settings"].items() if n in measure.settings}
         content = {**content, "settings": kept}
     return content
 
 
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(type(each) is kind for each in value)
-
-
-def _is_whole(content: dict[str, Any], measure: Measure) -> bool:
-    """Whether it has what the report takes of it."""
-    settings, sample, results = content["settings"], content.get("sample"), content["results"]
-    of_sample = True
-    if measure.sees_examples and sample:
-        of_sample = (
-            isinstance(sample, dict)
-            and {"examples", "of", "seed"} <= sample.keys()
-            and {"examples", "sample_seed"} <= settings.keys()
-            and settings.get("split") in list(SPLITS)
-            and all({"loss", "loss_error"} <= result.keys() for result in results)
-        )
-    return of_sample and all(
-        isinstance(result.get(key), int | float | list | dict)
-        for result in results
-        for key in measure.drawn
-    )
-
-
-def drop(workdir: Path, names: Sequence[str]) -> list[Path]:
+def drop(store: BranchStore, names: Sequence[str]) -> list[Path]:
     """Deletes results, each named BRANCH/FILE or by its path; returns which.
 
     Raises:
       ConfigError: for what is no result of this workdir, and then nothing is deleted.
     """
-    store = BranchStore(workdir)
-    there: dict[str, Path] = {}
-    for branch in store.names():
-        for path in (store.directory(branch) / "probes").glob("*.*"):
-            there[f"{branch}/{path.name}"] = path
+    there = {
+        f"{branch}/{path.name}": path
+        for branch in store.names()
+        for path in (store.directory(branch) / "probes").glob("*.*")
+    }
     by_path = {path.resolve(): path for path in there.values()}
     chosen = []
     for name in names:
         found = there.get(name) or there.get(f"{name}.json") or by_path.get(Path(name).resolve())
         if found is None:
-            near = difflib.get_close_matches(name[:200], there, n=1, cutoff=0.3)
-            known = f"the nearest is {near[0]}" if near else f"there are {len(there)}"
             raise ConfigError(
-                f"drop: no result {shortened(name)} in {store.workdir}; {known}. Name it as "
-                "BRANCH/FILE, as the report does"
+                f"drop: no result {shortened(name)} in {store.workdir}{near(name, there) or '.'} "
+                "Name it as BRANCH/FILE, as the report does"
             )
         chosen.append(found)
-    for path in dict.fromkeys(chosen):
+    chosen = list(dict.fromkeys(chosen))
+    for path in chosen:
         path.unlink()
-    return list(dict.fromkeys(chosen))
+    return chosen
