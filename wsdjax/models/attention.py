@@ -6,10 +6,10 @@ consecutive queries share a key, and return [B, L, H, K] in the dtype of the val
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,8 @@ def of_even_length(attend: Attention, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Ar
     return attend(*padded)[:, :L]
 
 
-def of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, implementation: Literal["cudnn", "xla"]) -> jax.Array:
-    """`jax.nn.dot_product_attention`, by cuDNN on GPUs or by XLA anywhere."""
-    return jax.nn.dot_product_attention(
-        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, is_causal=True, implementation=implementation
-    )
+of_jax = partial(jax.nn.dot_product_attention, is_causal=True)
+"""JAX's own, with `implementation` "cudnn" on GPUs or "xla" anywhere."""
 
 
 def flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
@@ -80,13 +77,8 @@ def flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
 
     L, H, K = q_BxLxHxK.shape[1:]
     block = math.gcd(L, 512)  # the default of 128 leaves the matrix unit idle
-    blocks = tpu.BlockSizes(
-        **dict.fromkeys(("block_q", "block_k_major", "block_k"), block),
-        **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv"), block),
-        **dict.fromkeys(("block_k_dkv", "block_q_dkv"), block),
-        **dict.fromkeys(("block_k_major_dq", "block_k_dq", "block_q_dq"), block),
-        block_b=1,
-    )
+    sizes = dict.fromkeys((f.name for f in dataclasses.fields(tpu.BlockSizes)), block)
+    blocks = tpu.BlockSizes(**sizes | {"block_b": 1})
     k, v = (jnp.repeat(each, H // each.shape[2], axis=2) for each in (k_BxLxGxK, v_BxLxGxK))
     q, k, v = (each.swapaxes(1, 2) for each in (q_BxLxHxK, k, v))
     attended = tpu.flash_attention(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 
 class Transformer(Language):
-    """Pre-norm layers between an embedding and a head. Their parameters are stacked, leaves
-    [layers, ...], and applied by one `scan`, so that depth costs no compilation."""
+    """Pre-norm layers between an embedding and a head."""
 
     def __init__(
         self,
@@ -28,26 +29,16 @@ class Transformer(Language):
         dtype: DTypeLike | None,
         attention: Attention,
     ):
-        super().__init__(config, rngs, dtype)
-        self.layers = nnx.vmap(lambda rngs: Layer(config, rngs, dtype, attention))(
-            rngs.split(config.layers)
-        )
+        super().__init__(config, rngs, dtype, lambda rngs: Layer(config, rngs, dtype, attention))
         self.final_norm = _norm(config, rngs, dtype)
         self.remat = config.remat
 
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
-        graph, stacked = nnx.split(self.layers)
-
-        def layer(x_BxLxD, params):
-            return nnx.merge(graph, params)(x_BxLxD), None
-
         # On CPUs XLA's loops cost a tenth of a step; but what is to be computed again is kept
         # apart from its first computation by the loop alone.
         unroll = jax.default_backend() == "cpu" and self.remat == "none"
-        x_BxLxD, _ = jax.lax.scan(
-            _remat(layer, self.remat), self.embedded(tokens_BxL), stacked, unroll=unroll
-        )
-        return self.final_norm(x_BxLxD)
+        x_BxLxD = self.embedded(tokens_BxL)
+        return self.final_norm(self.through_layers(x_BxLxD, _WRAPPED[self.remat], unroll))
 
 
 class Layer(nnx.Module):
@@ -167,12 +158,12 @@ def _linear(
     )
 
 
-def _remat(layer, policy: str):
-    match policy:
-        case "layers":
-            return jax.checkpoint(layer, prevent_cse=False)
-        case "dots":
-            # Not those with a batch axis: attention's scores are what must not be kept.
-            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            return jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    return layer
+_recomputed = partial(jax.checkpoint, prevent_cse=False)
+# Not those with a batch axis: attention's scores are what must not be kept.
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_WRAPPED: dict[str, Callable] = {
+    "none": lambda layer: layer,
+    "dots": partial(_recomputed, policy=_DOTS),
+    "layers": _recomputed,
+}
+"""A layer of which as much is computed again as a config's `remat` says."""
