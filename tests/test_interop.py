@@ -650,7 +650,7 @@ def tokens(monkeypatch):
         return {"inputs": arrays[indices, :-1], "targets": arrays[indices, 1:]}
 
     split = DeviceSplit(64, of_tokens, examples)
-    dataset = data.Dataset(split, split, ())
+    dataset = data.Dataset(split, split)
     monkeypatch.setattr(data, "load", lambda config: dataset)
     return split
 

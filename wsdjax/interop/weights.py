@@ -22,39 +22,26 @@ from wsdjax import models
 from wsdjax.config.models import Transformer
 from wsdjax.files import replacing, write_atomically
 from wsdjax.interop import foreign_config as huggingface
-from wsdjax.interop.foreign_config import InteropError, config_json, config_of, is_neox
+from wsdjax.interop.foreign_config import InteropError, config_json, config_of, family_of
 from wsdjax.interop.tensors import Tensor, aligned, find
 from wsdjax.wording import listed
 
 _FUSED = ("query", "key", "value")
-_NEOX = {
-    "embed": "gpt_neox.embed_in",
-    "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
-    **dict.fromkeys(
-        [f"layers.attention.{part}" for part in _FUSED],
-        "gpt_neox.layers.{}.attention.query_key_value",
-    ),
-    "layers.attention.out": "gpt_neox.layers.{}.attention.dense",
-    "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
-    "layers.mlp.up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
-    "layers.mlp.down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
-    "final_norm": "gpt_neox.final_layer_norm",
-    "head": "embed_out",
+_NAMES = {
+    "embed": ("gpt_neox.embed_in", "model.embed_tokens"),
+    "layers.attention_norm": ("input_layernorm", "input_layernorm"),
+    "layers.attention.query": ("attention.query_key_value", "self_attn.q_proj"),
+    "layers.attention.key": ("attention.query_key_value", "self_attn.k_proj"),
+    "layers.attention.value": ("attention.query_key_value", "self_attn.v_proj"),
+    "layers.attention.out": ("attention.dense", "self_attn.o_proj"),
+    "layers.mlp_norm": ("post_attention_layernorm", "post_attention_layernorm"),
+    "layers.mlp.gate": ("", "mlp.gate_proj"),
+    "layers.mlp.up": ("mlp.dense_h_to_4h", "mlp.up_proj"),
+    "layers.mlp.down": ("mlp.dense_4h_to_h", "mlp.down_proj"),
+    "final_norm": ("gpt_neox.final_layer_norm", "model.norm"),
+    "head": ("embed_out", "lm_head"),
 }
-_LLAMA = {
-    "embed": "model.embed_tokens",
-    "layers.attention_norm": "model.layers.{}.input_layernorm",
-    "layers.attention.query": "model.layers.{}.self_attn.q_proj",
-    "layers.attention.key": "model.layers.{}.self_attn.k_proj",
-    "layers.attention.value": "model.layers.{}.self_attn.v_proj",
-    "layers.attention.out": "model.layers.{}.self_attn.o_proj",
-    "layers.mlp_norm": "model.layers.{}.post_attention_layernorm",
-    "layers.mlp.gate": "model.layers.{}.mlp.gate_proj",
-    "layers.mlp.up": "model.layers.{}.mlp.up_proj",
-    "layers.mlp.down": "model.layers.{}.mlp.down_proj",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-}
+"""Our modules in a GPT-NeoX and in a LLaMA; those of a layer by their names in it."""
 _MASKS = re.compile(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias")
 _FREQUENCIES = re.compile(r"(gpt_neox|model)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq")
 """Tensors that older checkpoints hold too, and that follow from config.json."""
@@ -147,10 +134,10 @@ class _Place:
     @classmethod
     def of(cls, path: jax.tree_util.KeyPath, config: Transformer) -> _Place:
         *modules, kind = (key.key for key in path)
-        names = _NEOX if is_neox(config) else _LLAMA
-        fused = names is _NEOX and modules[-1] in _FUSED
+        name = _name(".".join(modules), config)
+        fused = name.endswith("query_key_value")
         return cls(
-            f"{names['.'.join(modules)]}.{'bias' if kind == 'bias' else 'weight'}",
+            f"{name}.{'bias' if kind == 'bias' else 'weight'}",
             stacked=modules[0] == "layers",
             matrix=kind == "kernel",
             part=_FUSED.index(modules[-1]) if fused else None,
@@ -181,11 +168,19 @@ class _Place:
         by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
 
 
+def _name(ours: str, config: Transformer) -> str:
+    """Their name of a module of ours, with {} for the number of the layer."""
+    neox = family_of(config) == "gpt_neox"
+    name = _NAMES[ours][0 if neox else 1]
+    if not ours.startswith("layers."):
+        return name
+    return f"{'gpt_neox' if neox else 'model'}.layers.{{}}.{name}"
+
+
 def _checked(directory: Path, model: models.Model) -> dict[str, Tensor]:
     """The tensors that are this model's parameters, and no others."""
     config = model.config
-    names = _NEOX if is_neox(config) else _LLAMA
-    embed, head = (f"{names[key]}.weight" for key in ("embed", "head"))
+    embed, head = (f"{_name(ours, config)}.weight" for ours in ("embed", "head"))
     listing, there = find(directory)
     there = aligned(listing, there, embed, embed.split(".")[0] + ".")
     if head not in there and "lm_head.weight" in there:
