@@ -18,6 +18,7 @@ from helpers import ROOT, call, finish, start
 from wsdjax import config, data
 from wsdjax.data import cifar10
 
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {f"data_batch_{i}.bin": 4 for i in range(1, 6)} | {"test_batch.bin": 8}
 
 
@@ -34,7 +35,7 @@ def written() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def archive(written, tmp_path_factory) -> Path:
     files = {name: content.tobytes() for name, content in written.items()}
-    files["batches.meta.txt"] = "\n".join([*cifar10.CLASSES, "", ""]).encode()
+    files["batches.meta.txt"] = "\n".join([*CLASSES, "", ""]).encode()
     return pack(files, tmp_path_factory.mktemp("archive") / "cifar-10-binary.tar.gz")
 
 
@@ -88,7 +89,6 @@ def python(code: str, *arguments: object) -> tuple[int, str, str]:
 
 def test_every_pixel_and_label_comes_back(prepared, written):
     dataset = data.load(config.Cifar10(directory=str(prepared)))
-    assert dataset.classes == cifar10.CLASSES
     train = np.concatenate([content for name, content in written.items() if "data" in name])
     for split, records in ((dataset.train, train), (dataset.test, written["test_batch.bin"])):
         images, labels = split.arrays

@@ -138,7 +138,7 @@ def test_the_rows_of_one_process_are_those_of_the_batch(directory):
 
 def test_every_epoch_is_another_permutation(directory):
     """Of which a batch that would not be full is left out."""
-    split = HostSplit(tokens.Windows(tokens.describe(directory), "train", LENGTH))
+    split = HostSplit(tokens.describe(directory), "train", LENGTH)
     stream = data.Stream(split, 6, 0)
     assert stream.batches_per_epoch == 3
     seen = [np.concatenate([_order(20, 6, 0)[3 * e + i] for i in range(3)]) for e in range(4)]
@@ -146,7 +146,7 @@ def test_every_epoch_is_another_permutation(directory):
         assert len(set(indices.tolist())) == 18
         assert set(indices.tolist()) <= set(range(20))
         read = np.concatenate([stream[3 * epoch + i]["inputs"] for i in range(3)])
-        np.testing.assert_array_equal(read, split.windows[indices]["inputs"])
+        np.testing.assert_array_equal(read, split[indices]["inputs"])
     assert len({tuple(indices) for indices in seen}) == 4
 
 

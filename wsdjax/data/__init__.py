@@ -69,7 +69,7 @@ def in_order(
     """
     size = batch_size or split.together
     end = split.size if examples is None else min(examples, split.size)
-    return [split.part(at, min(at + size, end)) for at in range(0, end, size)]
+    return [split.take(np.arange(at, min(at + size, end))) for at in range(0, end, size)]
 
 
 def sample(

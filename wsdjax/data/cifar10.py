@@ -10,19 +10,8 @@ import numpy as np
 
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import Dataset
+from wsdjax.wording import shortened
 
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
 PREPARE = "python -m experiments.prepare cifar10"
@@ -40,10 +29,11 @@ def load(directory: str) -> Dataset:
     if not builder.is_prepared():
         raise FileNotFoundError(f"CIFAR-10 is not prepared in {builder.data_dir}. Run: {command}")
     try:
-        return Dataset(_read(builder, "train"), _read(builder, "test"), CLASSES)
+        return Dataset(_read(builder, "train"), _read(builder, "test"))
     except Exception as error:  # of TFDS, array_record or the image decoder, each with its own
+        said = shortened(repr(error), 200)
         raise OSError(
-            f"{builder.data_dir} is damaged ({_line(error)}). Delete it and run: {command}"
+            f"{builder.data_dir} is damaged ({said}). Delete it and run: {command}"
         ) from error
 
 
@@ -63,7 +53,7 @@ def find(directory: str) -> Any:
     except Exception as error:  # whatever reading a spoilt description raises
         place = directory or "TFDS's default directory"
         raise OSError(
-            f"CIFAR-10 in {place} is damaged ({_line(error)}). "
+            f"CIFAR-10 in {place} is damaged ({shortened(repr(error), 200)}). "
             f"Delete the folder cifar10 there and run: {command}"
         ) from error
     if not builder.is_prepared():
@@ -94,8 +84,3 @@ def _read(builder: Any, name: str) -> DeviceSplit:
         return {"inputs": inputs, "targets": labels[indices]}
 
     return DeviceSplit(len(labels), (images, labels), examples)
-
-
-def _line(error: Exception) -> str:
-    """An error of a library, shortened to one line."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsdjax.errors import UserError
-from wsdjax.files import replacing
+from wsdjax.files import naming, replacing
 
 FORMAT = 2
 MOST_TOKENS = 2**31
@@ -22,7 +22,6 @@ _HEADER = struct.Struct("<8sHHIQQ24s8s")
 """Magic, format, bytes a token, greatest token, tokens, bytes of text, and the beginnings of two
 SHA-256: the tokenizer's and the tokens'."""
 HEADER_BYTES = _HEADER.size
-_CHUNK = 2**22
 AGAIN = "delete it and tokens.json, and give the command that prepared them again"
 
 
@@ -78,10 +77,8 @@ class ShardWriter:
                 "document's own text, which would be cut there: take another with --separator"
             )
         content = ended.astype(self._dtype).tobytes()
-        try:
+        with naming(self.path):
             self._file.write(content)
-        except OSError as error:  # which tells of no file
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._digest.update(content)
         self._tokens += len(ended)
         self._greatest = max(self._greatest, int(ended.max()))
@@ -153,13 +150,11 @@ def verify(path: Path, shard: Shard) -> None:
     Raises:
       TokensError: if they are not those that were written.
     """
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(_HEADER.size)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(shard.digest):
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(shard.digest):
         raise TokensError(
-            f"{path} is damaged: its tokens have SHA-256 {digest.hexdigest()[:12]}..., and were "
-            f"written with {shard.digest[:12]}...: {AGAIN}"
+            f"{path} is damaged: its tokens have SHA-256 {found[:12]}..., and were written with "
+            f"{shard.digest[:12]}...: {AGAIN}"
         )

@@ -40,9 +40,6 @@ class Split(Protocol):
           augment: whether the inputs are augmented.
         """
 
-    def part(self, start: int, stop: int) -> Batch:
-        """The examples start, ..., stop - 1 in order."""
-
     def take(self, indices: np.ndarray) -> Batch:
         """The examples of these indices, [B], in the order given."""
 
@@ -51,5 +48,3 @@ class Split(Protocol):
 class Dataset:
     train: Split
     test: Split
-    classes: tuple[str, ...] = ()
-    """The names of the classes of images; tokens have no names."""

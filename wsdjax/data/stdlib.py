@@ -52,18 +52,18 @@ def describe(tokenizer: str) -> tokens.Description:
     directory = _cache() / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
     if not (directory / tokens.JSON).exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
-        try:
-            prepare(made, tokenizer, documents)
-            if not (directory / tokens.JSON).exists():  # nor has another process made it meanwhile
-                shutil.rmtree(directory, ignore_errors=True)  # one whose tokens.json was deleted
-                # All at once: a process that is killed leaves nothing half made under this name.
-                made.rename(directory)
-        except OSError:
-            if not (directory / tokens.JSON).exists():
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{directory.name}.", dir=directory.parent, ignore_cleanup_errors=True
+        ) as made:
+            prepare(Path(made), tokenizer, documents)
+            try:
+                if not (directory / tokens.JSON).exists():
+                    shutil.rmtree(directory, ignore_errors=True)  # its tokens.json was deleted
+                    # All at once: a process that is killed leaves nothing half made of this name.
+                    os.rename(made, directory)
+            except OSError:  # another process has made it meanwhile
+                if not (directory / tokens.JSON).exists():
+                    raise
     return tokens.describe(directory)
 
 
@@ -101,11 +101,10 @@ def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> N
     splits = {}
     for split, held_out in (("train", False), ("test", True)):
         path = directory / tokens.shard_name(split, 0)
-        writer = tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary)
         texts = [each.text for each in documents if each.held_out == held_out]
-        for text, encoded in zip(texts, chosen.encode(texts), strict=True):
-            writer.write_document(encoded, chosen.separator, len(text.encode()))
-        writer.close()
+        with tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary) as writer:
+            for text, encoded in zip(texts, chosen.encode(texts), strict=True):
+                writer.write_document(encoded, chosen.separator, len(text.encode()))
         splits[split] = [tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary)]
     tokens.write_description(
         tokens.Description(

@@ -20,14 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsdjax.data.device import DeviceSplit
+from wsdjax.data.device import TEST_SEED, DeviceSplit
 from wsdjax.data.split import TOKENS_TOGETHER, Dataset
 
 if TYPE_CHECKING:
     from wsdjax.config import Bigram
-
-_TEST_SEED = 2**31
-"""Test sequences have keys of their own; the training set's are counted from zero."""
 
 
 class Language(NamedTuple):
@@ -58,7 +55,7 @@ def load(config: Bigram) -> Dataset:
 
         return DeviceSplit(size, arrays, examples, max(1, TOKENS_TOGETHER // config.length))
 
-    return Dataset(split(0, config.size), split(_TEST_SEED, config.eval_size))
+    return Dataset(split(0, config.size), split(TEST_SEED, config.eval_size))
 
 
 def _sequence(arrays, key, length):
