@@ -23,7 +23,7 @@ from wsdjax.config import CNN, Bigram, Transformer
 from wsdjax.data.device import DeviceSplit
 from wsdjax.errors import ConfigError
 from wsdjax.interop import weights
-from wsdjax.interop.foreign_config import check_weights, config_of
+from wsdjax.interop.foreign_config import config_of
 from wsdjax.trainer import Stopped, Trainer, Watch
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -633,12 +633,12 @@ def test_reading_a_config_imports_no_jax(llama):
 
 def test_weights_of_another_model_are_refused_by_field(llama):
     model = config_of(llama, compute="bfloat16", loss_chunk=7)
-    check_weights(str(llama), model)
-    check_weights(str(llama), dataclasses.replace(model, kv_heads=2))
+    interop.check_weights(llama, model)
+    interop.check_weights(llama, dataclasses.replace(model, kv_heads=2))
     with pytest.raises(ConfigError, match=r"model.hidden = 64: .* a model with 48"):
-        check_weights(str(llama), dataclasses.replace(model, hidden=64))
+        interop.check_weights(llama, dataclasses.replace(model, hidden=64))
     with pytest.raises(ConfigError, match="model is a CNN"):
-        check_weights(str(llama), CNN())
+        interop.check_weights(llama, CNN())
 
 
 @pytest.fixture

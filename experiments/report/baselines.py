@@ -47,12 +47,7 @@ def kept(run: Run) -> dict[str, dict[str, float]]:
 
 def count(run: Run) -> None:
     """Counts n-grams on what the longest lineage has read, and on the training text or as much
-    of it as is counted at most, and keeps what comes of it in the workdir.
-
-    Raises:
-      ConfigError: for a run that is not of one text, or whose text is another by now.
-      NotPrepared: if the text is not there any more.
-    """
+    of it as is counted at most, and keeps what comes of it in the workdir."""
     longest = _longest(run)
     if not are_of(run):
         raise ConfigError("--baselines: n-grams are counted on text, and on one for all branches")

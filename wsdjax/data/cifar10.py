@@ -18,12 +18,7 @@ PREPARE = "python -m experiments.prepare cifar10"
 
 
 def load(directory: str) -> Dataset:
-    """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised.
-
-    Raises:
-      FileNotFoundError: naming the command that prepares it, if it is not there.
-      OSError: for what is there and cannot be read.
-    """
+    """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised."""
     builder = find(directory)
     command = _command(directory)
     if not builder.is_prepared():
@@ -41,9 +36,6 @@ def find(directory: str) -> Any:
     """TFDS's builder of what is, or may be, prepared in `directory` (empty: TFDS's default).
 
     Nothing is fetched or written. Its ``is_prepared()`` tells whether the data are there.
-
-    Raises:
-      OSError: for a data set in its place that is not whole, or not in ArrayRecord files.
     """
     import tensorflow_datasets as tfds  # only this data set needs it
 

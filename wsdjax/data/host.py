@@ -16,10 +16,6 @@ class HostSplit(Windows):
     [B, L] or [R, B, L]."""
 
     @property
-    def size(self) -> int:
-        return len(self)
-
-    @property
     def together(self) -> int:
         return max(1, TOKENS_TOGETHER // self.length)
 
@@ -32,12 +28,9 @@ class HostSplit(Windows):
 
         def rows(t: int, start: int, stop: int) -> Batch:
             at = [order[t][start:stop] for order in orders]
-            return self[np.reshape(at, (*seeds.shape, stop - start))]
+            return self.take(np.reshape(at, (*seeds.shape, stop - start)))
 
         return rows
-
-    def take(self, indices: np.ndarray) -> Batch:
-        return self[indices]
 
 
 def _order(size: int, batch_size: int, seed: int) -> grain.MapDataset:

@@ -67,7 +67,6 @@ class ShardWriter:
 
         Raises:
           TokensError: for a token outside the vocabulary, or a separator among the tokens.
-          OSError: if it cannot be written, naming the shard.
         """
         ended = np.append(tokens, separator)
         check_vocabulary(self.path, ended, self._vocabulary)
@@ -103,11 +102,7 @@ class ShardWriter:
 
 
 def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
-    """Reads a shard's header.
-
-    Raises:
-      TokensError: for a shard that is missing, no shard, cut short, or another tokenizer's.
-    """
+    """Reads a shard's header."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
@@ -145,11 +140,7 @@ def _outside(path: Path, token: int, vocabulary: int) -> str:
 
 
 def verify(path: Path, shard: Shard) -> None:
-    """Reads a shard's every token.
-
-    Raises:
-      TokensError: if they are not those that were written.
-    """
+    """Reads a shard's every token."""
     with path.open("rb") as file:
         file.seek(_HEADER.size)
         found = hashlib.file_digest(file, "sha256").hexdigest()

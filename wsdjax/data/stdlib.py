@@ -49,11 +49,12 @@ def describe(tokenizer: str) -> tokens.Description:
         are not held out.
     """
     documents = read(Path(sysconfig.get_paths()["stdlib"]))
-    directory = _cache() / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
+    directory = cache / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
     if not (directory / tokens.JSON).exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f"{directory.name}.", dir=directory.parent, ignore_cleanup_errors=True
+            prefix=f"{directory.name}.", dir=cache, ignore_cleanup_errors=True
         ) as made:
             prepare(Path(made), tokenizer, documents)
             try:
@@ -68,11 +69,7 @@ def describe(tokenizer: str) -> tokens.Description:
 
 
 def read(library: Path) -> list[Document]:
-    """The documents of a standard library, in the order of their paths.
-
-    Raises:
-      TokensError: for a file that is not UTF-8.
-    """
+    """The documents of a standard library, in the order of their paths."""
     found = []
     for directory, below, names in os.walk(library):
         below[:] = [name for name in below if name not in _LEFT_OUT]
@@ -97,7 +94,11 @@ def _text(path: Path) -> str:
 
 def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> None:
     """Writes the documents as token shards, one for each split."""
-    chosen = _tokenizer(tokenizer, [each.text for each in documents if not each.held_out])
+    kind, _, size = tokenizer.partition(":")
+    chosen: tokenizers.Tokenizer = tokenizers.Bytes()
+    if kind == "bpe":
+        training = (each.text for each in documents if not each.held_out)
+        chosen = tokenizers.train_bpe(tokenizer, training, int(size))
     splits = {}
     for split, held_out in (("train", False), ("test", True)):
         path = directory / tokens.shard_name(split, 0)
@@ -113,17 +114,6 @@ def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> N
             splits,
         )
     )
-
-
-def _tokenizer(tokenizer: str, texts: list[str]) -> tokenizers.Tokenizer:
-    kind, _, size = tokenizer.partition(":")
-    if kind == "bpe":
-        return tokenizers.train_bpe(tokenizer, texts, int(size))
-    return tokenizers.load(kind)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
 
 
 def _key(tokenizer: str, documents: Sequence[Document]) -> str:

@@ -76,8 +76,8 @@ class Learned:
         tokens = tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary = 1 + max(tokens.values())
         asked = SEPARATORS if separator is None else (separator,)
-        found = [tokens[token] for token in asked if token in tokens]
-        if not found:
+        ends = next((token for token in asked if token in tokens), None)
+        if ends is None:
             raise TokenizerError(
                 f"the tokenizer {name} has no token {' or '.join(asked)[:80]} to end a document: "
                 "name the one it has with --separator"
@@ -87,13 +87,12 @@ class Learned:
                 f"the tokenizer {name} has the token {self.vocabulary - 1:,}: they may go up to "
                 f"{MOST_TOKENS - 1:,}"
             )
-        self.separator = found[0]
+        self.separator = tokens[ends]
         content = tokenizer.to_str()
         self.fingerprint = hashlib.sha256(f"{self.separator} {content}".encode()).hexdigest()
         described = json.loads(content)
         self._unknown = _unknown(described["model"], tokens)
         self._keeps_all = _keeps_all(described)
-        ends = next(token for token in asked if token in tokens)
         if self.separator == self._unknown or self.separator in self.encode([ends])[0]:
             raise TokenizerError(
                 f"the tokenizer {name} makes its token {ends[:40]!r} of a document's own text, "
@@ -176,11 +175,7 @@ def _step(step: dict[str, Any]) -> str:
 
 
 def load(name: str, separator: str | None = None) -> Bytes | Learned:
-    """``"bytes"``, a tokenizer.json, or a tokenizer of the Hugging Face hub by its name.
-
-    Raises:
-      TokenizerError: for one that is not there, cannot be read, or has no separator.
-    """
+    """``"bytes"``, a tokenizer.json, or a tokenizer of the Hugging Face hub by its name."""
     if name == "bytes":
         return Bytes()
     path = Path(name)
@@ -230,11 +225,7 @@ def train_bpe(name: str, texts: Iterable[str], vocabulary: int) -> Learned:
 
 
 def library() -> Any:
-    """The module `tokenizers`.
-
-    Raises:
-      TokenizerError: if it is not installed, naming the command that installs it.
-    """
+    """The module `tokenizers`."""
     try:
         import tokenizers
     except ImportError:

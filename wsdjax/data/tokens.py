@@ -79,11 +79,7 @@ class Description(NamedTuple):
     """Rows that could not be read, and were to be left out."""
 
     def windows(self, split: str, length: int) -> int:
-        """How many windows of length + 1 tokens a split has.
-
-        Raises:
-          TokensError: for none.
-        """
+        """How many windows of length + 1 tokens a split has."""
         count = sum(windows_in(shard.tokens, length) for shard in self.splits[split])
         if count == 0:
             longest = max((shard.tokens for shard in self.splits[split]), default=0)
@@ -198,16 +194,13 @@ class Windows:
       split: "train" or "test".
       length: of the inputs of a window.
       most: how many windows at most; None for all.
-
-    Raises:
-      TokensError: for shards that do not fit tokens.json, or no whole window.
     """
 
     def __init__(self, described: Description, split: str, length: int, most: int | None = None):
         self.length = length
         self._vocabulary = described.vocabulary
         self._all = described.windows(split, length)
-        self._count = min(self._all, most or self._all)
+        self.size = min(self._all, most or self._all)
         self._paths, counts = [], []
         for shard in described.splits[split]:
             path = described.directory / shard.file
@@ -231,18 +224,11 @@ class Windows:
             lambda i: np.memmap(self._paths[i], dtype, "r", HEADER_BYTES)
         )
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """The windows of these indices, of any shape [...]: int32 arrays [..., length].
-
-        Raises:
-          TokensError: for a token outside the vocabulary.
-        """
+    def take(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The windows of these indices, of any shape [...]: int32 arrays [..., length]."""
         indices = np.asarray(indices, np.int64)
         read = np.empty((indices.size, self.length + 1), np.int32)
-        at = indices.ravel() * self._all // self._count
+        at = indices.ravel() * self._all // self.size
         shards = np.searchsorted(self._ends, at, side="right")
         for row, i, shard in zip(read, at.tolist(), shards.tolist(), strict=True):
             tokens = self._mapped(shard)

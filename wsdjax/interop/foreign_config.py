@@ -19,9 +19,6 @@ from wsdjax.errors import ConfigError, UserError
 from wsdjax.interop.keys import FAMILIES, HARMLESS, KEYS, ONLY, ROTARY
 from wsdjax.wording import listed, shown
 
-_COMPUTED = ("compute", "attention", "remat", "loss_chunk")
-"""Fields that tell how a model is computed and not what it is."""
-
 
 class InteropError(UserError, ValueError):
     """A model that one side has and the other has not; the message names the file."""
@@ -128,11 +125,7 @@ def _number(path: Path, key: str, value: Any) -> float:
 
 
 def config_json(model: Any, context: int) -> dict[str, Any]:
-    """The content of `config.json` for a `Transformer`, in the old form and in the new.
-
-    Raises:
-      InteropError: for a model that is neither a GPT-NeoX nor a LLaMA.
-    """
+    """The content of `config.json` for a `Transformer`, in the old form and in the new."""
     family = family_of(model)
     of = FAMILIES[family]
     told = {key: getattr(model, field) for field, key in (KEYS | of.keys).items()}
@@ -159,11 +152,7 @@ def config_json(model: Any, context: int) -> dict[str, Any]:
 
 
 def family_of(model: Any) -> str:
-    """The family that has this model, "gpt_neox" or "llama".
-
-    Raises:
-      InteropError: if neither has it.
-    """
+    """The family that has this model, "gpt_neox" or "llama"."""
     if not isinstance(model, Transformer):
         raise InteropError(f"a {type(model).__name__} is no model of Hugging Face's")
     if model.kv_heads == model.heads:
@@ -178,32 +167,7 @@ def family_of(model: Any) -> str:
     raise InteropError(f"no model of Hugging Face's: {'; '.join(said)}")
 
 
-def check_weights(directory: str, model: Any) -> None:
-    """Checks that a directory's weights are those of this model.
-
-    Raises:
-      ConfigError: naming the first field in which the two differ.
-    """
-    there = config_of(directory)
-    if not isinstance(model, Transformer):
-        raise ConfigError(f"weights = {directory!r}: model is a {type(model).__name__}")
-    for field in (f.name for f in dataclasses.fields(model) if f.name not in _COMPUTED):
-        a, b = (getattr(each, field) for each in (there, model))
-        if field == "kv_heads":
-            a, b = a or there.heads, b or model.heads
-        if a != b:
-            raise ConfigError(
-                f"model.{field} = {b!r}: the weights in {directory} are of a model with {a!r}; "
-                "wsdjax.interop.foreign_config.config_of reads it"
-            )
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-      FileNotFoundError: if it is not there.
-      InteropError: if it is no JSON object, naming the line.
-    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: give a directory of Hugging Face's format")
     try:

@@ -7,6 +7,7 @@ that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from safetensors.numpy import save_file
 
 from wsdjax import models
 from wsdjax.config.models import Transformer
+from wsdjax.errors import ConfigError
 from wsdjax.files import replacing, write_atomically
-from wsdjax.interop import foreign_config as huggingface
 from wsdjax.interop.foreign_config import InteropError, config_json, config_of, family_of
 from wsdjax.interop.tensors import Tensor, aligned, find
 from wsdjax.wording import listed
 
+_COMPUTED = ("compute", "attention", "remat", "loss_chunk")
+"""Fields that tell how a model is computed and not what it is."""
 _FUSED = ("query", "key", "value")
 _NAMES = {
     "embed": ("gpt_neox.embed_in", "model.embed_tokens"),
@@ -74,13 +77,19 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
 
 def check_weights(directory: str | Path, model: Any) -> None:
     """Checks that a directory's weights are those of the model of this config, by its files'
-    headers.
-
-    Raises:
-      ConfigError: naming the first field in which the two differ.
-      FileNotFoundError, InteropError: as `load_huggingface` does, but for a tensor's values.
-    """
-    huggingface.check_weights(str(directory), model)
+    headers; a ConfigError names the first field in which they differ."""
+    there = config_of(directory)
+    if not isinstance(model, Transformer):
+        raise ConfigError(f"weights = {str(directory)!r}: model is a {type(model).__name__}")
+    for field in (f.name for f in dataclasses.fields(model) if f.name not in _COMPUTED):
+        a, b = (getattr(each, field) for each in (there, model))
+        if field == "kv_heads":
+            a, b = a or there.heads, b or model.heads
+        if a != b:
+            raise ConfigError(
+                f"model.{field} = {b!r}: the weights in {directory} are of a model with {a!r}; "
+                "wsdjax.interop.foreign_config.config_of reads it"
+            )
     _checked(Path(directory), models.build(model))
 
 
@@ -95,9 +104,6 @@ def save_huggingface(
       params: of one replicate, as `model.init` gives them.
       directory: made if need be.
       context: what config.json calls max_position_embeddings; rotary positions have no maximum.
-
-    Raises:
-      InteropError: for a model that Hugging Face has not, or parameters that are not its own.
     """
     content = config_json(model.config, context)
     _check_shapes(_shapes(model), params)

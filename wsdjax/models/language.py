@@ -19,8 +19,12 @@ NORMAL = nnx.initializers.normal(0.02)
 """N(0, 0.02), the initialisation of all weights but those of output projections."""
 
 
-def computed_in(compute: str, training: bool) -> DTypeLike | None:
-    """The dtype that a `Language` is made with: None, its parameters' own, but in training."""
+Compute = DTypeLike | None
+"""The dtype of activations and of the operands of matrix products; None for the parameters' own."""
+
+
+def computed_in(compute: str, training: bool) -> Compute:
+    """The dtype that a `Language` is made with: None but in training."""
     return jnp.bfloat16 if training and compute == "bfloat16" else None
 
 
@@ -41,16 +45,14 @@ class Linear(nnx.Linear):
 class Language(nnx.Module):
     """An embedding, layers and a head; what is done with them is a subclass's `features`.
 
-    The layers' parameters are stacked, leaves [layers, ...]. With `dtype` None arrays are of the
-    parameters' dtype throughout, otherwise activations and the operands of matrix products are in
-    `dtype`.
+    The layers' parameters are stacked, leaves [layers, ...].
     """
 
     def __init__(
         self,
         config: config.Transformer | config.RNN,
         rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
+        dtype: Compute,
         layer: Callable[[nnx.Rngs], nnx.Module],
     ):
         sizes = config.vocabulary, config.width

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from wsdjax.models.cnn import uniform
-from wsdjax.models.language import Language, Linear
+from wsdjax.models.language import Compute, Language, Linear
 
 if TYPE_CHECKING:
     from wsdjax import config
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 class RNN(Language):
     """Layers of cells between an embedding and a head."""
 
-    def __init__(self, config: config.RNN, rngs: nnx.Rngs, dtype: DTypeLike | None):
+    def __init__(self, config: config.RNN, rngs: nnx.Rngs, dtype: Compute):
         layer = {"lstm": LSTM, "gru": GRU}[config.cell]
         super().__init__(config, rngs, dtype, lambda rngs: layer(config.width, rngs, dtype))
 
@@ -37,7 +36,7 @@ class Cells(nnx.Module):
     gates: int
     states: int
 
-    def __init__(self, width: int, rngs: nnx.Rngs, dtype: DTypeLike | None):
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: Compute):
         self.input, self.recurrent = (
             Linear(width, self.gates * width, dtype=dtype, rngs=rngs, **uniform(width))
             for _ in range(2)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from wsdjax.models.attention import Attention
-from wsdjax.models.language import NORMAL, Language, Linear
+from wsdjax.models.language import NORMAL, Compute, Language, Linear
 
 if TYPE_CHECKING:
     from wsdjax import config
@@ -23,11 +22,7 @@ class Transformer(Language):
     """Pre-norm layers between an embedding and a head."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
         super().__init__(config, rngs, dtype, lambda rngs: Layer(config, rngs, dtype, attention))
         self.final_norm = _norm(config, rngs, dtype)
@@ -45,11 +40,7 @@ class Layer(nnx.Module):
     """Attention and MLP, each on a normalised input and added to the residual stream."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
         self.parallel = config.parallel_residual
         self.attention_norm = _norm(config, rngs, dtype)
@@ -67,11 +58,7 @@ class SelfAttention(nnx.Module):
     """Causal attention with rotary positions, and with grouped queries if kv_heads < heads."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
         self.attend = attention
         self.size = config.width // config.heads
@@ -96,7 +83,7 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """down(gelu(up x)), or down(silu(gate x) up x): SwiGLU (Shazeer)."""
 
-    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None):
+    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute):
         self.gated = config.gated
         if config.gated:
             self.gate = _linear(config, config.width, config.hidden, rngs, dtype)
@@ -124,7 +111,7 @@ def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
-def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None) -> nnx.Module:
+def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Compute) -> nnx.Module:
     if config.norm == "rms":
         return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
     return nnx.LayerNorm(
@@ -142,7 +129,7 @@ def _linear(
     inputs: int,
     outputs: int,
     rngs: nnx.Rngs,
-    dtype: DTypeLike | None,
+    dtype: Compute,
     output: bool = False,
 ) -> Linear:
     """Output projections start smaller, so that the residual stream's variance does not grow

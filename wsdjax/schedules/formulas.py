@@ -53,13 +53,8 @@ def wsd(
                  peak                                           T_w <= t <= T_c
                  peak * factor((t - T_c) / (T_end - T_c), end)  T_c < t <= T_end
 
-    Args:
-      peak_value: the rate of the stable phase.
-      warmup_steps: T_w; 0 for none.
-      total_steps: T_end; the rate stays at `end_value` after it.
-      decay_steps: length of the cooldown; 0 never decays.
-      shape: a name in `COOLDOWNS` or a function ``factor(p, end)``.
-      end_value: the last rate (a rate, not a factor).
+    The rate stays at `end_value`, a rate and not a factor, after T_end; with ``decay_steps=0`` it
+    never decays. `shape` is a name in `COOLDOWNS` or a function ``factor(p, end)``.
     """
     check_lengths(total_steps, warmup_steps=warmup_steps, decay_steps=decay_steps)
     decay = cooldown(peak_value, total_steps - decay_steps, decay_steps, shape, end_value)
@@ -222,11 +217,6 @@ def wsd_s(
     update has the peak again and goes on from the decayed weights, without rollback.
 
     Args:
-      peak_value: the rate of every stable phase.
-      warmup_steps: of the first one.
-      budgets: rising numbers of steps.
-      decay_fraction: of each budget, spent in its decay.
-      shape: of the decays; Wen et al. interpolate linearly in 1/rate.
       end_value: the last rate of each decay; None for a tenth of the peak.
       budgets_include_decays: True takes budgets as the absolute ends of the decays: 12,500,
         25,000 and 50,000 end there, and the second is stable from 12,500 to 22,500. False is
