@@ -171,7 +171,7 @@ def test_configs_of_the_old_form(old, field, value, tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu': only 'silu'"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling of type 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters of type 'llama3'"),
-        ({"sliding_window": 128}, "sliding_window = 128: only None"),
+        ({"sliding_window": 128}, "sliding_window = 128: only what has none"),
         ({"attention_bias": True}, "attention_bias and mlp_bias differ"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ({"head_dim": 16}, "head_dim = 16: only 8"),
@@ -183,7 +183,7 @@ def test_configs_of_the_old_form(old, field, value, tmp_path):
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassi"),
         ({"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM': must be of"),
         ({"quantization_config": {"bits": list(range(999))}}, "quantization_config = {'bits'"),
-        ({"is_encoder_decoder": True}, "is_encoder_decoder = True: only False"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder = True: only what has none"),
         ({"rms_norm_eps": 10**400}, "rms_norm_eps = 1e400 or so: must be a number"),
         (
             {"rope_theta": 10**400, "rope_parameters": None},

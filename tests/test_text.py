@@ -565,6 +565,10 @@ def test_what_a_tokenizer_says_nothing_of_is_counted():
     assert [lost for _, lost in whole.encode_and_count(texts(9))] == [0] * 9
     whole._keeps_all = False  # the long way comes to the same
     assert [lost for _, lost in whole.encode_and_count(texts(9))] == [0] * 9
+    composing = of.Tokenizer.from_str(whole._tokenizer.to_str())
+    composing.normalizer = of.normalizers.NFC()
+    composed = tokenizer.Learned("x", composing)  # whose offsets leave out an accent
+    assert [lost for _, lost in composed.encode_and_count(["cafe\u0301"])] == [0]
 
 
 @pytest.mark.parametrize("kind", ["not special", "an ordinary token", "a word", "unknown words"])

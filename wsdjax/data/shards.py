@@ -45,7 +45,7 @@ def width(vocabulary: int) -> int:
     return 2 if vocabulary <= 2**16 else 4
 
 
-class ShardWriter:
+class ShardWriter(contextlib.AbstractContextManager):
     """Writes one shard. The file has its name once it is whole: by `close`, or as a context that
     is not left by an exception."""
 
@@ -82,9 +82,6 @@ class ShardWriter:
         self._tokens += len(ended)
         self._greatest = max(self._greatest, int(ended.max()))
         self._text_bytes += text_bytes + 1
-
-    def __enter__(self) -> ShardWriter:
-        return self
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:

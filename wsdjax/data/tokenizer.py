@@ -143,9 +143,8 @@ def _keeps_all(described: dict[str, Any]) -> bool:
     Of others the offsets of each token are needed, which take a fifth longer, and which after NFC
     leave out what was composed.
     """
-    model, steps = described["model"], set()
-    for part in ("normalizer", "pre_tokenizer"):
-        steps |= {_step(each) for each in _flat(described[part])}
+    model, parts = described["model"], (described["normalizer"], described["pre_tokenizer"])
+    steps = {_step(each) for part in parts for each in _flat(part)}
     if not steps <= _KEEPING or model.get("continuing_subword_prefix"):
         return False
     vocabulary = model.get("vocab")

@@ -16,7 +16,7 @@ from wsdjax import files
 from wsdjax.config.models import Transformer
 from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError, UserError
-from wsdjax.interop.keys import FAMILIES, HARMLESS, KEYS, ONLY, ROTARY
+from wsdjax.interop.keys import FAMILIES, HARMLESS, KEYS, OFF, ROTARY
 from wsdjax.wording import listed, shown
 
 
@@ -45,7 +45,12 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
     if not isinstance(classes, list) or [c for c in classes if c not in of.classes]:
         allowed = ", ".join(of.classes)
         raise InteropError(f"{path}: architectures = {shown(classes, 60)}: must be of {allowed}")
-    for key, only in (of.only | ONLY).items():
+    for key in OFF:
+        if value := take(key, None):
+            raise InteropError(
+                f"{path}: {key} = {shown(value, 60)}: only what has none can be read"
+            )
+    for key, only in of.only.items():
         if (value := take(key, only)) != only:
             raise InteropError(f"{path}: {key} = {shown(value, 60)}: only {only!r} can be read")
     fields = _rotary(path, content, family) | {field: take(key) for field, key in KEYS.items()}

@@ -39,7 +39,7 @@ FAMILIES = {
         Transformer(),
         ("norm", "biases", "kv_heads", "gated"),
         {"norm_eps": "layer_norm_eps", "parallel_residual": "use_parallel_residual"},
-        {"hidden_act": "gelu", "attention_bias": True, "hidden_dropout": 0},
+        {"hidden_act": "gelu", "attention_bias": True},
         ("GPTNeoXForCausalLM", "GPTNeoXModel"),
     ),
     "llama": Family(
@@ -50,20 +50,13 @@ FAMILIES = {
         ("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
     ),
 }
-ONLY: dict[str, Any] = {
-    "attention_dropout": 0,
-    "attention_probs_dropout_prob": 0,
-    "hidden_dropout_prob": 0,
-    "sliding_window": None,
-    "rope_interleaved": False,
-    "quantization_config": None,
-    "per_layer_config": None,
-    "pruned_heads": {},
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-}
-"""As a family's `only`, for both."""
+_OFF = (
+    "attention_dropout attention_probs_dropout_prob hidden_dropout hidden_dropout_prob "
+    "sliding_window rope_interleaved quantization_config per_layer_config pruned_heads "
+    "is_encoder_decoder add_cross_attention cross_attention_hidden_size"
+)
+OFF = tuple(_OFF.split())
+"""Keys of what our models have not: null, false, 0 or empty, where they are there."""
 _HARMLESS = (
     # Where the file comes from, and what else there is beside it.
     "_name_or_path name_or_path _commit_hash transformers_version unsloth_version unsloth_fixed "

@@ -133,9 +133,11 @@ class _Place:
     stacked: bool
     matrix: bool
     """Theirs is out x in, ours in x out."""
-    part: int | None
-    """0, 1 or 2 in a tensor that fuses queries, keys and values."""
     heads: int
+    parts: int
+    """Of heads and of what a tensor fuses, queries, keys and values: its rows are [heads, parts,
+    ...]; 1 and 1 of another."""
+    part: int
 
     @classmethod
     def of(cls, path: jax.tree_util.KeyPath, config: Transformer) -> _Place:
@@ -146,32 +148,30 @@ class _Place:
             f"{name}.{'bias' if kind == 'bias' else 'weight'}",
             stacked=modules[0] == "layers",
             matrix=kind == "kernel",
-            part=_FUSED.index(modules[-1]) if fused else None,
-            heads=config.heads,
+            heads=config.heads if fused else 1,
+            parts=3 if fused else 1,
+            part=_FUSED.index(modules[-1]) if fused else 0,
         )
 
     def shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
         """The shape of the tensor, for the leaf's own."""
         shape = leaf.shape[1:] if self.stacked else leaf.shape
         first, *rest = shape[::-1] if self.matrix else shape
-        return (first if self.part is None else 3 * first, *rest)
+        return (self.parts * first, *rest)
 
     def ours(self, tensor: np.ndarray) -> np.ndarray:
-        if self.part is not None:
-            rest = tensor.shape[1:]
-            tensor = tensor.reshape(self.heads, 3, -1, *rest)[:, self.part].reshape(-1, *rest)
-        return tensor.T if self.matrix else tensor
+        rows = self._by_head(tensor)[:, self.part].reshape(-1, *tensor.shape[1:])
+        return rows.T if self.matrix else rows
 
     def put(self, tensors: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
         """Adds our `value` to `tensors`, in their form."""
-        value = np.ascontiguousarray(value.T if self.matrix else value)
-        if self.part is None:
-            tensors[name] = value
-            return
-        rest = value.shape[1:]
-        whole = tensors.setdefault(name, np.empty((3 * len(value), *rest), np.float32))
-        by_head = whole.reshape(self.heads, 3, -1, *rest)
-        by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
+        value = value.T if self.matrix else value
+        first, *rest = value.shape
+        whole = tensors.setdefault(name, np.empty((self.parts * first, *rest), np.float32))
+        self._by_head(whole)[:, self.part] = value.reshape(self.heads, -1, *rest)
+
+    def _by_head(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor.reshape(self.heads, self.parts, -1, *tensor.shape[1:])
 
 
 def _name(ours: str, config: Transformer) -> str:
