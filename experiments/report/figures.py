@@ -23,10 +23,10 @@ from experiments.report.reading import Run, running_mean
 from experiments.report.style import (
     BANDS,
     TRUNK,
+    band,
     legend_above,
     looks,
     mark_cooldowns,
-    mean_and_band,
     once_each,
     plain,
 )
@@ -171,7 +171,7 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
 def _draw(axis: Axes, curve: Curve) -> None:
     mark = "." if len(curve.steps) < 50 else ""  # so that evaluations are seen to be points
     look = {"color": curve.colour, "ls": curve.line, "marker": mark, "label": curve.label}
-    mean_and_band(axis, curve.steps, curve.values, **look)
+    band(axis, curve.steps, curve.values, **look)
 
 
 def _draw_averages(axis: Axes, run: Run) -> dict[str, Artist]:

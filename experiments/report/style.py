@@ -84,7 +84,7 @@ def looks(run: Run) -> dict[str, Look]:
     return found
 
 
-def mean_and_band(axis: Axes, x: Any, values: np.ndarray, **look: Any) -> None:
+def band(axis: Axes, x: Any, values: np.ndarray, **look: Any) -> None:
     """The mean over [T, R], and a band from the lowest to the highest."""
     axis.plot(x, values.mean(1), lw=1.5, **look)
     if values.shape[1] > 1:

@@ -16,14 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.probes.measure import Group, Values
 from experiments.report.reading import Run
-from experiments.report.style import (
-    legend_above,
-    looks,
-    mark_cooldowns,
-    mean_and_band,
-    once_each,
-    plain,
-)
+from experiments.report.style import band, legend_above, looks, mark_cooldowns, once_each, plain
 
 LINES = ("-", "--", ":", "-.")
 
@@ -216,7 +209,7 @@ def _line(
     axis: Axes, run: Run, name: str, x: Any, values: np.ndarray, label: str, style: str
 ) -> None:
     look = {"color": looks(run)[name].colour, "ls": style, "marker": ".", "label": label}
-    mean_and_band(axis, x, values, **look)
+    band(axis, x, values, **look)
 
 
 def _finish(figure: Figure, axis: Axes, group: Group) -> None:
