@@ -107,7 +107,7 @@ def budget_table(run: Run) -> list[tuple[str, ...]]:
         cells: list[str] = []
         spent: dict[str, int] = {}
         for name in names:
-            evaluations = run.table(name).evaluations if name in branches else {}
+            evaluations = run.table(name).evaluations
             if not evaluations or evaluations["step"][-1] != branches[name].end:
                 cells.append("not trained")
                 continue
@@ -162,11 +162,10 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
-    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in branches}
     unfinished = [
-        f"{name} (at {max(reached[name], branch.start)} of {branch.end})"
+        f"{name} (at {reached} of {branch.end})"
         for name, branch in branches.items()
-        if reached[name] < branch.end
+        if (reached := max(run.table(name).updates.get("step", [0])[-1], branch.start)) < branch.end
     ]
     if unfinished:
         said.append(f"Not finished: {', '.join(unfinished)}.")

@@ -47,22 +47,17 @@ CLASSES = (
 
 def load(config: Photos) -> Dataset:
     luminances = [_luminance(name) for name in CLASSES]
-    train, test = (_blocks(luminances, for_test) for for_test in (False, True))
 
-    def examples(seed):
-        def make(arrays, indices):
-            crops = jax.vmap(_crop, in_axes=(None, None, 0, None))(
-                arrays, jax.random.key(seed), indices, config.noise
-            )
+    def split(seed, size, for_test):
+        def examples(blocks, indices):
+            key = jax.random.key(seed)
+            crops = jax.vmap(lambda index: _crop(blocks, key, index, config.noise))(indices)
             inputs = jnp.broadcast_to(crops[..., None], (*crops.shape, 3))
             return {"inputs": inputs, "targets": indices % len(CLASSES)}
 
-        return make
+        return DeviceSplit(size, _blocks(luminances, for_test), examples)
 
-    return Dataset(
-        DeviceSplit(config.size, train, examples(0)),
-        DeviceSplit(config.eval_size, test, examples(TEST_SEED)),
-    )
+    return Dataset(split(0, config.size, False), split(TEST_SEED, config.eval_size, True))
 
 
 def _crop(arrays, key, index, noise):
