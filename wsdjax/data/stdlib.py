@@ -42,12 +42,8 @@ class Document(NamedTuple):
 
 @functools.cache
 def describe(tokenizer: str) -> tokens.Description:
-    """The library's token shards, which are made if they are not there yet.
-
-    Args:
-      tokenizer: "bytes", or "bpe:1024" for a BPE of so many tokens, trained on the documents that
-        are not held out.
-    """
+    """The library's token shards, which are made if they are not there yet, by "bytes" or by
+    "bpe:1024", a BPE of so many tokens that is trained on the documents not held out."""
     documents = read(Path(sysconfig.get_paths()["stdlib"]))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
     directory = cache / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"

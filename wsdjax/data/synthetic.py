@@ -135,13 +135,8 @@ class SplitLoss(NamedTuple):
 
 
 def split_loss(config: Bigram, logits: jax.Array, batch: dict[str, jax.Array]) -> SplitLoss:
-    """The loss of a model, split by whether its target was uncertain (Wen et al.).
-
-    Args:
-      config: the language's.
-      logits: [..., L, V], the model's for ``batch["inputs"]``.
-      batch: `inputs` and `targets`, [..., L].
-    """
+    """The loss of a model, split by whether its target was uncertain (Wen et al.): of its logits,
+    [..., L, V], for the `inputs` of a batch, [..., L]."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
     entropies = jnp.asarray(entropy(config), losses.dtype)[batch["inputs"]]
     uncertain = entropies > 0

@@ -186,15 +186,8 @@ def write_description(described: Description) -> None:
 
 
 class Windows:
-    """The windows of a split, or some that are evenly spread over it: read at random access
-    from memory-mapped files.
-
-    Args:
-      described: the directory's.
-      split: "train" or "test".
-      length: of the inputs of a window.
-      most: how many windows at most; None for all.
-    """
+    """The windows of a split, of `length` inputs each, or at most `most` that are evenly spread
+    over it: read at random access from memory-mapped files."""
 
     def __init__(self, described: Description, split: str, length: int, most: int | None = None):
         self.length = length

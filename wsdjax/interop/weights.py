@@ -58,9 +58,8 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
 
     Raises:
       FileNotFoundError: for a file that is not there.
-      InteropError: for a model that ours cannot be, or a tensor that is missing, of another
-        shape or of a dtype that is no weight's, not finite, left over, or there twice; for a
-        head of its own where config.json ties it to the embedding. It names the file.
+      InteropError: for a model that ours cannot be, or tensors that are not all of its
+        parameters, each once and finite, and nothing else. It names the file.
     """
     model = models.build(config_of(directory))
     tensors = _checked(Path(directory), model)
@@ -99,11 +98,8 @@ def save_huggingface(
     """Writes `config.json` and `model.safetensors`, which transformers opens; a tokenizer.json is
     the caller's to copy beside them.
 
-    Args:
-      model: of a `Transformer` that is a GPT-NeoX or a LLaMA.
-      params: of one replicate, as `model.init` gives them.
-      directory: made if need be.
-      context: what config.json calls max_position_embeddings; rotary positions have no maximum.
+    The model is a GPT-NeoX or a LLaMA, its parameters are of one replicate, as `model.init` gives
+    them. `context` is max_position_embeddings; rotary positions have no maximum.
     """
     content = config_json(model.config, context)
     _check_shapes(_shapes(model), params)
