@@ -120,9 +120,9 @@ class _Tokens(_Sequences):
         from wsdjax.data.host import HostSplit
 
         text = self.text()
+        train = HostSplit(text, "train", self.length)
         # As many of those held out as are to be evaluated, evenly spread over them.
-        test = HostSplit(text, "test", self.length, self.eval_windows)
-        return Dataset(HostSplit(text, "train", self.length), test)
+        return Dataset(train, HostSplit(text, "test", self.length, self.eval_windows))
 
 
 @kind
