@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,11 @@ def of_even_length(attend: Attention, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Ar
     return attend(*padded)[:, :L]
 
 
-of_jax = partial(jax.nn.dot_product_attention, is_causal=True)
-"""JAX's own, with `implementation` "cudnn" on GPUs or "xla" anywhere."""
+def of_jax(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, implementation: Literal["cudnn", "xla"]) -> jax.Array:
+    """`jax.nn.dot_product_attention`, by cuDNN on GPUs or by XLA anywhere."""
+    return jax.nn.dot_product_attention(
+        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, is_causal=True, implementation=implementation
+    )
 
 
 def flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
