@@ -64,8 +64,9 @@ def launch(
             return 1
     if not drawn:
         print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
-        kept = workdir.experiment_of(store.workdir)
-        if declared and (more := experiment.snapshot_every) not in (None, kept and kept.snapshot_every):
+        there = workdir.experiment_of(store.workdir)
+        kept = there and there.snapshot_every
+        if declared and (more := experiment.snapshot_every) not in (None, kept):
             remedy = "what is trained gets no more of them: train in another --workdir"
             print(f"snapshot_every = {more}: {remedy}", file=sys.stderr)
     return 0

@@ -215,7 +215,7 @@ MISTAKES = {
     "far too long": (("fork", "trunk", "--name=x", f"--steps={'-' * 100_000}"), "too many"),
     "no number": (
         ("fork", "trunk", "--name=x", "--steps=3", "--schedule=Cooldown('power(1.2.3)')"),
-        "unknown cooldown shape 'power(1.2.3)': '1.2.3' is no number",
+        "unknown cooldown shape 'power(1.2.3)'; the shapes are",
     ),
     "more than the machine holds": (
         ("fork", "trunk", "--name=x", "--steps=3", "--data=Photos(eval_size=2000000000)"),

@@ -18,6 +18,7 @@ from helpers import ROOT, call, finish, start
 from wsdjax import config, data
 from wsdjax.data import cifar10
 
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {f"data_batch_{i}.bin": 4 for i in range(1, 6)} | {"test_batch.bin": 8}
 
 
@@ -34,8 +35,7 @@ def written() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def archive(written, tmp_path_factory) -> Path:
     files = {name: content.tobytes() for name, content in written.items()}
-    names = [f"class {i}" for i in range(10)]
-    files["batches.meta.txt"] = "\n".join([*names, "", ""]).encode()
+    files["batches.meta.txt"] = "\n".join([*CLASSES, "", ""]).encode()
     return pack(files, tmp_path_factory.mktemp("archive") / "cifar-10-binary.tar.gz")
 
 

@@ -20,7 +20,7 @@ CONFIG = Bigram(vocabulary=12, length=50, ambiguous=0.5, choices=3, skew=0.5, si
 def sequences():
     """[4000, 51] tokens."""
     split = data.load(CONFIG).train
-    batch = split.part(0, split.size)
+    batch = split.take(np.arange(split.size))
     inputs, targets = np.asarray(batch["inputs"]), np.asarray(batch["targets"])
     np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
     return np.concatenate([inputs, targets[:, -1:]], axis=1)
@@ -113,7 +113,7 @@ def test_a_sequence_is_a_function_of_its_index_and_split(sequences):
     some = train.examples(train.arrays, jnp.array([7, 3, 3_999]))
     np.testing.assert_array_equal(some["inputs"], sequences[[7, 3, 3_999], :-1])
     assert some["inputs"].dtype == some["targets"].dtype == jnp.int32
-    other = np.asarray(test.part(0, 100)["inputs"])
+    other = np.asarray(test.take(np.arange(100))["inputs"])
     assert not (other == sequences[:100, :-1]).all(1).any()
     batch = data.Stream(train, 16, [0, 1])[5]
     assert batch["targets"].shape == (2, 16, 50)

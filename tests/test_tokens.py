@@ -49,7 +49,7 @@ def test_what_is_written_is_read(vocabulary, tmp_path):
     size = (tmp_path / "text" / shard.file).stat().st_size
     assert size == 64 + 85 * (2 if vocabulary <= 2**16 else 4)
     windows = tokens.Windows(described, "train", 84)
-    batch = windows[[0]]
+    batch = windows.take([0])
     assert batch["inputs"].dtype == batch["targets"].dtype == np.int32
     np.testing.assert_array_equal(batch["inputs"][0], joined(texts)[:-1])
     np.testing.assert_array_equal(batch["targets"][0], joined(texts)[1:])
@@ -71,8 +71,8 @@ def test_window_i_of_a_shard_starts_at_i_times_the_length(directory, mapped, mon
         for shard in shards
         for i in range((len(shard) - 1) // LENGTH)
     ]
-    assert len(windows) == len(expected) == 9 + 0 + 11
-    batch = windows[np.arange(20).reshape(4, 5)]
+    assert windows.size == len(expected) == 9 + 0 + 11
+    batch = windows.take(np.arange(20).reshape(4, 5))
     assert batch["inputs"].shape == batch["targets"].shape == (4, 5, LENGTH)
     np.testing.assert_array_equal(batch["inputs"].reshape(20, LENGTH), [w[:-1] for w in expected])
     np.testing.assert_array_equal(batch["targets"].reshape(20, LENGTH), [w[1:] for w in expected])
@@ -81,9 +81,10 @@ def test_window_i_of_a_shard_starts_at_i_times_the_length(directory, mapped, mon
 def test_fewer_windows_are_spread_evenly_over_all(directory):
     described = tokens.describe(directory)
     whole, some = (tokens.Windows(described, "train", LENGTH, most) for most in (None, 5))
-    assert len(some) == 5
-    np.testing.assert_array_equal(some[range(5)]["inputs"], whole[[0, 4, 8, 12, 16]]["inputs"])
-    assert len(tokens.Windows(described, "train", LENGTH, 1_000)) == len(whole)
+    assert some.size == 5
+    found, expected = some.take(range(5)), whole.take([0, 4, 8, 12, 16])
+    np.testing.assert_array_equal(found["inputs"], expected["inputs"])
+    assert tokens.Windows(described, "train", LENGTH, 1_000).size == whole.size
 
 
 def test_the_config_tells_vocabulary_epochs_and_tokens(directory):
@@ -138,7 +139,7 @@ def test_the_rows_of_one_process_are_those_of_the_batch(directory):
 
 def test_every_epoch_is_another_permutation(directory):
     """Of which a batch that would not be full is left out."""
-    split = HostSplit(tokens.Windows(tokens.describe(directory), "train", LENGTH))
+    split = HostSplit(tokens.describe(directory), "train", LENGTH)
     stream = data.Stream(split, 6, 0)
     assert stream.batches_per_epoch == 3
     seen = [np.concatenate([_order(20, 6, 0)[3 * e + i] for i in range(3)]) for e in range(4)]
@@ -146,7 +147,7 @@ def test_every_epoch_is_another_permutation(directory):
         assert len(set(indices.tolist())) == 18
         assert set(indices.tolist()) <= set(range(20))
         read = np.concatenate([stream[3 * epoch + i]["inputs"] for i in range(3)])
-        np.testing.assert_array_equal(read, split.windows[indices]["inputs"])
+        np.testing.assert_array_equal(read, split.take(indices)["inputs"])
     assert len({tuple(indices) for indices in seen}) == 4
 
 

@@ -46,9 +46,6 @@ def pythia(size: str = "160M", **changes: Any) -> Transformer:
     By the files that `PYTHIA` names: rotary on a quarter of each head with theta 10,000, parallel
     residual, LayerNorm with eps 1e-5, exact GELU, biases, a head of its own, an MLP of 4 widths.
     The initialisation is not Pythia's, which has `small_init` and `wang_init`.
-
-    Raises:
-      ConfigError: for a size that is not in `PYTHIA`.
     """
     layers, width, heads, vocabulary = _size(PYTHIA, size)
     model = Transformer(vocabulary, width, layers, heads, hidden=4 * width)
@@ -91,9 +88,6 @@ def wen_llama(size: str = "0.1B", **changes: Any) -> Transformer:
     Those files, of later runs on DCLM, name the tokenizer of GPT-NeoX, 50,277 tokens that
     Levanter need not pad; beside them is the Pile with LLaMA-2's of 32,000, with which 1.2B has
     1.20 billion parameters (here 1.28). The initialisation is not Levanter's.
-
-    Raises:
-      ConfigError: for a size that is not in `WEN`.
     """
     width, hidden, layers, heads = _size(WEN, size)
     fields = {"width": width, "hidden": hidden, "layers": layers, "heads": heads, "norm_eps": 1e-5}

@@ -14,14 +14,8 @@ constant rate, where the exponential average of the weights has 1.12.
 
 from wsdjax.config import CNN, AdamW, Averages, Branch, Constant, Cooldown, Experiment, Photos
 
-SHAPES = {
-    "linear": "linear",
-    "cosine": "cosine",
-    "sqrt": "sqrt",
-    "square": "square",
-    "mirror_cosine": "mirror_cosine",
-    "lowered": "lowered_linear(0.7)",
-}
+SHAPES = {shape: shape for shape in ("linear", "cosine", "sqrt", "square", "mirror_cosine")}
+SHAPES["lowered"] = "lowered_linear(0.7)"
 
 
 def get_config() -> Experiment:

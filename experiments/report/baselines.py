@@ -47,12 +47,7 @@ def kept(run: Run) -> dict[str, dict[str, float]]:
 
 def count(run: Run) -> None:
     """Counts n-grams on what the longest lineage has read, and on the training text or as much
-    of it as is counted at most, and keeps what comes of it in the workdir.
-
-    Raises:
-      ConfigError: for a run that is not of one text, or whose text is another by now.
-      NotPrepared: if the text is not there any more.
-    """
+    of it as is counted at most, and keeps what comes of it in the workdir."""
     longest = _longest(run)
     if not are_of(run):
         raise ConfigError("--baselines: n-grams are counted on text, and on one for all branches")
@@ -76,12 +71,12 @@ def _count(
     run: Run, branch: ResolvedBranch, vocabulary: int, bytes_per_token: float
 ) -> dict[str, dict[str, float]]:
     dataset = data.load(branch.data)
-    held_out = _windows(dataset.test.part(0, dataset.test.size))
+    held_out = _windows(dataset.test.take(np.arange(dataset.test.size)))
     most = max(1, MOST // branch.data.units)
     batches = itertools.islice(_read_by(run, branch, dataset), max(1, most // branch.batch_size))
     read = np.concatenate([_windows(batch) for batch in batches])
     # Windows follow one another: their inputs are the text.
-    whole = dataset.train.part(0, min(dataset.train.size, most))["inputs"].ravel()
+    whole = dataset.train.take(np.arange(min(dataset.train.size, most)))["inputs"].ravel()
     found: dict[str, dict[str, float]] = {}
     for text, what in ((read, "that were read"), (whole, "of the training text")):
         of = found.setdefault(f"the {text.size:,} tokens {what}", {})

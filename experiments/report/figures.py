@@ -8,9 +8,8 @@ compares methods, each has one colour; else each leaf of the tree has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -23,8 +22,8 @@ from experiments.report.naming import data_name, schedule_name
 from experiments.report.reading import Run, running_mean
 from experiments.report.style import (
     BANDS,
-    STYLE,
     TRUNK,
+    band,
     legend_above,
     looks,
     mark_cooldowns,
@@ -47,81 +46,74 @@ class Curve(NamedTuple):
 
 def loss_curves(run: Run) -> Figure:
     """Training and held-out loss of every branch over the rate (Belloni et al., figure 1)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 5), layout="constrained")
-        axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
-        for axis, column, title in (
-            (axes[0, 0], "loss", "training loss, running mean"),
-            (axes[0, 1], "eval_loss", "held-out loss"),
-        ):
-            drawn = list(curves(run, column))
-            for curve in drawn:
-                _draw(axis, curve)
-            _zoom(axis, drawn)
-            if column == "eval_loss":
-                averaged = _draw_averages(axis, run)
-            axis.set_title(f"{title}, {_data_name(run)}", loc="left", fontsize=10)
-        axes[0, 0].set_ylabel("cross-entropy (nats)")
-        rates = list(curves(run, "rate"))
-        highest = max((curve.values.max() for curve in rates), default=1.0)
-        exponent = int(np.floor(np.log10(highest))) if highest > 0 else 0
-        for axis in axes[1]:
-            for curve in rates:
-                scaled = curve.values[:, 0] / 10.0**exponent
-                axis.plot(curve.steps, scaled, color=curve.colour, ls=curve.line, lw=1.5)
-            axis.set(xlabel="updates", ylim=(0, None))
-        axes[1, 0].set_ylabel(f"rate ($10^{{{exponent}}}$)")
-        for axis in axes[0]:
-            mark_cooldowns(axis, run)
-        handles = once_each(axes[0, 0]) | averaged
-        if any(curve.values.shape[1] > 1 for curve in drawn):
-            handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
-        legend_above(figure, handles)
-        return figure
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    for axis, column, title in (
+        (axes[0, 0], "loss", "training loss, running mean"),
+        (axes[0, 1], "eval_loss", "held-out loss"),
+    ):
+        drawn = list(curves(run, column))
+        for curve in drawn:
+            _draw(axis, curve)
+        _zoom(axis, drawn)
+        if column == "eval_loss":
+            averaged = _draw_averages(axis, run)
+        axis.set_title(f"{title}, {_data_name(run)}", loc="left", fontsize=10)
+    axes[0, 0].set_ylabel("cross-entropy (nats)")
+    for axis in axes[1]:
+        for curve in curves(run, "rate"):
+            axis.plot(curve.steps, curve.values, color=curve.colour, ls=curve.line, lw=1.5)
+        axis.set(xlabel="updates", ylim=(0, None))
+        axis.ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)
+    axes[1, 0].set_ylabel("rate")
+    for axis in axes[0]:
+        mark_cooldowns(axis, run)
+    handles = once_each(axes[0, 0]) | averaged
+    if any(curve.values.shape[1] > 1 for curve in drawn):
+        handles["lowest to highest seed"] = Patch(color=TRUNK, alpha=0.2, lw=0)
+    legend_above(figure, handles)
+    return figure
 
 
 def parameter_norm(run: Run) -> Figure:
     """The norm of all parameters along training (Belloni et al., figure 6)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.8), layout="constrained")
-        axis = figure.subplots()
-        for curve in curves(run, "param_norm"):
-            _draw(axis, curve)
-        mark_cooldowns(axis, run)
-        axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
-        axis.set_title(_data_name(run), loc="left", fontsize=10)
-        legend_above(figure, once_each(axis))
-        return figure
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for curve in curves(run, "param_norm"):
+        _draw(axis, curve)
+    mark_cooldowns(axis, run)
+    axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
+    axis.set_title(_data_name(run), loc="left", fontsize=10)
+    legend_above(figure, once_each(axis))
+    return figure
 
 
 def convex_bound(run: Run) -> Figure:
     """The bound of convex optimisation over the training loss, scaled to it by least squares
     (Schaipp et al., figure 1)."""
-    with matplotlib.rc_context(STYLE):
-        found = overlays(run)
-        columns = min(3, max(1, len(found)))
-        rows = -(-len(found) // columns) or 1
-        figure = Figure(figsize=(3.6 * columns + 1, 2.9 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        looked = looks(run)
-        for axis, overlay in zip(axes.flat, found, strict=False):
-            colour = looked[overlay.leaf].colour
-            axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
-            axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
-            title = plain(f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})", 60)
-            axis.set_title(
-                f"{title}\ncorrelation {overlay.correlation:.3f}", loc="left", fontsize=9
-            )
-        for axis in axes.flat[len(found) :]:
-            axis.set_axis_off()
-        for axis in axes.flat[max(len(found) - columns, 0) : len(found)]:
-            axis.set_xlabel("updates")
-            axis.tick_params(labelbottom=True)
-        axes[0, 0].set_ylabel("cross-entropy (nats)")
-        figure.suptitle(_data_name(run), fontsize=10, x=0.01, ha="left")
-        if found:
-            axes[0, 0].legend(fontsize=9)
-        return figure
+    found = overlays(run)
+    columns = min(3, max(1, len(found)))
+    rows = -(-len(found) // columns) or 1
+    figure = Figure(figsize=(3.6 * columns + 1, 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    looked = looks(run)
+    for axis, overlay in zip(axes.flat, found, strict=False):
+        colour = looked[overlay.leaf].colour
+        axis.plot(overlay.steps, overlay.loss, color=colour, alpha=0.6, label="training loss")
+        axis.plot(overlay.steps, overlay.fitted, "k--", lw=1.2, label="bound, scaled")
+        title = plain(f"{overlay.leaf} ({schedule_name(run, overlay.leaf)})", 60)
+        title = f"{title}\ncorrelation {overlay.correlation:.3f}"
+        axis.set_title(title, loc="left", fontsize=9)
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
+    for axis in axes.flat[max(len(found) - columns, 0) : len(found)]:
+        axis.set_xlabel("updates")
+        axis.tick_params(labelbottom=True)
+    axes[0, 0].set_ylabel("cross-entropy (nats)")
+    figure.suptitle(_data_name(run), fontsize=10, x=0.01, ha="left")
+    if found:
+        axes[0, 0].legend(fontsize=9)
+    return figure
 
 
 def _data_name(run: Run) -> str:
@@ -132,7 +124,6 @@ class Described(NamedTuple):
     draw: Callable[[Run], Figure]
     caption: str
     """In HTML."""
-    narrow: bool = False
 
 
 FIGURES = {
@@ -143,7 +134,7 @@ FIGURES = {
         f"The fall in the first tenth of the updates is cut off above. {BANDS}",
     ),
     "parameter_norm": Described(
-        parameter_norm, f"Euclidean norm of all parameters against updates. {BANDS}", narrow=True
+        parameter_norm, f"Euclidean norm of all parameters against updates. {BANDS}"
     ),
     "convex_bound": Described(
         convex_bound,
@@ -179,12 +170,8 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
 
 def _draw(axis: Axes, curve: Curve) -> None:
     mark = "." if len(curve.steps) < 50 else ""  # so that evaluations are seen to be points
-    mean = curve.values.mean(1)
-    look: Any = {"color": curve.colour, "ls": curve.line, "lw": 1.5, "marker": mark}
-    axis.plot(curve.steps, mean, label=curve.label, **look)
-    if curve.values.shape[1] > 1:
-        low, high = curve.values.min(1), curve.values.max(1)
-        axis.fill_between(curve.steps, low, high, color=curve.colour, alpha=0.2, lw=0)
+    look = {"color": curve.colour, "ls": curve.line, "marker": mark, "label": curve.label}
+    band(axis, curve.steps, curve.values, **look)
 
 
 def _draw_averages(axis: Axes, run: Run) -> dict[str, Artist]:

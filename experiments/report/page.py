@@ -15,8 +15,7 @@ from wsdjax.wording import printable
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
-img { width: 100%; height: auto; } figure { margin: 1.5rem 0; }
-[id^=probe] { width: 65%; }
+img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; }
 summary { font-size: 1.5rem; font-weight: bold; margin: 1rem 0; cursor: pointer; }
 figcaption, .note { color: #555; font-size: 0.9rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
@@ -38,31 +37,19 @@ def page(
     probed: Drawn,
 ) -> str:
     tables = "".join(_html(lines) for lines in (rows, budgets) if lines)
-    captions = {name: each.caption for name, each in FIGURES.items()} | probed.captions
-    narrow = "".join(f"#{name} {{ width: 65%; }}" for name, each in FIGURES.items() if each.narrow)
-    drawings = "".join(
-        f'<figure id="{name}"><img alt="{name}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{captions[name]}</figcaption>"
-        "</figure>"
-        for name, svg in images.items()
-    )
-    first_probe = next((name for name in images if name.startswith("probe_")), None)
-    drawings = drawings.replace(
-        f'<figure id="{first_probe}">', f'<h2>Probes</h2><figure id="{first_probe}">'
-    )
+    drawings = _drawings({name: each.caption for name, each in FIGURES.items()}, images)
+    if probed.figures:
+        drawings += "<h2>Probes</h2>" + _drawings(probed.captions, images)
     config_file = run.workdir / "config.json"
     config = config_file.read_text() if config_file.exists() else "(no config.json in the workdir)"
-    first = run.record()
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    machine = html.escape(
-        f"{first.get('machine', 'machine not recorded')}; {versions}; {run.date()}"
-    )
+    made = run.made()
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    machine = html.escape(f"{made['machine']}; {versions}; {made['date']}")
     title = html.escape(printable(run.workdir.name))
     tree = "\n".join(drawing(run.store, by_rows=True))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>{_CSS}{narrow}</style></head>
+<style>{_CSS}</style></head>
 <body><h1>{title}</h1>
 {tables}
 <ul class="note">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>
@@ -74,6 +61,15 @@ def page(
 <code>python -m experiments.report --workdir=RUN</code>.</p>
 </body></html>
 """
+
+
+def _drawings(captions: dict[str, str], images: dict[str, bytes]) -> str:
+    return "".join(
+        f'<figure id="{name}"><img alt="{name}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(images[name]).decode()}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for name, caption in captions.items()
+    )
 
 
 def _left(left: dict[str, str]) -> str:

@@ -53,19 +53,20 @@ class Run:
         last = [int(self.table(each).updates.get("step", [0])[-1]) for each in kin]
         return max(1, round(0.02 * max(last)))
 
-    def record(self) -> dict[str, Any]:
-        """The `branch.json` of the first branch: machine and versions too."""
-        return self.store.record(next(iter(self.branches)))
-
     def facts(self, name: str) -> dict[str, Any]:
         """The facts that `branch.json` keeps about a branch's data."""
         return self.store.record(name).get("data_facts", {})
 
-    def date(self) -> str:
-        """When the last row was written."""
+    def made(self) -> dict[str, Any]:
+        """Machine and versions, by the first branch's record, and the date of the last row."""
+        record = self.store.record(next(iter(self.branches)))
         files = self.workdir.glob("branches/*/metrics.jsonl")
         trained = max((path.stat().st_mtime for path in files), default=time.time())
-        return time.strftime("%Y-%m-%d", time.gmtime(trained))
+        return {
+            "machine": record.get("machine", "not recorded"),
+            "versions": record["versions"],
+            "date": time.strftime("%Y-%m-%d", time.gmtime(trained)),
+        }
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -81,6 +82,13 @@ def looks(run: Run) -> dict[str, Look]:
             colour, line = next(unused) if name in ends else (TRUNK, "-")
             found[name] = Look(colour, line, plain(f"{name} ({schedule_name(run, name)})"))
     return found
+
+
+def band(axis: Axes, x: Any, values: np.ndarray, **look: Any) -> None:
+    """The mean over [T, R], and a band from the lowest to the highest."""
+    axis.plot(x, values.mean(1), lw=1.5, **look)
+    if values.shape[1] > 1:
+        axis.fill_between(x, values.min(1), values.max(1), color=look["color"], alpha=0.2, lw=0)
 
 
 def legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:

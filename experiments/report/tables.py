@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +15,6 @@ from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
 
 Rows = list[tuple[str, ...]]
-HEADER = (
-    "schedule",
-    "lineage",
-    "updates",
-    "last rate",
-    "training loss",
-    "held-out loss",
-    "held-out accuracy",
-    "changes",
-)
 
 
 class Final(NamedTuple):
@@ -79,26 +70,22 @@ def final_values(run: Run) -> list[Final]:
     return found
 
 
+COLUMNS: dict[str, Callable[[Final], str]] = {
+    "schedule": lambda end: end.schedule,
+    "lineage": lambda end: " > ".join(_shortened(end.lineage)),
+    "updates": lambda end: str(end.updates),
+    "last rate": lambda end: f"{end.rate:.2e}",
+    "training loss": lambda end: _mean_and_spread(end.training_loss, 4),
+    "held-out loss": lambda end: _mean_and_spread(end.held_out_loss, 4),
+    "held-out accuracy": lambda end: _mean_and_spread(end.held_out_accuracy, 3),
+    "changes": lambda end: end.changes,
+}
+
+
 def table(ends: list[Final]) -> Rows:
-    """The final table, its header first."""
-    rows: Rows = [HEADER]
-    for end in ends:
-        training = "" if end.training_loss is None else _mean_and_spread(end.training_loss, 4)
-        rows.append(
-            (
-                end.schedule,
-                " > ".join(_shortened(end.lineage)),
-                str(end.updates),
-                f"{end.rate:.2e}",
-                training,
-                _mean_and_spread(end.held_out_loss, 4),
-                _mean_and_spread(end.held_out_accuracy, 3),
-                end.changes,
-            )
-        )
-    if not any(row[-1] for row in rows[1:]):
-        rows = [row[:-1] for row in rows]
-    return rows
+    """The final table, its header first; without changes where there are none."""
+    shown = [name for name in COLUMNS if name != "changes" or any(end.changes for end in ends)]
+    return [tuple(shown), *(tuple(COLUMNS[name](end) for name in shown) for end in ends)]
 
 
 def _changes(run: Run, name: str) -> str:
@@ -120,7 +107,7 @@ def budget_table(run: Run) -> list[tuple[str, ...]]:
         cells: list[str] = []
         spent: dict[str, int] = {}
         for name in names:
-            evaluations = run.table(name).evaluations if name in branches else {}
+            evaluations = run.table(name).evaluations
             if not evaluations or evaluations["step"][-1] != branches[name].end:
                 cells.append("not trained")
                 continue
@@ -137,7 +124,9 @@ def _shortened(lineage: list[str]) -> list[str]:
     return lineage if len(lineage) <= 3 else [lineage[0], "...", lineage[-1]]
 
 
-def _mean_and_spread(values: np.ndarray, digits: int) -> str:
+def _mean_and_spread(values: np.ndarray | None, digits: int) -> str:
+    if values is None:
+        return ""
     mean = f"{values.mean():.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
@@ -173,11 +162,10 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
-    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in branches}
     unfinished = [
-        f"{name} (at {max(reached[name], branch.start)} of {branch.end})"
+        f"{name} (at {reached} of {branch.end})"
         for name, branch in branches.items()
-        if reached[name] < branch.end
+        if (reached := max(run.table(name).updates.get("step", [0])[-1], branch.start)) < branch.end
     ]
     if unfinished:
         said.append(f"Not finished: {', '.join(unfinished)}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
+
 from experiments.cli.results import write_result
 from experiments.report import figures, page, style, tables
 from experiments.report.probes.results import drawn
@@ -22,7 +24,8 @@ def write_report(workdir: str | Path) -> str:
     directory = run.workdir / "figures"
     directory.mkdir(exist_ok=True)
     probed = drawn(run)
-    own = {name: each.draw(run) for name, each in figures.FIGURES.items()}
+    with matplotlib.rc_context(style.STYLE):
+        own = {name: each.draw(run) for name, each in figures.FIGURES.items()}
     images = {n: style.save(figure, directory / n) for n, figure in (own | probed.figures).items()}
     for old in directory.glob("probe_*.*"):  # of results that were dropped
         if old.stem not in images:
@@ -35,9 +38,7 @@ def write_report(workdir: str | Path) -> str:
         "compared": [dict(zip(budgets[0], row, strict=True)) for row in budgets[1:]],
         "notes": notes,
     }
-    made = {"machine": "not recorded", **run.record(), "date": run.date()}
-    made = {name: made[name] for name in ("machine", "versions", "date")}
-    write_result(run.workdir / "results.json", result | made)
+    write_result(run.workdir / "results.json", result | run.made())
     file = run.workdir / "report.html"
     write_atomically(file, page.page(run, rows, budgets, notes, images, probed))
     said = ["", tables.as_text(rows, words=2)]

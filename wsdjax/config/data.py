@@ -118,13 +118,11 @@ class _Tokens(_Sequences):
     def load(self) -> Dataset:
         from wsdjax.data import Dataset
         from wsdjax.data.host import HostSplit
-        from wsdjax.data.tokens import Windows
 
         text = self.text()
-        train = Windows(text, "train", self.length)
+        train = HostSplit(text, "train", self.length)
         # As many of those held out as are to be evaluated, evenly spread over them.
-        test = Windows(text, "test", self.length, self.eval_windows)
-        return Dataset(HostSplit(train), HostSplit(test))
+        return Dataset(train, HostSplit(text, "test", self.length, self.eval_windows))
 
 
 @kind

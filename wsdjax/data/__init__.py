@@ -67,9 +67,8 @@ def in_order(
     split is drawn by `sample`. Without a `batch_size` a batch has 250 images, or windows of some
     32,768 tokens together.
     """
-    size = batch_size or split.together
     end = split.size if examples is None else min(examples, split.size)
-    return [split.part(at, min(at + size, end)) for at in range(0, end, size)]
+    return _batches(split, np.arange(end), batch_size)
 
 
 def sample(
@@ -84,16 +83,15 @@ def sample(
     Raises:
       ValueError: for no example, more than there are, or a negative seed.
     """
-    at = _drawn(split.size, examples, seed)
-    size = batch_size or split.together
-    return [split.take(at[i : i + size]) for i in range(0, len(at), size)]
-
-
-def _drawn(size: int, count: int, seed: int) -> np.ndarray:
-    """[count] int64, ascending: one index from each of `count` parts of range(size)."""
-    if not 1 <= count <= size:
-        raise ValueError(f"examples = {count}: the split has {size}")
-    bounds = np.array([i * size // count for i in range(count + 1)], np.uint64)
+    if not 1 <= examples <= split.size:
+        raise ValueError(f"examples = {examples}: the split has {split.size}")
+    bounds = np.array([i * split.size // examples for i in range(examples + 1)], np.uint64)
     # The bits of a bit generator are the same in every version of NumPy; a Generator's are not.
-    bits = np.random.PCG64(seed).random_raw(count)
-    return (bounds[:-1] + bits % (bounds[1:] - bounds[:-1])).astype(np.int64)
+    bits = np.random.PCG64(seed).random_raw(examples)
+    at = (bounds[:-1] + bits % (bounds[1:] - bounds[:-1])).astype(np.int64)
+    return _batches(split, at, batch_size)
+
+
+def _batches(split: Split, indices: np.ndarray, batch_size: int | None) -> list[Batch]:
+    size = batch_size or split.together
+    return [split.take(indices[at : at + size]) for at in range(0, len(indices), size)]

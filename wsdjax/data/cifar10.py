@@ -10,6 +10,7 @@ import numpy as np
 
 from wsdjax.data.device import DeviceSplit
 from wsdjax.data.split import Dataset
+from wsdjax.wording import shortened
 
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
@@ -17,12 +18,7 @@ PREPARE = "python -m experiments.prepare cifar10"
 
 
 def load(directory: str) -> Dataset:
-    """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised.
-
-    Raises:
-      FileNotFoundError: naming the command that prepares it, if it is not there.
-      OSError: for what is there and cannot be read.
-    """
+    """The prepared data set, kept as uint8 in device memory; a batch's inputs are normalised."""
     builder = find(directory)
     command = _command(directory)
     if not builder.is_prepared():
@@ -30,8 +26,9 @@ def load(directory: str) -> Dataset:
     try:
         return Dataset(_read(builder, "train"), _read(builder, "test"))
     except Exception as error:  # of TFDS, array_record or the image decoder, each with its own
+        said = shortened(repr(error), 200)
         raise OSError(
-            f"{builder.data_dir} is damaged ({_line(error)}). Delete it and run: {command}"
+            f"{builder.data_dir} is damaged ({said}). Delete it and run: {command}"
         ) from error
 
 
@@ -39,9 +36,6 @@ def find(directory: str) -> Any:
     """TFDS's builder of what is, or may be, prepared in `directory` (empty: TFDS's default).
 
     Nothing is fetched or written. Its ``is_prepared()`` tells whether the data are there.
-
-    Raises:
-      OSError: for a data set in its place that is not whole, or not in ArrayRecord files.
     """
     import tensorflow_datasets as tfds  # only this data set needs it
 
@@ -51,7 +45,7 @@ def find(directory: str) -> Any:
     except Exception as error:  # whatever reading a spoilt description raises
         place = directory or "TFDS's default directory"
         raise OSError(
-            f"CIFAR-10 in {place} is damaged ({_line(error)}). "
+            f"CIFAR-10 in {place} is damaged ({shortened(repr(error), 200)}). "
             f"Delete the folder cifar10 there and run: {command}"
         ) from error
     if not builder.is_prepared():
@@ -82,8 +76,3 @@ def _read(builder: Any, name: str) -> DeviceSplit:
         return {"inputs": inputs, "targets": labels[indices]}
 
     return DeviceSplit(len(labels), (images, labels), examples)
-
-
-def _line(error: Exception) -> str:
-    """An error of a library, shortened to one line."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]

@@ -15,6 +15,8 @@ import numpy as np
 from wsdjax.data.augment import crop_and_flip
 from wsdjax.data.split import Batch
 
+TEST_SEED = 2**31
+"""Examples that are made for testing have keys of their own; the training set's are of seed 0."""
 # What a seed is used for: a key of its own for each, apart from those of the initialisation.
 _ORDER, _AUGMENT = 2**31, 2**31 + 1
 
@@ -47,9 +49,6 @@ class DeviceSplit:
             return jax.tree.map(lambda leaf: leaf[mine], whole)
 
         return rows
-
-    def part(self, start: int, stop: int) -> Batch:
-        return self.take(np.arange(start, stop))
 
     def take(self, indices: np.ndarray) -> Batch:
         return jax.jit(self.examples)(self.arrays, jnp.asarray(indices, jnp.int32))

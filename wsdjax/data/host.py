@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import grain
 import numpy as np
@@ -12,20 +11,13 @@ from wsdjax.data.split import TOKENS_TOGETHER, Batch
 from wsdjax.data.tokens import Windows
 
 
-@dataclass(frozen=True, eq=False)
-class HostSplit:
+class HostSplit(Windows):
     """The windows of a split of token shards; a batch's leaves are int32 arrays of the host,
     [B, L] or [R, B, L]."""
 
-    windows: Windows
-
-    @property
-    def size(self) -> int:
-        return len(self.windows)
-
     @property
     def together(self) -> int:
-        return max(1, TOKENS_TOGETHER // self.windows.length)
+        return max(1, TOKENS_TOGETHER // self.length)
 
     def batches(
         self, batch_size: int, seeds: np.ndarray, augment: bool
@@ -36,15 +28,9 @@ class HostSplit:
 
         def rows(t: int, start: int, stop: int) -> Batch:
             at = [order[t][start:stop] for order in orders]
-            return self.windows[np.reshape(at, (*seeds.shape, stop - start))]
+            return self.take(np.reshape(at, (*seeds.shape, stop - start)))
 
         return rows
-
-    def part(self, start: int, stop: int) -> Batch:
-        return self.take(np.arange(start, stop))
-
-    def take(self, indices: np.ndarray) -> Batch:
-        return self.windows[indices]
 
 
 def _order(size: int, batch_size: int, seed: int) -> grain.MapDataset:

@@ -36,13 +36,8 @@ def ngram_loss(train: np.ndarray, test: np.ndarray, order: int, vocabulary: int)
 
 
 def ngram_probabilities(train: np.ndarray, grams: np.ndarray, vocabulary: int) -> np.ndarray:
-    """[M] float64: how likely each n-gram's last token is after its first n - 1.
-
-    Args:
-      train: [..., N] tokens that are counted.
-      grams: [M, n] tokens.
-      vocabulary: tokens are 0, ..., vocabulary - 1.
-    """
+    """[M] float64: how likely the last token of each n-gram, [M, n], is after its first n - 1;
+    `train` and `vocabulary` as for `ngram_loss`."""
     order = grams.shape[1]
     if vocabulary**order >= 2**63:
         raise ValueError(f"order = {order}: n-grams of {vocabulary} tokens do not fit 63 bits")
@@ -80,10 +75,7 @@ def _interpolated(keys, counts, asked, shorter, vocabulary) -> np.ndarray:
 
 def _keys(grams: np.ndarray, vocabulary: int) -> np.ndarray:
     """[M] int64: n-grams as numbers in base `vocabulary`, so that a context's stand together."""
-    keys = np.zeros(len(grams), np.int64)
-    for column in grams.T:
-        keys = keys * vocabulary + column
-    return keys
+    return grams @ vocabulary ** np.arange(grams.shape[1], dtype=np.int64)[::-1]
 
 
 def _looked_up(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:

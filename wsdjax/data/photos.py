@@ -21,8 +21,10 @@ import numpy as np
 import skimage.color
 import skimage.data
 import skimage.io
+import skimage.util
+from scipy.ndimage import uniform_filter
 
-from wsdjax.data.device import DeviceSplit
+from wsdjax.data.device import TEST_SEED, DeviceSplit
 from wsdjax.data.split import Dataset
 
 if TYPE_CHECKING:
@@ -41,28 +43,21 @@ CLASSES = (
     "grace_hopper",
     "gravel",
 )
-_TEST_SEED = 2**31
-"""Test crops have keys of their own; the training set's are counted from zero."""
 
 
 def load(config: Photos) -> Dataset:
     luminances = [_luminance(name) for name in CLASSES]
-    train, test = (_blocks(luminances, for_test) for for_test in (False, True))
 
-    def examples(seed):
-        def make(arrays, indices):
-            crops = jax.vmap(_crop, in_axes=(None, None, 0, None))(
-                arrays, jax.random.key(seed), indices, config.noise
-            )
+    def split(seed, size, for_test):
+        def examples(blocks, indices):
+            key = jax.random.key(seed)
+            crops = jax.vmap(lambda index: _crop(blocks, key, index, config.noise))(indices)
             inputs = jnp.broadcast_to(crops[..., None], (*crops.shape, 3))
             return {"inputs": inputs, "targets": indices % len(CLASSES)}
 
-        return make
+        return DeviceSplit(size, _blocks(luminances, for_test), examples)
 
-    return Dataset(
-        DeviceSplit(config.size, train, examples(0)),
-        DeviceSplit(config.eval_size, test, examples(_TEST_SEED)),
-    )
+    return Dataset(split(0, config.size, False), split(TEST_SEED, config.eval_size, True))
 
 
 def _crop(arrays, key, index, noise):
@@ -95,25 +90,19 @@ def _blocks(luminances: list[np.ndarray], for_test: bool):
     chosen = []
     for grey in luminances:
         rows, columns = grey.shape[0] // BLOCK, grey.shape[1] // BLOCK
-        tiles = grey[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+        whole = grey[: rows * BLOCK, : columns * BLOCK]
         diagonal = np.add.outer(np.arange(rows), np.arange(columns)) % 4 == 3
-        blocks = tiles.swapaxes(1, 2)[diagonal == for_test]
+        blocks = skimage.util.view_as_blocks(whole, (BLOCK, BLOCK))[diagonal == for_test]
         # Retina's corners are plain black: a crop of them would show nothing of its class.
         chosen.append(blocks[_least_contrast(blocks) > 1 / 255])
     count = np.array([len(c) for c in chosen], np.int32)
-    first = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int32)
+    first = np.cumsum(count, dtype=np.int32) - count
     return jax.tree.map(jnp.asarray, (np.concatenate(chosen), first, count))
 
 
 def _least_contrast(blocks_Nx64x64: np.ndarray) -> np.ndarray:
-    """[N]: the least standard deviation of any crop of each block, by sums over rectangles."""
-
-    def sums(values):
-        total = np.pad(values.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        low, high = total[:, :-CROP], total[:, CROP:]
-        return high[..., CROP:] - high[..., :-CROP] - low[..., CROP:] + low[..., :-CROP]
-
+    """[N]: the least standard deviation of any crop of each block."""
+    whole = np.s_[:, CROP // 2 : BLOCK - CROP // 2 + 1, CROP // 2 : BLOCK - CROP // 2 + 1]
     values = blocks_Nx64x64.astype(np.float64)
-    mean = sums(values) / CROP**2
-    variance = sums(values**2) / CROP**2 - mean**2
-    return np.sqrt(variance.clip(0)).min((1, 2))
+    mean, square = (uniform_filter(v, (1, CROP, CROP))[whole] for v in (values, values**2))
+    return np.sqrt((square - mean**2).clip(0)).min((1, 2))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsdjax.errors import UserError
-from wsdjax.files import replacing
+from wsdjax.files import naming, replacing
 
 FORMAT = 2
 MOST_TOKENS = 2**31
@@ -22,7 +22,6 @@ _HEADER = struct.Struct("<8sHHIQQ24s8s")
 """Magic, format, bytes a token, greatest token, tokens, bytes of text, and the beginnings of two
 SHA-256: the tokenizer's and the tokens'."""
 HEADER_BYTES = _HEADER.size
-_CHUNK = 2**22
 AGAIN = "delete it and tokens.json, and give the command that prepared them again"
 
 
@@ -46,7 +45,7 @@ def width(vocabulary: int) -> int:
     return 2 if vocabulary <= 2**16 else 4
 
 
-class ShardWriter:
+class ShardWriter(contextlib.AbstractContextManager):
     """Writes one shard. The file has its name once it is whole: by `close`, or as a context that
     is not left by an exception."""
 
@@ -68,7 +67,6 @@ class ShardWriter:
 
         Raises:
           TokensError: for a token outside the vocabulary, or a separator among the tokens.
-          OSError: if it cannot be written, naming the shard.
         """
         ended = np.append(tokens, separator)
         check_vocabulary(self.path, ended, self._vocabulary)
@@ -78,17 +76,12 @@ class ShardWriter:
                 "document's own text, which would be cut there: take another with --separator"
             )
         content = ended.astype(self._dtype).tobytes()
-        try:
+        with naming(self.path):
             self._file.write(content)
-        except OSError as error:  # which tells of no file
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._digest.update(content)
         self._tokens += len(ended)
         self._greatest = max(self._greatest, int(ended.max()))
         self._text_bytes += text_bytes + 1
-
-    def __enter__(self) -> ShardWriter:
-        return self
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
@@ -106,11 +99,7 @@ class ShardWriter:
 
 
 def read_shard(path: Path, fingerprint: str, vocabulary: int) -> Shard:
-    """Reads a shard's header.
-
-    Raises:
-      TokensError: for a shard that is missing, no shard, cut short, or another tokenizer's.
-    """
+    """Reads a shard's header."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
@@ -148,18 +137,12 @@ def _outside(path: Path, token: int, vocabulary: int) -> str:
 
 
 def verify(path: Path, shard: Shard) -> None:
-    """Reads a shard's every token.
-
-    Raises:
-      TokensError: if they are not those that were written.
-    """
-    digest = hashlib.sha256()
+    """Reads a shard's every token."""
     with path.open("rb") as file:
         file.seek(_HEADER.size)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(shard.digest):
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(shard.digest):
         raise TokensError(
-            f"{path} is damaged: its tokens have SHA-256 {digest.hexdigest()[:12]}..., and were "
-            f"written with {shard.digest[:12]}...: {AGAIN}"
+            f"{path} is damaged: its tokens have SHA-256 {found[:12]}..., and were written with "
+            f"{shard.digest[:12]}...: {AGAIN}"
         )

@@ -32,16 +32,8 @@ class Split(Protocol):
         self, batch_size: int, seeds: np.ndarray, augment: bool
     ) -> Callable[[int, int, int], Batch]:
         """Shuffled batches, as `Stream` describes them: a function of t and of the first and the
-        last example that is asked for, the latter exclusive.
-
-        Args:
-          batch_size: examples in a batch, at most `size`.
-          seeds: uint32, [] for leaves [batch_size, ...], or [R] for [R, batch_size, ...].
-          augment: whether the inputs are augmented.
-        """
-
-    def part(self, start: int, stop: int) -> Batch:
-        """The examples start, ..., stop - 1 in order."""
+        last example that is asked for, the latter exclusive. `seeds` are uint32, [] for leaves
+        [batch_size, ...] or [R] for [R, batch_size, ...]."""
 
     def take(self, indices: np.ndarray) -> Batch:
         """The examples of these indices, [B], in the order given."""

@@ -42,37 +42,30 @@ class Document(NamedTuple):
 
 @functools.cache
 def describe(tokenizer: str) -> tokens.Description:
-    """The library's token shards, which are made if they are not there yet.
-
-    Args:
-      tokenizer: "bytes", or "bpe:1024" for a BPE of so many tokens, trained on the documents that
-        are not held out.
-    """
+    """The library's token shards, which are made if they are not there yet, by "bytes" or by
+    "bpe:1024", a BPE of so many tokens that is trained on the documents not held out."""
     documents = read(Path(sysconfig.get_paths()["stdlib"]))
-    directory = _cache() / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
+    directory = cache / f"stdlib-{tokenizer.replace(':', '-')}-{_key(tokenizer, documents)}"
     if not (directory / tokens.JSON).exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
-        try:
-            prepare(made, tokenizer, documents)
-            if not (directory / tokens.JSON).exists():  # nor has another process made it meanwhile
-                shutil.rmtree(directory, ignore_errors=True)  # one whose tokens.json was deleted
-                # All at once: a process that is killed leaves nothing half made under this name.
-                made.rename(directory)
-        except OSError:
-            if not (directory / tokens.JSON).exists():
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{directory.name}.", dir=cache, ignore_cleanup_errors=True
+        ) as made:
+            prepare(Path(made), tokenizer, documents)
+            try:
+                if not (directory / tokens.JSON).exists():
+                    shutil.rmtree(directory, ignore_errors=True)  # its tokens.json was deleted
+                    # All at once: a process that is killed leaves nothing half made of this name.
+                    os.rename(made, directory)
+            except OSError:  # another process has made it meanwhile
+                if not (directory / tokens.JSON).exists():
+                    raise
     return tokens.describe(directory)
 
 
 def read(library: Path) -> list[Document]:
-    """The documents of a standard library, in the order of their paths.
-
-    Raises:
-      TokensError: for a file that is not UTF-8.
-    """
+    """The documents of a standard library, in the order of their paths."""
     found = []
     for directory, below, names in os.walk(library):
         below[:] = [name for name in below if name not in _LEFT_OUT]
@@ -97,15 +90,18 @@ def _text(path: Path) -> str:
 
 def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> None:
     """Writes the documents as token shards, one for each split."""
-    chosen = _tokenizer(tokenizer, [each.text for each in documents if not each.held_out])
+    kind, _, size = tokenizer.partition(":")
+    chosen: tokenizers.Tokenizer = tokenizers.Bytes()
+    if kind == "bpe":
+        training = (each.text for each in documents if not each.held_out)
+        chosen = tokenizers.train_bpe(tokenizer, training, int(size))
     splits = {}
     for split, held_out in (("train", False), ("test", True)):
         path = directory / tokens.shard_name(split, 0)
-        writer = tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary)
         texts = [each.text for each in documents if each.held_out == held_out]
-        for text, encoded in zip(texts, chosen.encode(texts), strict=True):
-            writer.write_document(encoded, chosen.separator, len(text.encode()))
-        writer.close()
+        with tokens.ShardWriter(path, chosen.fingerprint, chosen.vocabulary) as writer:
+            for text, encoded in zip(texts, chosen.encode(texts), strict=True):
+                writer.write_document(encoded, chosen.separator, len(text.encode()))
         splits[split] = [tokens.read_shard(path, chosen.fingerprint, chosen.vocabulary)]
     tokens.write_description(
         tokens.Description(
@@ -114,17 +110,6 @@ def prepare(directory: Path, tokenizer: str, documents: Sequence[Document]) -> N
             splits,
         )
     )
-
-
-def _tokenizer(tokenizer: str, texts: list[str]) -> tokenizers.Tokenizer:
-    kind, _, size = tokenizer.partition(":")
-    if kind == "bpe":
-        return tokenizers.train_bpe(tokenizer, texts, int(size))
-    return tokenizers.load(kind)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsdjax"
 
 
 def _key(tokenizer: str, documents: Sequence[Document]) -> str:

@@ -20,14 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsdjax.data.device import DeviceSplit
+from wsdjax.data.device import TEST_SEED, DeviceSplit
 from wsdjax.data.split import TOKENS_TOGETHER, Dataset
 
 if TYPE_CHECKING:
     from wsdjax.config import Bigram
-
-_TEST_SEED = 2**31
-"""Test sequences have keys of their own; the training set's are counted from zero."""
 
 
 class Language(NamedTuple):
@@ -58,7 +55,7 @@ def load(config: Bigram) -> Dataset:
 
         return DeviceSplit(size, arrays, examples, max(1, TOKENS_TOGETHER // config.length))
 
-    return Dataset(split(0, config.size), split(_TEST_SEED, config.eval_size))
+    return Dataset(split(0, config.size), split(TEST_SEED, config.eval_size))
 
 
 def _sequence(arrays, key, length):
@@ -138,13 +135,8 @@ class SplitLoss(NamedTuple):
 
 
 def split_loss(config: Bigram, logits: jax.Array, batch: dict[str, jax.Array]) -> SplitLoss:
-    """The loss of a model, split by whether its target was uncertain (Wen et al.).
-
-    Args:
-      config: the language's.
-      logits: [..., L, V], the model's for ``batch["inputs"]``.
-      batch: `inputs` and `targets`, [..., L].
-    """
+    """The loss of a model, split by whether its target was uncertain (Wen et al.): of its logits,
+    [..., L, V], for the `inputs` of a batch, [..., L]."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
     entropies = jnp.asarray(entropy(config), losses.dtype)[batch["inputs"]]
     uncertain = entropies > 0

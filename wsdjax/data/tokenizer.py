@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,8 +76,8 @@ class Learned:
         tokens = tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary = 1 + max(tokens.values())
         asked = SEPARATORS if separator is None else (separator,)
-        found = [tokens[token] for token in asked if token in tokens]
-        if not found:
+        ends = next((token for token in asked if token in tokens), None)
+        if ends is None:
             raise TokenizerError(
                 f"the tokenizer {name} has no token {' or '.join(asked)[:80]} to end a document: "
                 "name the one it has with --separator"
@@ -86,13 +87,12 @@ class Learned:
                 f"the tokenizer {name} has the token {self.vocabulary - 1:,}: they may go up to "
                 f"{MOST_TOKENS - 1:,}"
             )
-        self.separator = found[0]
+        self.separator = tokens[ends]
         content = tokenizer.to_str()
         self.fingerprint = hashlib.sha256(f"{self.separator} {content}".encode()).hexdigest()
         described = json.loads(content)
         self._unknown = _unknown(described["model"], tokens)
         self._keeps_all = _keeps_all(described)
-        ends = next(token for token in asked if token in tokens)
         if self.separator == self._unknown or self.separator in self.encode([ends])[0]:
             raise TokenizerError(
                 f"the tokenizer {name} makes its token {ends[:40]!r} of a document's own text, "
@@ -101,26 +101,19 @@ class Learned:
             )
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._encoded(self._tokenizer.encode_batch_fast, texts)
+        with _told(f"the tokenizer {self.name} cannot encode a text"):
+            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, np.uint32) for each in encoded]
 
     def encode_and_count(self, texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
         if self._keeps_all:
             return [(tokens, 0) for tokens in self.encode(texts)]
-        encoded = self._encoded(self._tokenizer.encode_batch, texts)
+        with _told(f"the tokenizer {self.name} cannot encode a text"):
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
             (ids := np.array(each.ids, np.uint32), _lost(text, ids != self._unknown, each.offsets))
             for text, each in zip(texts, encoded, strict=True)
         ]
-
-    def _encoded(self, encode: Any, texts: Sequence[str]) -> Any:
-        try:
-            return encode(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises no narrower one
-            said = " ".join(str(error).split())[:120]
-            raise TokenizerError(
-                f"the tokenizer {self.name} cannot encode a text: {said}"
-            ) from None
 
     def save(self, path: str) -> None:
         write_if_changed(Path(path), self._tokenizer.to_str(pretty=True))
@@ -147,11 +140,11 @@ def _lost(text: str, known: np.ndarray, offsets: Sequence[tuple[int, int]]) -> i
 def _keeps_all(described: dict[str, Any]) -> bool:
     """Whether a tokenizer has, by how it is made, tokens for whatever text.
 
-    Of others the offsets of each token are needed, which take a fifth longer.
+    Of others the offsets of each token are needed, which take a fifth longer, and which after NFC
+    leave out what was composed.
     """
-    model, steps = described["model"], set()
-    for part in ("normalizer", "pre_tokenizer"):
-        steps |= {_step(each) for each in _flat(described[part])}
+    model, parts = described["model"], (described["normalizer"], described["pre_tokenizer"])
+    steps = {_step(each) for part in parts for each in _flat(part)}
     if not steps <= _KEEPING or model.get("continuing_subword_prefix"):
         return False
     vocabulary = model.get("vocab")
@@ -181,39 +174,34 @@ def _step(step: dict[str, Any]) -> str:
 
 
 def load(name: str, separator: str | None = None) -> Bytes | Learned:
-    """``"bytes"``, a tokenizer.json, or a tokenizer of the Hugging Face hub by its name.
-
-    Raises:
-      TokenizerError: for one that is not there, cannot be read, or has no separator.
-    """
+    """``"bytes"``, a tokenizer.json, or a tokenizer of the Hugging Face hub by its name."""
     if name == "bytes":
         return Bytes()
-    if name.endswith(".json") or Path(name).exists():
-        try:
-            return Learned(name, library().Tokenizer.from_file(_file(name)), separator)
-        except TokenizerError:
-            raise
-        except Exception as error:  # the library raises no narrower one
-            said = " ".join(str(error).split())[:200]
-            raise TokenizerError(f"{name} is no tokenizer.json: {said}") from None
+    path = Path(name)
+    if name.endswith(".json") or path.exists():
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise TokenizerError(f"{path} is not there: give a tokenizer.json, a name, or bytes")
+        with _told(f"{name} is no tokenizer.json"):
+            return Learned(name, library().Tokenizer.from_file(str(path)), separator)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try
-    try:
+    with _told(
+        f"the tokenizer {name} is no file here, and could not be fetched from the Hugging Face "
+        "hub: bring its tokenizer.json here and give that"
+    ):
         return Learned(name, library().Tokenizer.from_pretrained(name), separator)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of the library, which raises no narrower ones than Exception, begin with `what`."""
+    try:
+        yield
     except TokenizerError:
         raise
     except Exception as error:
-        raise TokenizerError(
-            f"the tokenizer {name} is no file here, and could not be fetched from the Hugging Face "
-            f"hub ({type(error).__name__}): bring its tokenizer.json here and give that"
-        ) from None
-
-
-def _file(name: str) -> str:
-    path = Path(name)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise TokenizerError(f"{path} is not there: give a tokenizer.json, a name, or bytes")
-    return str(path)
+        said = " ".join(str(error).split())[:120]
+        raise TokenizerError(f"{what}: {said or type(error).__name__}") from None
 
 
 def train_bpe(name: str, texts: Iterable[str], vocabulary: int) -> Learned:
@@ -236,11 +224,7 @@ def train_bpe(name: str, texts: Iterable[str], vocabulary: int) -> Learned:
 
 
 def library() -> Any:
-    """The module `tokenizers`.
-
-    Raises:
-      TokenizerError: if it is not installed, naming the command that installs it.
-    """
+    """The module `tokenizers`."""
     try:
         import tokenizers
     except ImportError:

@@ -22,9 +22,10 @@ import functools
 import hashlib
 import json
 import logging
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -78,11 +79,7 @@ class Description(NamedTuple):
     """Rows that could not be read, and were to be left out."""
 
     def windows(self, split: str, length: int) -> int:
-        """How many windows of length + 1 tokens a split has.
-
-        Raises:
-          TokensError: for none.
-        """
+        """How many windows of length + 1 tokens a split has."""
         count = sum(windows_in(shard.tokens, length) for shard in self.splits[split])
         if count == 0:
             longest = max((shard.tokens for shard in self.splits[split]), default=0)
@@ -103,6 +100,9 @@ class Description(NamedTuple):
         """Mean bytes of text a token: nats a token / (this times ln 2) are bits a byte."""
         shards = self.splits[split]
         return sum(s.text_bytes for s in shards) / sum(s.tokens for s in shards)
+
+
+Told = TypeVar("Told", Shard, Description)
 
 
 def windows_in(tokens: int, length: int) -> int:
@@ -145,53 +145,40 @@ def describe(directory: str | Path) -> Description:
             "prepare the text again"
         )
     try:
-        _checked(content, "format", int)
-        return Description(
-            directory,
-            _checked(content, "tokenizer", str),
-            bytes.fromhex(_checked(content, "fingerprint", str)).hex(),
-            _checked(content, "vocabulary", int, MOST_TOKENS),
-            _checked(content, "separator", int, content["vocabulary"] - 1),
-            {split: _shards(content["splits"], split) for split in SPLITS},
-            _checked({"lost_bytes": 0, **content}, "lost_bytes", int),
-            _checked({"rows_left_out": 0, **content}, "rows_left_out", int),
-        )
+        splits = {
+            split: [_typed(Shard, shard) for shard in content["splits"][split]] for split in SPLITS
+        }
+        told = {**content, "directory": directory, "splits": splits}
+        del told["format"]
+        described = _typed(Description, told)
+        if not described.separator < described.vocabulary <= MOST_TOKENS:
+            raise ValueError(f"{described.separator} of {described.vocabulary}"[:60])
+        for split, shards in splits.items():
+            if not any(shard.tokens for shard in shards):
+                raise ValueError(f"no token for {split!r}")
+            for shard in shards:
+                if Path(shard.file).name != shard.file:
+                    raise ValueError(f"a shard is called {shard.file[:20]}")
+        return described
     except (ValueError, KeyError, TypeError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:80]
         raise TokensError(f"{path} is damaged ({said}): {_AGAIN}") from None
 
 
-def _checked(content: dict[str, Any], name: str, kind: type, most: int = 2**63 - 1) -> Any:
-    value = content[name]
-    if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= most):
-        raise ValueError(f"{name} is {str(value)[:20]}")
-    return value
-
-
-def _shards(splits: dict[str, Any], split: str) -> list[Shard]:
-    shards = [_shard(shard) for shard in splits[split]]
-    if not sum(shard.tokens for shard in shards):
-        raise ValueError(f"no token for {split!r}")
-    return shards
-
-
-def _shard(content: dict[str, Any]) -> Shard:
-    if set(content) != set(Shard._fields):
-        raise ValueError(f"a shard tells {', '.join(content)}"[:60])
-    for name in content:
-        _checked(content, name, str if name in ("file", "digest") else int)
-    if Path(content["file"]).name != content["file"]:
-        raise ValueError(f"a shard is called {content['file'][:20]}")
-    return Shard(**content)
+def _typed(kind: type[Told], content: dict[str, Any]) -> Told:
+    """A `Shard` or a `Description` of what JSON tells, if its fields are of their types."""
+    told = kind(**content)
+    for name, hint in typing.get_type_hints(kind).items():
+        value, of = getattr(told, name), typing.get_origin(hint) or hint
+        if not isinstance(value, of) or (of is int and (value is True or not 0 <= value < 2**63)):
+            raise ValueError(f"{name} is {str(value)[:20]}")
+    return told
 
 
 def write_description(described: Description) -> None:
     """Writes tokens.json, all at once: the directory is prepared from now on."""
     content = {"format": FORMAT, **described._asdict()}
     del content["directory"]
-    for name in ("lost_bytes", "rows_left_out"):
-        if not content[name]:
-            del content[name]
     content["splits"] = {
         split: [shard._asdict() for shard in shards] for split, shards in described.splits.items()
     }
@@ -199,24 +186,14 @@ def write_description(described: Description) -> None:
 
 
 class Windows:
-    """The windows of a split, or some that are evenly spread over it: read at random access
-    from memory-mapped files.
-
-    Args:
-      described: the directory's.
-      split: "train" or "test".
-      length: of the inputs of a window.
-      most: how many windows at most; None for all.
-
-    Raises:
-      TokensError: for shards that do not fit tokens.json, or no whole window.
-    """
+    """The windows of a split, of `length` inputs each, or at most `most` that are evenly spread
+    over it: read at random access from memory-mapped files."""
 
     def __init__(self, described: Description, split: str, length: int, most: int | None = None):
         self.length = length
         self._vocabulary = described.vocabulary
         self._all = described.windows(split, length)
-        self._count = min(self._all, most or self._all)
+        self.size = min(self._all, most or self._all)
         self._paths, counts = [], []
         for shard in described.splits[split]:
             path = described.directory / shard.file
@@ -240,18 +217,11 @@ class Windows:
             lambda i: np.memmap(self._paths[i], dtype, "r", HEADER_BYTES)
         )
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """The windows of these indices, of any shape [...]: int32 arrays [..., length].
-
-        Raises:
-          TokensError: for a token outside the vocabulary.
-        """
+    def take(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The windows of these indices, of any shape [...]: int32 arrays [..., length]."""
         indices = np.asarray(indices, np.int64)
         read = np.empty((indices.size, self.length + 1), np.int32)
-        at = indices.ravel() * self._all // self._count
+        at = indices.ravel() * self._all // self.size
         shards = np.searchsorted(self._ends, at, side="right")
         for row, i, shard in zip(read, at.tolist(), shards.tolist(), strict=True):
             tokens = self._mapped(shard)

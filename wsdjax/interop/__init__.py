@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Any
 from wsdjax.interop.foreign_config import InteropError
 
 if TYPE_CHECKING:
-    from wsdjax.interop.weights import (
-        check_weights,
-        load_huggingface,
-        save_huggingface,
-    )
+    from wsdjax.interop.weights import check_weights, load_huggingface, save_huggingface
 
 _WITH_JAX = ("check_weights", "load_huggingface", "save_huggingface")
 

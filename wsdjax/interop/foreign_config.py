@@ -16,12 +16,8 @@ from wsdjax import files
 from wsdjax.config.models import Transformer
 from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError, UserError
-from wsdjax.interop.keys import ARCHITECTURES, HARMLESS, ONLY
+from wsdjax.interop.keys import FAMILIES, HARMLESS, KEYS, OFF, ROTARY
 from wsdjax.wording import listed, shown
-
-_MISSING = object()
-_COMPUTED = ("compute", "attention", "remat", "loss_chunk")
-"""Fields that tell how a model is computed and not what it is."""
 
 
 class InteropError(UserError, ValueError):
@@ -36,55 +32,41 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
       InteropError: for a model that ours cannot be, naming the key of config.json.
     """
     path = Path(directory) / "config.json"
-    content = read_json(path)
-
-    def take(key: str, default: Any = _MISSING) -> Any:
-        value = content.pop(key, default)
-        if value is _MISSING:
-            raise InteropError(f"{path}: has no {key!r}")
-        return value
-
+    content = {"tie_word_embeddings": False, **read_json(path)}
+    take = content.pop
     family = take("model_type", None)
-    if family not in ("gpt_neox", "llama"):
-        raise InteropError(f"{path}: model_type = {shown(family, 60)}: must be gpt_neox or llama")
+    if family not in list(FAMILIES):
+        allowed = " or ".join(FAMILIES)
+        raise InteropError(f"{path}: model_type = {shown(family, 60)}: must be {allowed}")
+    if missing := [key for key in KEYS.values() if key not in content]:
+        raise InteropError(f"{path}: has no {listed(missing)}")
+    of = FAMILIES[family]
     classes = take("architectures", None) or []
-    if not isinstance(classes, list) or [c for c in classes if c not in ARCHITECTURES[family]]:
-        allowed = ", ".join(ARCHITECTURES[family])
+    if not isinstance(classes, list) or [c for c in classes if c not in of.classes]:
+        allowed = ", ".join(of.classes)
         raise InteropError(f"{path}: architectures = {shown(classes, 60)}: must be of {allowed}")
-    for key, only in (ONLY[family] | ONLY["both"]).items():
+    for key in OFF:
+        if value := take(key, None):
+            raise InteropError(
+                f"{path}: {key} = {shown(value, 60)}: only what has none can be read"
+            )
+    for key, only in of.only.items():
         if (value := take(key, only)) != only:
             raise InteropError(f"{path}: {key} = {shown(value, 60)}: only {only!r} can be read")
-    fraction, theta = _rotary(path, content, family)
-    model = Transformer(
-        vocabulary=take("vocab_size"),
-        width=take("hidden_size"),
-        layers=take("num_hidden_layers"),
-        heads=take("num_attention_heads"),
-        hidden=take("intermediate_size"),
-        rotary_fraction=fraction,
-        rotary_theta=theta,
-        tied=take("tie_word_embeddings", False),
-    )
-    if family == "gpt_neox":
-        model.norm_eps = _number(path, "layer_norm_eps", take("layer_norm_eps", 1e-5))
-        model.parallel_residual = take("use_parallel_residual", True)
-    else:
-        model.norm = "rms"
-        model.norm_eps = _number(path, "rms_norm_eps", take("rms_norm_eps", 1e-6))
-        model.parallel_residual, model.gated = False, True
-        model.biases = take("attention_bias", False)
-        if take("mlp_bias", False) != model.biases:
-            raise InteropError(f"{path}: attention_bias and mlp_bias differ: only as one are read")
-        model.kv_heads = take("num_key_value_heads", None)
-        if model.kv_heads == model.heads:
-            model.kv_heads = None
+    fields = _rotary(path, content, family) | {field: take(key) for field, key in KEYS.items()}
+    fields |= {field: take(key, getattr(of.like, field)) for field, key in of.keys.items()}
+    fields["norm_eps"] = _number(path, of.keys["norm_eps"], fields["norm_eps"])
+    if fields.get("kv_heads") == fields["heads"]:
+        fields["kv_heads"] = None
+    if "biases" in fields and take("mlp_bias", False) != fields["biases"]:
+        raise InteropError(f"{path}: attention_bias and mlp_bias differ: only as one are read")
     head_dim = take("head_dim", None)
     if strange := [key for key in content if key not in HARMLESS]:
         raise InteropError(
             f"{path}: not known of a {family}: {listed(strange, 3)}; delete from it what changes "
             "nothing of the model: what does cannot be read"
         )
-    model = dataclasses.replace(model, **changes)
+    model = dataclasses.replace(of.like, **fields | changes)
     try:
         check(f"{path}: model", model, Transformer)
     except ConfigError as error:
@@ -95,8 +77,8 @@ def config_of(directory: str | Path, **changes: Any) -> Transformer:
     return model
 
 
-def _rotary(path: Path, content: dict[str, Any], family: str) -> tuple[float, float]:
-    """(fraction, theta): where transformers 5 reads them, if nothing beside says otherwise.
+def _rotary(path: Path, content: dict[str, Any], family: str) -> dict[str, Any]:
+    """The fields of rotary positions, where transformers 5 reads them; nothing beside may differ.
 
     It takes what `rope_scaling` has or, if that is empty, `rope_parameters`; then the family's own
     key. Earlier ones read other keys, so that a file in which two differ is two models.
@@ -116,14 +98,13 @@ def _rotary(path: Path, content: dict[str, Any], family: str) -> tuple[float, fl
             places[key] = said
     if len(places) == 2 and places["rope_scaling"] != places["rope_parameters"]:
         raise InteropError(f"{path}: rope_scaling and rope_parameters differ: one must go")
-    neox = family == "gpt_neox"
-
-    def agreed(name: str, neox_key: str, default: float) -> float:
-        own, foreign = (neox_key, name) if neox else (name, neox_key)
+    fields = {}
+    for field, (name, neox_key) in ROTARY.items():
+        own, foreign = (neox_key, name) if family == "gpt_neox" else (name, neox_key)
         said = [(f"{key}'s {name}", rope[name]) for key, rope in places.items() if name in rope]
         if own in content:
             said.append((own, content.pop(own)))
-        said = said or [(f"{own} by default", default)]
+        said = said or [(f"{own} by default", getattr(FAMILIES[family].like, field))]
         if (other := content.pop(foreign, None)) is not None:
             said.append((foreign, other))
         (where, value), *others = ((at, _number(path, at, number)) for at, number in said)
@@ -133,13 +114,10 @@ def _rotary(path: Path, content: dict[str, Any], family: str) -> tuple[float, fl
                     f"{path}: {at} = {differing:g}, but transformers 5 reads {where} = {value:g}: "
                     "one of them is wrong"
                 )
-        return value
-
-    fraction = agreed("partial_rotary_factor", "rotary_pct", 0.25 if neox else 1.0)
-    theta = agreed("rope_theta", "rotary_emb_base", 10_000.0)
-    if not neox and fraction != 1:
+        fields[field] = value
+    if family == "llama" and (fraction := fields["rotary_fraction"]) != 1:
         raise InteropError(f"{path}: partial_rotary_factor = {fraction}: only 1 can be read")
-    return fraction, theta
+    return fields
 
 
 def _number(path: Path, key: str, value: Any) -> float:
@@ -152,92 +130,49 @@ def _number(path: Path, key: str, value: Any) -> float:
 
 
 def config_json(model: Any, context: int) -> dict[str, Any]:
-    """The content of `config.json` for a `Transformer`, in the old form and in the new.
-
-    Raises:
-      InteropError: for a model that is neither a GPT-NeoX nor a LLaMA.
-    """
-    if not isinstance(model, Transformer):
-        raise InteropError(f"a {type(model).__name__} is no model of Hugging Face's")
+    """The content of `config.json` for a `Transformer`, in the old form and in the new."""
+    family = family_of(model)
+    of = FAMILIES[family]
+    told = {key: getattr(model, field) for field, key in (KEYS | of.keys).items()}
     rope = {"rope_type": "default", "rope_theta": model.rotary_theta}
-    both = {
-        "vocab_size": model.vocabulary,
-        "hidden_size": model.width,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.hidden,
+    if family == "gpt_neox":
+        rope["partial_rotary_factor"] = model.rotary_fraction
+        told |= {"rotary_pct": model.rotary_fraction, "rotary_emb_base": model.rotary_theta}
+    else:
+        heads = model.kv_heads or model.heads
+        told |= {"num_key_value_heads": heads, "mlp_bias": model.biases}
+    return {
+        "model_type": family,
+        "architectures": [of.classes[0]],
+        "hidden_act": of.only["hidden_act"],
+        **told,
         "max_position_embeddings": context,
         "initializer_range": 0.02,
-        "tie_word_embeddings": model.tied,
         "torch_dtype": "float32",
         "bos_token_id": None,  # the tokenizer's to say
         "eos_token_id": None,
         "rope_theta": model.rotary_theta,
         "rope_parameters": rope,
     }
-    if is_neox(model):
-        return both | {
-            "model_type": "gpt_neox",
-            "architectures": ["GPTNeoXForCausalLM"],
-            "hidden_act": "gelu",
-            "layer_norm_eps": model.norm_eps,
-            "use_parallel_residual": model.parallel_residual,
-            "rotary_pct": model.rotary_fraction,
-            "rotary_emb_base": model.rotary_theta,
-            "rope_parameters": rope | {"partial_rotary_factor": model.rotary_fraction},
-        }
-    llamas = (model.norm, model.gated, model.parallel_residual, model.rotary_fraction)
-    if llamas == ("rms", True, False, 1):
-        return both | {
-            "model_type": "llama",
-            "architectures": ["LlamaForCausalLM"],
-            "hidden_act": "silu",
-            "rms_norm_eps": model.norm_eps,
-            "num_key_value_heads": model.kv_heads or model.heads,
-            "attention_bias": model.biases,
-            "mlp_bias": model.biases,
-        }
-    fields = ("norm", "biases", "kv_heads", "gated", "parallel_residual", "rotary_fraction")
-    this = ", ".join(f"{name}={getattr(model, name)!r}" for name in fields)
-    raise InteropError(
-        "no model of Hugging Face's: a GPT-NeoX has norm='layer', biases, kv_heads=None and "
-        "gated=False; a LLaMA has norm='rms', gated=True, parallel_residual=False and "
-        f"rotary_fraction=1. This has {this}"
-    )
 
 
-def is_neox(model: Transformer) -> bool:
-    """Whether GPT-NeoX has this model; a LLaMA it is never."""
-    ungrouped = (model.kv_heads or model.heads) == model.heads
-    return model.norm == "layer" and model.biases and not model.gated and ungrouped
-
-
-def check_weights(directory: str, model: Any) -> None:
-    """Checks that a directory's weights are those of this model.
-
-    Raises:
-      ConfigError: naming the first field in which the two differ.
-    """
-    there = config_of(directory)
+def family_of(model: Any) -> str:
+    """The family that has this model, "gpt_neox" or "llama"."""
     if not isinstance(model, Transformer):
-        raise ConfigError(f"weights = {directory!r}: model is a {type(model).__name__}")
-    for field in (f.name for f in dataclasses.fields(model) if f.name not in _COMPUTED):
-        a, b = (getattr(each, field) for each in (there, model))
-        if field == "kv_heads":
-            a, b = a or there.heads, b or model.heads
-        if a != b:
-            raise ConfigError(
-                f"model.{field} = {b!r}: the weights in {directory} are of a model with {a!r}; "
-                "wsdjax.interop.foreign_config.config_of reads it"
-            )
+        raise InteropError(f"a {type(model).__name__} is no model of Hugging Face's")
+    if model.kv_heads == model.heads:
+        model = dataclasses.replace(model, kv_heads=None)
+    said = []
+    for name, of in FAMILIES.items():
+        differing = [f for f in of.fixed if getattr(model, f) != getattr(of.like, f)]
+        if not differing:
+            return name
+        only = ", ".join(f"{f}={getattr(of.like, f)!r}" for f in differing)
+        said.append(f"a {name} has {only}")
+    raise InteropError(f"no model of Hugging Face's: {'; '.join(said)}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-      FileNotFoundError: if it is not there.
-      InteropError: if it is no JSON object, naming the line.
-    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: give a directory of Hugging Face's format")
     try:

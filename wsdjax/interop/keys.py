@@ -1,30 +1,62 @@
-"""Keys of a `config.json` that no field of our models is made of."""
+"""What the keys of a `config.json` are to our models: read as a field, of one value, or nothing."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-ONLY: dict[str, dict[str, Any]] = {
-    "gpt_neox": {"hidden_act": "gelu", "attention_bias": True, "hidden_dropout": 0},
-    "llama": {"hidden_act": "silu", "pretraining_tp": 1},
-    "both": {
-        "attention_dropout": 0,
-        "attention_probs_dropout_prob": 0,
-        "hidden_dropout_prob": 0,
-        "sliding_window": None,
-        "rope_interleaved": False,
-        "quantization_config": None,
-        "per_layer_config": None,
-        "pruned_heads": {},
-        "is_encoder_decoder": False,
-        "add_cross_attention": False,
-        "cross_attention_hidden_size": None,
-    },
+from wsdjax import families
+from wsdjax.config.models import Transformer
+
+KEYS = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "tied": "tie_word_embeddings",
 }
-"""The one value that each of these keys may have, where it is there."""
-ARCHITECTURES = {
-    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXModel"),
-    "llama": ("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
+"""The keys of our fields that both families have."""
+ROTARY = {
+    "rotary_fraction": ("partial_rotary_factor", "rotary_pct"),
+    "rotary_theta": ("rope_theta", "rotary_emb_base"),
 }
-"""The classes whose weights these are."""
+"""Those of rotary positions, in transformers 5 and a LLaMA and in a GPT-NeoX."""
+
+
+class Family(NamedTuple):
+    like: Transformer
+    """One of its models, by which the fields go that config.json does not tell."""
+    fixed: tuple[str, ...]
+    """The fields in which all are like that one."""
+    keys: dict[str, str]
+    """Further keys of our fields."""
+    only: dict[str, Any]
+    """The one value that each of these keys may have, where it is there."""
+    classes: tuple[str, ...]
+    """Those whose weights these are."""
+
+
+FAMILIES = {
+    "gpt_neox": Family(
+        Transformer(),
+        ("norm", "biases", "kv_heads", "gated"),
+        {"norm_eps": "layer_norm_eps", "parallel_residual": "use_parallel_residual"},
+        {"hidden_act": "gelu", "attention_bias": True},
+        ("GPTNeoXForCausalLM", "GPTNeoXModel"),
+    ),
+    "llama": Family(
+        families.llama(),
+        ("norm", "gated", "parallel_residual", "rotary_fraction"),
+        {"norm_eps": "rms_norm_eps", "kv_heads": "num_key_value_heads", "biases": "attention_bias"},
+        {"hidden_act": "silu", "pretraining_tp": 1},
+        ("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
+    ),
+}
+_OFF = (
+    "attention_dropout attention_probs_dropout_prob hidden_dropout hidden_dropout_prob "
+    "sliding_window rope_interleaved quantization_config per_layer_config pruned_heads "
+    "is_encoder_decoder add_cross_attention cross_attention_hidden_size"
+)
+OFF = tuple(_OFF.split())
+"""Keys of what our models have not: null, false, 0 or empty, where they are there."""
 _HARMLESS = (
     # Where the file comes from, and what else there is beside it.
     "_name_or_path name_or_path _commit_hash transformers_version unsloth_version unsloth_fixed "

@@ -1,4 +1,7 @@
-"""The tensors of a directory's safetensors files, by name, read one at a time."""
+"""The tensors of a directory's safetensors files, by name, read one at a time.
+
+What is damaged, or does not fit, is an InteropError that names the file.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,7 @@ class Tensor(NamedTuple):
     opened: Any
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Checks by the file's header that the tensor has this shape and can be read.
-
-        Raises:
-          InteropError: naming the file, the tensor and what is wrong.
-        """
+        """Checks by the file's header that the tensor has this shape and can be read."""
         header = self.opened.get_slice(self.name)
         if tuple(header.get_shape()) != shape:
             raise InteropError(
@@ -44,11 +43,7 @@ class Tensor(NamedTuple):
             )
 
     def read(self) -> np.ndarray:
-        """The tensor, checked before, in float32.
-
-        Raises:
-          InteropError: if it cannot be read, or holds what is no number.
-        """
+        """The tensor, checked before, in float32."""
         try:
             values = self.opened.get_tensor(self.name)
         except (SafetensorError, OSError) as error:
@@ -62,13 +57,7 @@ class Tensor(NamedTuple):
 
 def find(directory: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file that lists the tensors, and the tensors: those of `model.safetensors` or, if there
-    is none, of the shards that its index names.
-
-    Raises:
-      FileNotFoundError: for a file that is not there.
-      InteropError: for a file that is damaged, an index that does not fit its shards, or a
-        tensor that is in two of them.
-    """
+    is none, of the shards that its index names."""
     whole, index = (directory / f"model.safetensors{end}" for end in ("", ".index.json"))
     if whole.exists():
         return whole, _in_file(whole, whole)
@@ -114,11 +103,7 @@ def aligned(
 ) -> dict[str, Tensor]:
     """The tensors by the names of a model with a head, whose embedding is `embedding`, in the
     module `base`: without what stands before each name (``_orig_mod.``, ``module.``), and with
-    `base` before those of a model without head.
-
-    Raises:
-      InteropError: if what stands before the embedding does not before every name.
-    """
+    `base` before those of a model without head."""
     last = embedding.removeprefix(base)
     found = [name for name in tensors if f".{name}".endswith(f".{last}")]
     if embedding in found or len(found) != 1:

@@ -7,6 +7,7 @@ that our layers are stacked; GPT-NeoX has queries, keys and values in one tensor
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -20,41 +21,30 @@ from safetensors.numpy import save_file
 
 from wsdjax import models
 from wsdjax.config.models import Transformer
+from wsdjax.errors import ConfigError
 from wsdjax.files import replacing, write_atomically
-from wsdjax.interop import foreign_config as huggingface
-from wsdjax.interop.foreign_config import InteropError, config_json, config_of, is_neox
+from wsdjax.interop.foreign_config import InteropError, config_json, config_of, family_of
 from wsdjax.interop.tensors import Tensor, aligned, find
 from wsdjax.wording import listed
 
+_COMPUTED = ("compute", "attention", "remat", "loss_chunk")
+"""Fields that tell how a model is computed and not what it is."""
 _FUSED = ("query", "key", "value")
-_NEOX = {
-    "embed": "gpt_neox.embed_in",
-    "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
-    **dict.fromkeys(
-        [f"layers.attention.{part}" for part in _FUSED],
-        "gpt_neox.layers.{}.attention.query_key_value",
-    ),
-    "layers.attention.out": "gpt_neox.layers.{}.attention.dense",
-    "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
-    "layers.mlp.up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
-    "layers.mlp.down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
-    "final_norm": "gpt_neox.final_layer_norm",
-    "head": "embed_out",
+_NAMES = {
+    "embed": ("gpt_neox.embed_in", "model.embed_tokens"),
+    "layers.attention_norm": ("input_layernorm", "input_layernorm"),
+    "layers.attention.query": ("attention.query_key_value", "self_attn.q_proj"),
+    "layers.attention.key": ("attention.query_key_value", "self_attn.k_proj"),
+    "layers.attention.value": ("attention.query_key_value", "self_attn.v_proj"),
+    "layers.attention.out": ("attention.dense", "self_attn.o_proj"),
+    "layers.mlp_norm": ("post_attention_layernorm", "post_attention_layernorm"),
+    "layers.mlp.gate": ("", "mlp.gate_proj"),
+    "layers.mlp.up": ("mlp.dense_h_to_4h", "mlp.up_proj"),
+    "layers.mlp.down": ("mlp.dense_4h_to_h", "mlp.down_proj"),
+    "final_norm": ("gpt_neox.final_layer_norm", "model.norm"),
+    "head": ("embed_out", "lm_head"),
 }
-_LLAMA = {
-    "embed": "model.embed_tokens",
-    "layers.attention_norm": "model.layers.{}.input_layernorm",
-    "layers.attention.query": "model.layers.{}.self_attn.q_proj",
-    "layers.attention.key": "model.layers.{}.self_attn.k_proj",
-    "layers.attention.value": "model.layers.{}.self_attn.v_proj",
-    "layers.attention.out": "model.layers.{}.self_attn.o_proj",
-    "layers.mlp_norm": "model.layers.{}.post_attention_layernorm",
-    "layers.mlp.gate": "model.layers.{}.mlp.gate_proj",
-    "layers.mlp.up": "model.layers.{}.mlp.up_proj",
-    "layers.mlp.down": "model.layers.{}.mlp.down_proj",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-}
+"""Our modules in a GPT-NeoX and in a LLaMA; those of a layer by their names in it."""
 _MASKS = re.compile(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias")
 _FREQUENCIES = re.compile(r"(gpt_neox|model)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq")
 """Tensors that older checkpoints hold too, and that follow from config.json."""
@@ -68,9 +58,8 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
 
     Raises:
       FileNotFoundError: for a file that is not there.
-      InteropError: for a model that ours cannot be, or a tensor that is missing, of another
-        shape or of a dtype that is no weight's, not finite, left over, or there twice; for a
-        head of its own where config.json ties it to the embedding. It names the file.
+      InteropError: for a model that ours cannot be, or tensors that are not all of its
+        parameters, each once and finite, and nothing else. It names the file.
     """
     model = models.build(config_of(directory))
     tensors = _checked(Path(directory), model)
@@ -87,13 +76,19 @@ def load_huggingface(directory: str | Path) -> tuple[models.Model, models.Params
 
 def check_weights(directory: str | Path, model: Any) -> None:
     """Checks that a directory's weights are those of the model of this config, by its files'
-    headers.
-
-    Raises:
-      ConfigError: naming the first field in which the two differ.
-      FileNotFoundError, InteropError: as `load_huggingface` does, but for a tensor's values.
-    """
-    huggingface.check_weights(str(directory), model)
+    headers; a ConfigError names the first field in which they differ."""
+    there = config_of(directory)
+    if not isinstance(model, Transformer):
+        raise ConfigError(f"weights = {str(directory)!r}: model is a {type(model).__name__}")
+    for field in (f.name for f in dataclasses.fields(model) if f.name not in _COMPUTED):
+        a, b = (getattr(each, field) for each in (there, model))
+        if field == "kv_heads":
+            a, b = a or there.heads, b or model.heads
+        if a != b:
+            raise ConfigError(
+                f"model.{field} = {b!r}: the weights in {directory} are of a model with {a!r}; "
+                "wsdjax.interop.foreign_config.config_of reads it"
+            )
     _checked(Path(directory), models.build(model))
 
 
@@ -103,14 +98,8 @@ def save_huggingface(
     """Writes `config.json` and `model.safetensors`, which transformers opens; a tokenizer.json is
     the caller's to copy beside them.
 
-    Args:
-      model: of a `Transformer` that is a GPT-NeoX or a LLaMA.
-      params: of one replicate, as `model.init` gives them.
-      directory: made if need be.
-      context: what config.json calls max_position_embeddings; rotary positions have no maximum.
-
-    Raises:
-      InteropError: for a model that Hugging Face has not, or parameters that are not its own.
+    The model is a GPT-NeoX or a LLaMA, its parameters are of one replicate, as `model.init` gives
+    them. `context` is max_position_embeddings; rotary positions have no maximum.
     """
     content = config_json(model.config, context)
     _check_shapes(_shapes(model), params)
@@ -140,52 +129,60 @@ class _Place:
     stacked: bool
     matrix: bool
     """Theirs is out x in, ours in x out."""
-    part: int | None
-    """0, 1 or 2 in a tensor that fuses queries, keys and values."""
     heads: int
+    parts: int
+    """Of heads and of what a tensor fuses, queries, keys and values: its rows are [heads, parts,
+    ...]; 1 and 1 of another."""
+    part: int
 
     @classmethod
     def of(cls, path: jax.tree_util.KeyPath, config: Transformer) -> _Place:
         *modules, kind = (key.key for key in path)
-        names = _NEOX if is_neox(config) else _LLAMA
-        fused = names is _NEOX and modules[-1] in _FUSED
+        name = _name(".".join(modules), config)
+        fused = name.endswith("query_key_value")
         return cls(
-            f"{names['.'.join(modules)]}.{'bias' if kind == 'bias' else 'weight'}",
+            f"{name}.{'bias' if kind == 'bias' else 'weight'}",
             stacked=modules[0] == "layers",
             matrix=kind == "kernel",
-            part=_FUSED.index(modules[-1]) if fused else None,
-            heads=config.heads,
+            heads=config.heads if fused else 1,
+            parts=3 if fused else 1,
+            part=_FUSED.index(modules[-1]) if fused else 0,
         )
 
     def shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
         """The shape of the tensor, for the leaf's own."""
         shape = leaf.shape[1:] if self.stacked else leaf.shape
         first, *rest = shape[::-1] if self.matrix else shape
-        return (first if self.part is None else 3 * first, *rest)
+        return (self.parts * first, *rest)
 
     def ours(self, tensor: np.ndarray) -> np.ndarray:
-        if self.part is not None:
-            rest = tensor.shape[1:]
-            tensor = tensor.reshape(self.heads, 3, -1, *rest)[:, self.part].reshape(-1, *rest)
-        return tensor.T if self.matrix else tensor
+        rows = self._by_head(tensor)[:, self.part].reshape(-1, *tensor.shape[1:])
+        return rows.T if self.matrix else rows
 
     def put(self, tensors: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
         """Adds our `value` to `tensors`, in their form."""
-        value = np.ascontiguousarray(value.T if self.matrix else value)
-        if self.part is None:
-            tensors[name] = value
-            return
-        rest = value.shape[1:]
-        whole = tensors.setdefault(name, np.empty((3 * len(value), *rest), np.float32))
-        by_head = whole.reshape(self.heads, 3, -1, *rest)
-        by_head[:, self.part] = value.reshape(self.heads, -1, *rest)
+        value = value.T if self.matrix else value
+        first, *rest = value.shape
+        whole = tensors.setdefault(name, np.empty((self.parts * first, *rest), np.float32))
+        self._by_head(whole)[:, self.part] = value.reshape(self.heads, -1, *rest)
+
+    def _by_head(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor.reshape(self.heads, self.parts, -1, *tensor.shape[1:])
+
+
+def _name(ours: str, config: Transformer) -> str:
+    """Their name of a module of ours, with {} for the number of the layer."""
+    neox = family_of(config) == "gpt_neox"
+    name = _NAMES[ours][0 if neox else 1]
+    if not ours.startswith("layers."):
+        return name
+    return f"{'gpt_neox' if neox else 'model'}.layers.{{}}.{name}"
 
 
 def _checked(directory: Path, model: models.Model) -> dict[str, Tensor]:
     """The tensors that are this model's parameters, and no others."""
     config = model.config
-    names = _NEOX if is_neox(config) else _LLAMA
-    embed, head = (f"{names[key]}.weight" for key in ("embed", "head"))
+    embed, head = (f"{_name(ours, config)}.weight" for ours in ("embed", "head"))
     listing, there = find(directory)
     there = aligned(listing, there, embed, embed.split(".")[0] + ".")
     if head not in there and "lm_head.weight" in there:

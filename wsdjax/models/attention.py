@@ -6,6 +6,7 @@ consecutive queries share a key, and return [B, L, H, K] in the dtype of the val
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -80,13 +81,8 @@ def flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
 
     L, H, K = q_BxLxHxK.shape[1:]
     block = math.gcd(L, 512)  # the default of 128 leaves the matrix unit idle
-    blocks = tpu.BlockSizes(
-        **dict.fromkeys(("block_q", "block_k_major", "block_k"), block),
-        **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv"), block),
-        **dict.fromkeys(("block_k_dkv", "block_q_dkv"), block),
-        **dict.fromkeys(("block_k_major_dq", "block_k_dq", "block_q_dq"), block),
-        block_b=1,
-    )
+    sizes = dict.fromkeys((f.name for f in dataclasses.fields(tpu.BlockSizes)), block)
+    blocks = tpu.BlockSizes(**sizes | {"block_b": 1})
     k, v = (jnp.repeat(each, H // each.shape[2], axis=2) for each in (k_BxLxGxK, v_BxLxGxK))
     q, k, v = (each.swapaxes(1, 2) for each in (q_BxLxHxK, k, v))
     attended = tpu.flash_attention(

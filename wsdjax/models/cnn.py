@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +18,17 @@ if TYPE_CHECKING:
 class CNN(nnx.Module):
     """Per width: 3x3 convolution, ReLU, 2x2 max-pooling; then mean over space, linear.
 
-    Initialised as PyTorch's `Conv2d` and `Linear` are: weights and biases uniform within
-    1/sqrt(fan_in), which is Kaiming-uniform with a = sqrt(5).
+    Initialised as PyTorch's `Conv2d` and `Linear` are.
     """
 
     def __init__(self, config: config.CNN, rngs: nnx.Rngs):
         channels = 3
         self.depth = len(config.widths)
         for i, width in enumerate(config.widths, start=1):
-            bound = _uniform(9 * channels)
-            convolution = nnx.Conv(
-                channels,
-                width,
-                (3, 3),
-                kernel_init=bound,
-                bias_init=bound,
-                conv_general_dilated=_convolve,
-                rngs=rngs,
-            )
-            setattr(self, f"conv{i}", convolution)
+            given = {"conv_general_dilated": _convolve, "rngs": rngs, **uniform(9 * channels)}
+            setattr(self, f"conv{i}", nnx.Conv(channels, width, (3, 3), **given))
             channels = width
-        bound = _uniform(channels)
-        self.fc1 = nnx.Linear(
-            channels, config.classes, kernel_init=bound, bias_init=bound, rngs=rngs
-        )
+        self.fc1 = nnx.Linear(channels, config.classes, rngs=rngs, **uniform(channels))
 
     def __call__(self, x_BxHxWx3: jax.Array) -> jax.Array:
         x = x_BxHxWx3
@@ -50,9 +37,15 @@ class CNN(nnx.Module):
         return self.fc1(x.mean((1, 2)))
 
 
-def _uniform(fan_in: int):
+def uniform(fan_in: int) -> dict[str, Any]:
+    """A layer's arguments for PyTorch's initialisation, weights and biases uniform within
+    1/sqrt(fan_in): Kaiming-uniform with a = sqrt(5)."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def init(key, shape, dtype, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return {"kernel_init": init, "bias_init": init}
 
 
 def _convolve(x_BxHxWxC, kernel_3x3xCxD, *_, precision=None, **__):

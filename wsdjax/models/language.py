@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,8 +19,12 @@ NORMAL = nnx.initializers.normal(0.02)
 """N(0, 0.02), the initialisation of all weights but those of output projections."""
 
 
-def computed_in(compute: str, training: bool) -> DTypeLike | None:
-    """The dtype that a `Language` is made with: None, its parameters' own, but in training."""
+Compute = DTypeLike | None
+"""The dtype of activations and of the operands of matrix products; None for the parameters' own."""
+
+
+def computed_in(compute: str, training: bool) -> Compute:
+    """The dtype that a `Language` is made with: None but in training."""
     return jnp.bfloat16 if training and compute == "bfloat16" else None
 
 
@@ -38,14 +43,17 @@ class Linear(nnx.Linear):
 
 
 class Language(nnx.Module):
-    """An embedding and a head; what lies between is a subclass's `features`.
+    """An embedding, layers and a head; what is done with them is a subclass's `features`.
 
-    With `dtype` None arrays are of the parameters' dtype throughout, otherwise activations and
-    the operands of matrix products are in `dtype`.
+    The layers' parameters are stacked, leaves [layers, ...].
     """
 
     def __init__(
-        self, config: config.Transformer | config.RNN, rngs: nnx.Rngs, dtype: DTypeLike | None
+        self,
+        config: config.Transformer | config.RNN,
+        rngs: nnx.Rngs,
+        dtype: Compute,
+        layer: Callable[[nnx.Rngs], nnx.Module],
     ):
         sizes = config.vocabulary, config.width
         self.embed = nnx.Embed(*sizes, embedding_init=NORMAL, rngs=rngs)
@@ -56,6 +64,7 @@ class Language(nnx.Module):
             self.head = nnx.Linear(
                 *sizes[::-1], use_bias=False, kernel_init=NORMAL, dtype=dtype, rngs=rngs
             )
+        self.layers = nnx.vmap(layer)(rngs.split(config.layers))
 
     def embedded(self, tokens_BxL: jax.Array) -> jax.Array:
         """[B, L, D]. Cast after the look-up, so that the gradients of a token's occurrences are
@@ -70,6 +79,17 @@ class Language(nnx.Module):
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
         """[B, L, D]; a position depends on no later token."""
         raise NotImplementedError
+
+    def through_layers(
+        self, x: jax.Array, wrap: Callable = lambda layer: layer, unroll: bool = False
+    ) -> jax.Array:
+        """`x` through each layer in turn by one `scan`, so that depth costs no compilation."""
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x, params):
+            return nnx.merge(graph, params)(x), None
+
+        return jax.lax.scan(wrap(layer), x, stacked, unroll=unroll)[0]
 
     def logits(self, features: jax.Array) -> jax.Array:
         """[..., V] of features [..., D], float32."""

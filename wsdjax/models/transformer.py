@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from wsdjax.models.attention import Attention
-from wsdjax.models.language import NORMAL, Language, Linear
+from wsdjax.models.language import NORMAL, Compute, Language, Linear
 
 if TYPE_CHECKING:
     from wsdjax import config
 
 
 class Transformer(Language):
-    """Pre-norm layers between an embedding and a head. Their parameters are stacked, leaves
-    [layers, ...], and applied by one `scan`, so that depth costs no compilation."""
+    """Pre-norm layers between an embedding and a head."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
-        super().__init__(config, rngs, dtype)
-        self.layers = nnx.vmap(lambda rngs: Layer(config, rngs, dtype, attention))(
-            rngs.split(config.layers)
-        )
+        super().__init__(config, rngs, dtype, lambda rngs: Layer(config, rngs, dtype, attention))
         self.final_norm = _norm(config, rngs, dtype)
         self.remat = config.remat
 
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
-        graph, stacked = nnx.split(self.layers)
-
-        def layer(x_BxLxD, params):
-            return nnx.merge(graph, params)(x_BxLxD), None
-
         # On CPUs XLA's loops cost a tenth of a step; but what is to be computed again is kept
         # apart from its first computation by the loop alone.
         unroll = jax.default_backend() == "cpu" and self.remat == "none"
-        x_BxLxD, _ = jax.lax.scan(
-            _remat(layer, self.remat), self.embedded(tokens_BxL), stacked, unroll=unroll
-        )
-        return self.final_norm(x_BxLxD)
+        x_BxLxD = self.embedded(tokens_BxL)
+        return self.final_norm(self.through_layers(x_BxLxD, _WRAPPED[self.remat], unroll))
 
 
 class Layer(nnx.Module):
     """Attention and MLP, each on a normalised input and added to the residual stream."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
         self.parallel = config.parallel_residual
         self.attention_norm = _norm(config, rngs, dtype)
@@ -76,11 +58,7 @@ class SelfAttention(nnx.Module):
     """Causal attention with rotary positions, and with grouped queries if kv_heads < heads."""
 
     def __init__(
-        self,
-        config: config.Transformer,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        attention: Attention,
+        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
     ):
         self.attend = attention
         self.size = config.width // config.heads
@@ -105,7 +83,7 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """down(gelu(up x)), or down(silu(gate x) up x): SwiGLU (Shazeer)."""
 
-    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None):
+    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute):
         self.gated = config.gated
         if config.gated:
             self.gate = _linear(config, config.width, config.hidden, rngs, dtype)
@@ -133,7 +111,7 @@ def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
-def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: DTypeLike | None) -> nnx.Module:
+def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Compute) -> nnx.Module:
     if config.norm == "rms":
         return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
     return nnx.LayerNorm(
@@ -151,7 +129,7 @@ def _linear(
     inputs: int,
     outputs: int,
     rngs: nnx.Rngs,
-    dtype: DTypeLike | None,
+    dtype: Compute,
     output: bool = False,
 ) -> Linear:
     """Output projections start smaller, so that the residual stream's variance does not grow
@@ -167,12 +145,12 @@ def _linear(
     )
 
 
-def _remat(layer, policy: str):
-    match policy:
-        case "layers":
-            return jax.checkpoint(layer, prevent_cse=False)
-        case "dots":
-            # Not those with a batch axis: attention's scores are what must not be kept.
-            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            return jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    return layer
+_recomputed = partial(jax.checkpoint, prevent_cse=False)
+# Not those with a batch axis: attention's scores are what must not be kept.
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_WRAPPED: dict[str, Callable] = {
+    "none": lambda layer: layer,
+    "dots": partial(_recomputed, policy=_DOTS),
+    "layers": _recomputed,
+}
+"""A layer of which as much is computed again as a config's `remat` says."""

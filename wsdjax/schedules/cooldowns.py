@@ -20,7 +20,7 @@ from wsdjax.wording import shown
 if TYPE_CHECKING:
     import optax
 
-F = TypeVar("F", bound=Callable)
+Make = TypeVar("Make", bound=Callable)
 
 Factor = Callable[[Any, Any], Any]
 """A cooldown's shape: ``factor(p, end)`` for progress p in [0, 1], equal to `end` at p = 1."""
@@ -52,20 +52,19 @@ def exact(x: Any) -> Any:
     return jnp.minimum(x, np.asarray(jnp.iinfo(signed).max, x.dtype)).astype(signed)
 
 
-def of_plain_numbers(make: F) -> F:
-    """`make`, told Python's integers in place of NumPy's and JAX's: a difference of those may
+def of_plain_numbers(make: Make) -> Make:
+    """`make`, told Python's numbers in place of NumPy's and JAX's: a difference of those may
     wrap around as well."""
 
     def plain(x: Any) -> Any:
-        if isinstance(x, tuple | list) or np.ndim(x) == 1:
-            return tuple(map(plain, x))
-        return x.item() if getattr(getattr(x, "dtype", None), "kind", "f") in "iu" else x
+        x = x.tolist() if hasattr(x, "tolist") else x
+        return tuple(map(plain, x)) if isinstance(x, tuple | list) else x
 
     @functools.wraps(make)
     def made(*args: Any, **kwargs: Any) -> Any:
         return make(*map(plain, args), **{name: plain(x) for name, x in kwargs.items()})
 
-    return cast(F, made)
+    return cast(Make, made)
 
 
 def _factor(formula: Factor) -> Factor:
@@ -129,42 +128,33 @@ COOLDOWNS: dict[str, Factor] = {
     "inverse": _inverse,
     "lowered_linear": lowered_linear(),
 }
-"""The cooldown shapes by name. `exponential` and `inverse` (Wen et al.: linear in 1/rate)
-never reach zero and need an end above it."""
-
+"""The cooldown shapes by name; `inverse` is Wen et al.'s, linear in 1/rate."""
+_NEVER_ZERO = ("exponential", "inverse")
+"""Those that need an end above 0."""
 _FAMILIES: dict[str, Callable[[float], Factor]] = {
     "power": power,
     "one_minus_power": one_minus_power,
     "lowered_linear": lowered_linear,
 }
-_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
-"""Such as "0.3" or "1e-2"; not Python's own "nan", "1_0" and digits of other scripts."""
+_FAMILY = re.compile(r"(\w+)\(([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\)")
 
 
 def factor_of(shape: str | Factor, end_value: float) -> Factor:
     """The factor of a shape: a name in `COOLDOWNS`, a family with its number such as
-    ``"power(2)"``, ``"one_minus_power(0.3)"`` or ``"lowered_linear(0.7)"``, or a factor.
-
-    Raises:
-      ValueError: for a shape that does not exist, or an end of 0 that it never reaches.
-    """
+    ``"power(2)"``, ``"one_minus_power(0.3)"`` or ``"lowered_linear(0.7)"``, or a factor."""
     factor = COOLDOWNS.get(shape, shape) if isinstance(shape, str) else shape
-    if factor in (_exponential, _inverse) and end_value == 0:
-        name = next(name for name, each in COOLDOWNS.items() if each is factor)
-        raise ValueError(f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0")
     if callable(factor):
+        for name in _NEVER_ZERO:
+            if factor is COOLDOWNS[name] and end_value == 0:
+                raise ValueError(
+                    f"a cooldown of shape {name!r} never reaches 0: give it an end_value > 0"
+                )
         return factor
-    family = re.fullmatch(r"(\w+)\((.*)\)", shape) if isinstance(shape, str) else None
-    why = ""
+    family = _FAMILY.fullmatch(shape) if isinstance(shape, str) else None
     if family and family[1] in _FAMILIES:
-        if re.fullmatch(_NUMBER, family[2]):
-            return _FAMILIES[family[1]](float(family[2]))
-        why = f": {shown(family[2])} is no number"
-    families = ", ".join(f"{name}(NUMBER)" for name in _FAMILIES)
-    raise ValueError(
-        f"unknown cooldown shape {shown(shape)}{why}; the shapes are {', '.join(COOLDOWNS)}, "
-        f"{families}"
-    )
+        return _FAMILIES[family[1]](float(family[2]))
+    names = [*COOLDOWNS, *(f"{name}(NUMBER)" for name in _FAMILIES)]
+    raise ValueError(f"unknown cooldown shape {shown(shape)}; the shapes are {', '.join(names)}")
 
 
 @of_plain_numbers
@@ -183,7 +173,8 @@ def cooldown(
       ValueError: for an unknown shape, a negative length, an end above the start, or an end
         of 0 for a shape that never reaches it.
     """
-    check(start_value, end_value, start_step=start_step, decay_steps=decay_steps)
+    check(start_value, end_value)
+    check_lengths(start_step=start_step, decay_steps=decay_steps)
     if decay_steps == 0:
         return held(start_value)
     factor = factor_of(shape, end_value)
@@ -200,14 +191,21 @@ def cooldown(
     return schedule
 
 
-def check(peak_value: float, end_value: float, **steps: int) -> None:
+def check(peak_value: float, end_value: float) -> None:
     if not 0 < peak_value < math.inf:
         raise ValueError(f"peak_value must be > 0 and finite, got {peak_value}")
     if not 0 <= end_value <= peak_value:
         raise ValueError(f"end_value must be in [0, peak_value={peak_value}], got {end_value}")
-    for name, value in steps.items():
+
+
+def check_lengths(total_steps: float = math.inf, **phases: int) -> None:
+    """That phases, named as the arguments they are from, fit in the run."""
+    for name, value in phases.items():
         if not value >= 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
+    if not sum(phases.values()) <= total_steps:
+        said = " and ".join(f"{name}={value}" for name, value in phases.items())
+        raise ValueError(f"{said} do not fit in total_steps={total_steps}")
 
 
 def held(value: float) -> optax.Schedule:

@@ -3,6 +3,7 @@
 Every schedule is an ``optax.Schedule``: ``eta(t)`` for the update number t = 1, 2, ...,
 so that the first update of a warmup has the rate ``peak_value / warmup_steps``, update
 number ``warmup_steps`` has the peak, and the last update of a decay to zero has rate 0.
+Phases that do not fit in the run, and arguments out of their range, raise a ValueError.
 
 Under ``jit`` and on JAX arrays they compute in JAX's default precision. On Python numbers
 and NumPy arrays they compute in float64, which is how the trainer makes its tables: rounded
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from wsdjax.schedules.cooldowns import (
     Factor,
     check,
+    check_lengths,
     cooldown,
     exact,
     held,
@@ -51,19 +53,10 @@ def wsd(
                  peak                                           T_w <= t <= T_c
                  peak * factor((t - T_c) / (T_end - T_c), end)  T_c < t <= T_end
 
-    Args:
-      peak_value: the rate of the stable phase.
-      warmup_steps: T_w; 0 for none.
-      total_steps: T_end; the rate stays at `end_value` after it.
-      decay_steps: length of the cooldown; 0 never decays.
-      shape: a name in `COOLDOWNS` or a function ``factor(p, end)``.
-      end_value: the last rate (a rate, not a factor).
-
-    Raises:
-      ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
+    The rate stays at `end_value`, a rate and not a factor, after T_end; with ``decay_steps=0`` it
+    never decays. `shape` is a name in `COOLDOWNS` or a function ``factor(p, end)``.
     """
-    check(peak_value, end_value, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    _check_fit(warmup_steps, decay_steps, total_steps)
+    check_lengths(total_steps, warmup_steps=warmup_steps, decay_steps=decay_steps)
     decay = cooldown(peak_value, total_steps - decay_steps, decay_steps, shape, end_value)
     return lambda t: _warmup(t, warmup_steps) * decay(t)
 
@@ -74,17 +67,12 @@ def warmup_cosine(
 ) -> optax.Schedule:
     """Linear warmup, then half a cosine to the end (Loshchilov and Hutter; Belloni et al.)::
 
-        eta(t) = peak * t / T_w                                                     t < T_w
-                 end + (peak - end) / 2 * (1 + cos(pi (t - T_w) / (T_end - T_w)))   t >= T_w
-
-    Raises:
-      ValueError: if the warmup is longer than the run, or an argument is out of range.
+    eta(t) = peak * t / T_w                                                     t < T_w
+             end + (peak - end) / 2 * (1 + cos(pi (t - T_w) / (T_end - T_w)))   t >= T_w
     """
-    if warmup_steps > total_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} is longer than total_steps={total_steps}")
-    return wsd(
-        peak_value, warmup_steps, total_steps, total_steps - warmup_steps, "cosine", end_value
-    )
+    check_lengths(total_steps, warmup_steps=warmup_steps)
+    decay_steps = total_steps - warmup_steps
+    return wsd(peak_value, warmup_steps, total_steps, decay_steps, "cosine", end_value)
 
 
 @of_plain_numbers
@@ -112,12 +100,9 @@ def inverse_sqrt(
     With ``timescale = warmup_steps`` it is peak * sqrt(T_w / t), as in Vaswani et al. The
     cooldown starts from the rate that was reached and has only its own shape, so that it can
     be forked anywhere; with ``decay_steps=0`` there is none.
-
-    Raises:
-      ValueError: if warmup and decay do not fit in the run, or an argument is out of range.
     """
-    _check_fit(warmup_steps, decay_steps, total_steps)
-    check(peak_value, 0.0, warmup_steps=warmup_steps)
+    check(peak_value, 0.0)
+    check_lengths(total_steps, warmup_steps=warmup_steps, decay_steps=decay_steps)
     if not timescale > 0:
         raise ValueError(f"timescale must be > 0, got {timescale}")
 
@@ -148,9 +133,6 @@ def rewarm(
     From `start_value` at `start_step` the rate rises linearly to the peak over `warmup_steps`
     updates, then falls to `end_value` at `total_steps`. ``warmup_steps=0`` is the warm restart
     of Loshchilov and Hutter (SGDR): the peak at once.
-
-    Raises:
-      ValueError: if the warmup does not fit, or an argument is out of range.
     """
     begin = start_step + warmup_steps
     if not 0 <= start_value <= peak_value:
@@ -184,13 +166,11 @@ def infinite(
     """The 'infinite' schedule (Singh et al., Beyond Cosine Decay): linear warmup to the peak,
     half a cosine of `cosine_steps` down to `constant_value`, which is held until the last
     `decay_steps` anneal it to `end_value` (None: a tenth of `constant_value`).
-
-    Raises:
-      ValueError: if the phases do not fit in the run, or an argument is out of range.
     """
     end_value = constant_value / 10 if end_value is None else end_value
+    lengths = {"cosine_steps": cosine_steps, "decay_steps": decay_steps}
+    check_lengths(total_steps, warmup_steps=warmup_steps, **lengths)
     fallen = warmup_steps + cosine_steps
-    _check_fit(fallen, decay_steps, total_steps, "warmup_steps + cosine_steps")
     fall = warmup_cosine(peak_value, warmup_steps, fallen, constant_value)
     anneal = cooldown(constant_value, total_steps - decay_steps, decay_steps, shape, end_value)
     return _joined([(fallen, fall), (total_steps, anneal)])
@@ -200,11 +180,7 @@ def infinite(
 def wsd_s_ends(
     budgets: Sequence[int], decay_fraction: float = 0.1, budgets_include_decays: bool = True
 ) -> list[tuple[int, int]]:
-    """(T_c, T_end) of each cycle of `wsd_s`: where its decay starts and where it ends.
-
-    Raises:
-      ValueError: for budgets that do not rise, or leave no room for their decays.
-    """
+    """(T_c, T_end) of each cycle of `wsd_s`: where its decay starts and where it ends."""
     if not budgets or min(budgets) < 1:
         raise ValueError(f"budgets must be one or more steps >= 1, got {budgets!r}")
     if not 0 <= decay_fraction <= 1:
@@ -241,27 +217,20 @@ def wsd_s(
     update has the peak again and goes on from the decayed weights, without rollback.
 
     Args:
-      peak_value: the rate of every stable phase.
-      warmup_steps: of the first one.
-      budgets: rising numbers of steps.
-      decay_fraction: of each budget, spent in its decay.
-      shape: of the decays; Wen et al. interpolate linearly in 1/rate.
       end_value: the last rate of each decay; None for a tenth of the peak.
       budgets_include_decays: True takes budgets as the absolute ends of the decays: 12,500,
         25,000 and 50,000 end there, and the second is stable from 12,500 to 22,500. False is
         the paper's own count, where earlier decays lengthen the run: the second is stable
         until 23,750 and ends at 26,250, the third ends at 53,750.
-
-    Raises:
-      ValueError: if the phases do not fit, or an argument is out of range.
     """
     end_value = peak_value / 10 if end_value is None else end_value
     ends = wsd_s_ends(budgets, decay_fraction, budgets_include_decays)
-    _check_fit(warmup_steps, ends[0][1] - ends[0][0], ends[0][1])
-    warmup = constant(peak_value, warmup_steps)
-    decays = [cooldown(peak_value, start, end - start, shape, end_value) for start, end in ends]
-    cycles = [(end, decay) for (_, end), decay in zip(ends, decays, strict=True)]
-    return _joined([(warmup_steps, warmup), *cycles])
+    (start, end), *_ = ends
+    check_lengths(end, warmup_steps=warmup_steps, decay_steps=end - start)
+    cycles = [
+        (end, cooldown(peak_value, start, end - start, shape, end_value)) for start, end in ends
+    ]
+    return _joined([(warmup_steps, constant(peak_value, warmup_steps)), *cycles])
 
 
 @of_plain_numbers
@@ -270,9 +239,6 @@ def cyclic_cosine(
 ) -> optax.Schedule:
     """Half a cosine from the peak to `end_value` before each budget, an absolute end; the
     update after it has the peak's rate again, without a new warmup (Wen et al.).
-
-    Raises:
-      ValueError: for budgets that do not rise, or a warmup longer than the first.
     """
     if not budgets or list(budgets) != sorted(set(budgets)):
         raise ValueError(f"budgets must be one or more rising steps, got {budgets!r}")
@@ -282,13 +248,6 @@ def cyclic_cosine(
         for start, end in pairwise(budgets)
     ]
     return _joined([(budgets[0], first), *later])
-
-
-def _check_fit(warmup: int, decay: int, total: int, name: str = "warmup_steps") -> None:
-    if not warmup + decay <= total:
-        raise ValueError(
-            f"{name}={warmup} and decay_steps={decay} do not fit in total_steps={total}"
-        )
 
 
 def _joined(pieces: Sequence[tuple[int, optax.Schedule]]) -> optax.Schedule:

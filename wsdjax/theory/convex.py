@@ -64,11 +64,7 @@ def best_base_rate(
     Raises:
       ValueError: as `convex_bound`, or if no rate or no gradient norm is above 0.
     """
-    rates, norms = _checked(learning_rates, grad_norms)
-    distance_term, gradient_term = _terms(rates, norms, [len(rates)])
-    a, b = distance**2 * distance_term[0], gradient_term[0]
-    if not (np.isfinite(a) and b > 0):
-        raise ValueError("no rate or no gradient norm is above 0: there is no best base rate")
+    a, b = _at_the_end(learning_rates, grad_norms, distance)
     return BestBaseRate(float(np.sqrt(a / b)), float(2 * np.sqrt(a * b)))
 
 
@@ -78,11 +74,19 @@ def implied_distance(learning_rates: ArrayLike, grad_norms: ArrayLike) -> float:
     A run tells its rates and its gradient norms and not D; for one whose rate was tuned, this
     is the D that the theory would read off it. Nothing of the losses enters.
     """
+    a, b = _at_the_end(learning_rates, grad_norms, 1.0)
+    return float(np.sqrt(b / a))
+
+
+def _at_the_end(
+    learning_rates: ArrayLike, grad_norms: ArrayLike, distance: float
+) -> tuple[float, float]:
+    """The terms in D and in g of the last bound."""
     rates, norms = _checked(learning_rates, grad_norms)
-    distance_term, gradient_term = _terms(rates, norms, [len(rates)])
-    if not (np.isfinite(distance_term[0]) and gradient_term[0] > 0):
-        raise ValueError("no rate or no gradient norm is above 0: there is no distance")
-    return float(np.sqrt(gradient_term[0] / distance_term[0]))
+    (a,), (b,) = _terms(rates, norms, [len(rates)])
+    if not (np.isfinite(a := distance**2 * a) and b > 0):
+        raise ValueError("no rate or no gradient norm is above 0: there is no best base rate")
+    return a, b
 
 
 def _checked(learning_rates: ArrayLike, grad_norms: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.probes.measure import Group, Values
 from experiments.report.reading import Run
-from experiments.report.style import legend_above, looks, mark_cooldowns, once_each
+from experiments.report.style import band, legend_above, looks, mark_cooldowns, once_each
 
 LINES = ("-", "--", ":", "-.")
 
@@ -190,11 +190,8 @@ def _axis() -> tuple[Figure, Axes]:
 def _line(
     axis: Axes, run: Run, name: str, x: Any, values: np.ndarray, label: str, style: str
 ) -> None:
-    """The mean over [T, R] and its band."""
-    colour, mean = looks(run)[name].colour, values.mean(1)
-    axis.plot(x, mean, style, color=colour, marker=".", lw=1.5, label=label)
-    if values.shape[1] > 1:
-        axis.fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
+    look = {"color": looks(run)[name].colour, "ls": style, "marker": ".", "label": label}
+    band(axis, x, values, **look)
 
 
 def _finish(figure: Figure, axis: Axes, group: Group) -> None:
