@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from experiments.cli.progress import Training
@@ -24,6 +25,7 @@ def launch(
     store: BranchStore,
     branches: Mapping[str, ResolvedBranch],
     declared: bool = True,
+    snapshot_at: Mapping[str, Collection[int]] | None = None,
 ) -> int:
     """Trains what is missing of `branches` in a workdir and draws its report.
 
@@ -32,6 +34,7 @@ def launch(
       store: the workdir's.
       branches: what is to be trained, old and new.
       declared: whether the experiment declares these branches, and is to be the workdir's config.
+      snapshot_at: further updates of a branch whose parameters are kept.
 
     Returns:
       An exit code: 130 after a stop, 1 after a divergence.
@@ -55,6 +58,7 @@ def launch(
             print(write_report(where))
 
         watch = Watch.of(experiment, Training())
+        watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})
         declares = experiment if declared else None
         try:
             grow(store, branches, watch, declares, lambda: bool(asked), planned, draw)

@@ -2,5 +2,6 @@
 
 from wsdjax.trainer.growth import fork, grow, resolved_in
 from wsdjax.trainer.loop import Diverged, Stopped
+from wsdjax.trainer.replay import replay
 from wsdjax.trainer.trainer import Trainer
 from wsdjax.trainer.watch import Progress, Watch

@@ -51,7 +51,11 @@ def begin(store: BranchStore, group: Group, job: Job) -> State | Job:
       MissingNode: if the node that it forks from is gone and its branch is past it.
     """
     found = plan(store, group, job)
-    return found if isinstance(found, Job) else carried_out(store, group, found)
+    if isinstance(found, Job):
+        return found
+    for name in group.names:  # what is later is made again
+        store.discard_after(name, found.step)
+    return carried_out(store, group, found)
 
 
 def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
@@ -88,9 +92,7 @@ def plan(store: BranchStore, group: Group, job: Job) -> Start | Job:
 
 
 def carried_out(store: BranchStore, group: Group, start: Start) -> State:
-    """The state there, where the group is trained; what is later is deleted."""
-    for name in group.names:
-        store.discard_after(name, start.step)
+    """The state there, where the group is trained."""
     first, model = group.first, group.program.model
     if len(start.own) == 1:
         return start.own[0]
