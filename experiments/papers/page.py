@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.papers.claims import Claim, Verdict
+from experiments.claims import Claim, Verdict
 
 _CSS = """
 :root { --held: #009E73; --not: #D55E00; --open: #777; }
@@ -29,6 +29,9 @@ summary { cursor: pointer; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } .wide img { min-width: 0; }
   figure, tr { break-inside: avoid; } }
 """
+
+
+_FILES = ("png", "svg", "pdf")
 
 
 class Drawn(NamedTuple):
@@ -132,10 +135,7 @@ def _claims(claims: Sequence[Claim]) -> str:
 
 def _figure(drawn: Drawn) -> str:
     source = base64.b64encode(drawn.svg).decode()
-    files = ", ".join(
-        f'<a href="figures/{drawn.name}.{kind}">{kind.upper()}</a>'
-        for kind in ("png", "svg", "pdf")
-    )
+    links = [f'<a href="figures/{drawn.name}.{kind}">{kind.upper()}</a>' for kind in _FILES]
     return (
         f'<h2>{_text(drawn.heading)}</h2><figure id="{drawn.name}"><div class="wide">'
         f'<img alt="{_text(drawn.heading)}" src="data:image/svg+xml;base64,{source}"></div>'

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import estimate
+from experiments.claims import Claim
 from experiments.cli.progress import Display
 from experiments.launch import launch
 from experiments.papers import page as pages
 from experiments.papers.belloni import captions, figures, measured, trees, verdicts
 from experiments.papers.belloni.measure import MEASURES, Subject
 from experiments.papers.belloni.verdicts import CNN, LM, Architecture
-from experiments.papers.claims import Claim
 from experiments.report import style
 from experiments.report.drawing import drawing
 from wsdjax import tree
