@@ -48,7 +48,7 @@ def test_a_replayed_state_is_the_one_that_was(store, branch, steps):
 
 
 def test_a_replayed_state_has_the_moments_too(store):
-    (_, state), (_, end) = replay(store, "decay", [12, 18])
+    *_, (_, end) = replay(store, "decay", [12, 18])
     assert same(end.opt_state, store.restore("decay").opt_state)
 
 
