@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from experiments.cli.progress import Training
@@ -24,11 +25,13 @@ def launch(
     store: BranchStore,
     branches: Mapping[str, ResolvedBranch],
     declared: bool = True,
+    snapshot_at: Mapping[str, Collection[int]] | None = None,
 ) -> int:
     """Trains what is missing of `branches`, old and new, and draws the workdir's report.
 
-    The experiment says how; if it is what `declared` them it becomes the workdir's config. Returns
-    an exit code: 130 after a stop, 1 after a divergence.
+    The experiment says how; if it is what `declared` them it becomes the workdir's config.
+    Parameters are kept at further updates of the branches in `snapshot_at`. Returns an exit code:
+    130 after a stop, 1 after a divergence.
     """
     every = {**store.branches(), **branches}
     _check_compared(experiment, every)
@@ -53,6 +56,7 @@ def launch(
             print(write_report(where))
 
         watch = Watch.of(experiment, Training())
+        watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})
         declares = experiment if declared else None
         try:
             grow(store, branches, watch, declares, lambda: bool(asked), planned, draw)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments.claims import Verdict
 from experiments.papers.belloni import figures, measured, verdicts
 from experiments.papers.belloni.verdicts import CNN, LM
-from experiments.papers.claims import Verdict
 
 RUNS, PARTS, FORK, END = 3, 5, 650, 1_000
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.papers import claims
-from experiments.papers.claims import Claim, Verdict
+from experiments import claims
+from experiments.claims import Claim, Verdict
 
 HELD, NOT_HELD, NOT_TOLD_APART = Verdict.HELD, Verdict.NOT_HELD, Verdict.NOT_TOLD_APART
 

@@ -37,12 +37,13 @@ STYLE: Any = {
 }
 
 
-def save(figure: Figure, stem: Path) -> bytes:
-    """Writes STEM.png and STEM.svg; returns the latter."""
+def save(figure: Figure, stem: Path, pdf: bool = False) -> bytes:
+    """Writes STEM.png and STEM.svg, and STEM.pdf if asked to; returns the SVG."""
+    dateless: dict[str, Any] = {".pdf": {"CreationDate": None}} if pdf else {}
     with matplotlib.rc_context(STYLE):
-        for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
+        for suffix, metadata in {".png": {}, **dateless, ".svg": {"Date": None}}.items():
             drawn = io.BytesIO()
-            figure.savefig(drawn, format=suffix[1:], **options)
+            figure.savefig(drawn, format=suffix[1:], dpi=150, metadata=metadata)
             write_atomically(stem.with_suffix(suffix), drawn.getvalue())
     return drawn.getvalue()
 

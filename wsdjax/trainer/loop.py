@@ -74,7 +74,7 @@ def train(
             unread = (n, metrics)
             stop = n < end and asked_to_stop()
             save = stop or n in save_at or n % watch.checkpoint_every == 0
-            snap = watch.snapshot_every and n % watch.snapshot_every == 0
+            snap = [name for name in names if watch.keeps(name, n)]
             if save or snap or n % watch.eval_every == 0 or n == end:
                 read(*unread)
                 unread = None
@@ -82,7 +82,8 @@ def train(
                 rows.write({"step": n}, program.evaluate(state, group.test))
             if snap:
                 for name, mine in group.parts(state):
-                    store.snapshot(name, mine)
+                    if name in snap:
+                        store.snapshot(name, mine)
             if save:
                 sums = rows.flush()  # before the checkpoint that comes after them
                 # One at a time, so that whenever a kill falls the siblings have one in common.

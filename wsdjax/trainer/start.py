@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,25 +30,42 @@ class Job(NamedTuple):
 
 
 def begin(store: BranchStore, group: Group) -> State | Job:
-    """The state of the newest good checkpoint that all of the group have, else one forked from
-    their parent's node, else the initialisation, and nothing later is there any more; or what must
-    be trained first for that node to be there. A `MissingNode` tells of one that is gone, and its
+    """The state in which a group begins, and nothing later is there any more; or what must be
+    trained first, as `nearest` tells."""
+    begun = nearest(store, group)
+    names, step = group.names, group.first.start
+    if isinstance(begun, State):
+        step = int(begun.step)
+    elif begun.until is None:
+        names = begun.names  # what was made after a damaged node is made again too
+    else:
+        return begun
+    for name in names:
+        store.discard_after(name, step)
+    return begun
+
+
+def nearest(store: BranchStore, group: Group, newest: int | None = None) -> State | Job:
+    """The state of the newest good checkpoint that all of the group have, up to `newest` if that is
+    given; else one forked from their parent's node, else the initialisation. Or what must be
+    trained first for that node to be there; a `MissingNode` tells of one that is gone, and its
     branch past it.
     """
     first, names, place = group.first, group.names, place_of_one(group.branches)
+
+    def saved(name: str) -> set[int]:
+        return {step for step in store.steps(name) if newest is None or step <= newest}
+
     # Only reading a checkpoint tells whether it is good.
-    while common := set.intersection(*(set(store.steps(name)) for name in names)):
+    while common := set.intersection(*map(saved, names)):
         step = max(common)
         own = [state for name in names if (state := read(store, name, step, place))]
         if len(own) == len(names):
-            _discard_after(store, names, step)
             return own[0] if len(own) == 1 else states.made(states.join, group.placed, own)
     if not (parent := first.parent):
-        _discard_after(store, names, 0)
         return _from_nothing(group)
     fork, there = first.start, store.steps(parent)
     if fork in there and (node := read(store, parent, fork, place)):
-        _discard_after(store, names, fork)
         before = store.branches()[parent].averages
 
         def from_node(node: State) -> State:
@@ -58,8 +74,6 @@ def begin(store: BranchStore, group: Group) -> State | Job:
         return states.made(from_node, group.placed, node)
     siblings = store.siblings(parent)
     if (parent, fork) in store.aside:
-        # What was made after that node is made again too: to its end.
-        _discard_after(store, siblings, fork)
         return Job(siblings)
     if max(there, default=0) > fork:
         raise MissingNode(
@@ -69,11 +83,6 @@ def begin(store: BranchStore, group: Group) -> State | Job:
         )
     log.info("%s is trained to %d first, for %s", parent, fork, first.name)
     return Job(siblings, until=fork)
-
-
-def _discard_after(store: BranchStore, names: Sequence[str], step: int) -> None:
-    for name in names:
-        store.discard_after(name, step)
 
 
 def _from_nothing(group: Group) -> State:

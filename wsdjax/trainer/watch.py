@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,15 @@ class Watch:
     eval_every: int = 100
     checkpoint_every: int = 500
     snapshot_every: int | None = None
+    snapshot_at: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Further updates of a branch whose parameters are kept."""
     tensorboard: bool = False
     progress: Progress = field(default_factory=Progress)
+
+    def keeps(self, name: str, step: int) -> bool:
+        """Whether the parameters of a branch's node are kept."""
+        regular = self.snapshot_every and step % self.snapshot_every == 0
+        return bool(regular) or step in self.snapshot_at.get(name, ())
 
     @classmethod
     def of(cls, experiment: Experiment, progress: Progress | None = None) -> Watch:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.papers import claims
+from experiments import claims
+from experiments.claims import Claim, Finding
 from experiments.papers.belloni.measured import (
     Components,
     Directions,
@@ -17,7 +18,6 @@ from experiments.papers.belloni.measured import (
     Preconditioned,
     Sharpness,
 )
-from experiments.papers.claims import Claim, Finding
 
 PAPER = "Belloni, Noci and Orvieto"
 COMPONENT = 0.4

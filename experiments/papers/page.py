@@ -1,0 +1,147 @@
+"""A paper's study as one page of HTML, which needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.claims import Claim, Verdict
+
+_CSS = """
+:root { --held: #009E73; --not: #D55E00; --open: #777; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 1.5rem auto;
+       padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2rem 0 .3rem; }
+.answer { font-size: 1.1rem; max-width: 60rem; }
+figure { margin: .5rem 0 1.5rem; } .wide { overflow-x: auto; }
+.wide img { width: 100%; min-width: 40rem; height: auto; }
+figcaption, .note { color: #555; font-size: .9rem; max-width: 60rem; }
+table { border-collapse: collapse; font-size: .9rem; width: 100%; }
+th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd; }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.held { color: var(--held); font-weight: 600; } .not-held { color: var(--not); font-weight: 600; }
+.not-told-apart { color: var(--open); }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; }
+summary { cursor: pointer; }
+@media print { body { max-width: none; margin: 0; font-size: 11pt; } .wide img { min-width: 0; }
+  figure, tr { break-inside: avoid; } }
+"""
+
+
+_FILES = ("png", "svg", "pdf")
+
+
+class Drawn(NamedTuple):
+    name: str
+    """Of its files, without a suffix."""
+    heading: str
+    caption: str
+    """In HTML."""
+    svg: bytes
+
+
+class Part(NamedTuple):
+    """One run that the study rests on."""
+
+    name: str
+    tree: str
+    config: str
+    made: str
+    """Machine, versions, date and time."""
+
+
+def page(
+    title: str,
+    question: str,
+    answer: str,
+    figures: Sequence[Drawn],
+    claims: Sequence[Claim],
+    parts: Sequence[Part],
+    command: str,
+) -> str:
+    """The page: question, answer, the first figure and the claims; then the other figures, and
+    how all of it was made."""
+    first, rest = list(map(_figure, figures[:1])), list(map(_figure, figures[1:]))
+    made = "".join(
+        f"<h3>{_text(part.name)}</h3><p>{_text(part.made)}</p>"
+        f"<details><summary>Tree</summary><pre>{_text(part.tree)}</pre></details>"
+        f"<details><summary>Config</summary><pre>{_text(part.config)}</pre></details>"
+        for part in parts
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title>
+<style>{_CSS}</style></head><body>
+<h1>{_text(title)}</h1>
+<p>{_text(question)}</p>
+<p class="answer"><b>{_text(answer)}</b></p>
+{"".join(first)}
+<h2>Claims</h2>
+{_claims(claims)}
+<p class="note">Values are means over runs, with an interval that covers the mean of such runs at
+95% (Student's t; for the matching cooldown the bootstrap over runs). What is compared within a run
+is compared by its difference, run by run. <i>Held</i> and <i>not held</i> mean that the whole
+interval lies on one side; <i>not told apart</i>, that it does not. A line is judged by all its
+points within [0, 1], each beyond its sampling error.</p>
+{"".join(rest)}
+<h2>How it was made</h2>
+<pre>{_text(command)}</pre>
+{made}
+</body></html>
+"""
+
+
+def answer(claims: Sequence[Claim]) -> str:
+    """How many claims held, and which did not, in a sentence for each verdict."""
+    by_verdict: Mapping[Verdict, list[Claim]] = {
+        verdict: [claim for claim in claims if claim.finding.verdict is verdict]
+        for verdict in Verdict
+    }
+    said = f"{len(by_verdict[Verdict.HELD])} of {len(claims)} claims held."
+    for verdict in (Verdict.NOT_HELD, Verdict.NOT_TOLD_APART):
+        if found := by_verdict[verdict]:
+            listed = "; ".join(f"{claim.claim} ({claim.model})" for claim in found)
+            said += f" {str(verdict).capitalize()}: {listed}."
+    return said
+
+
+def with_interval(claim: Claim) -> str:
+    """The value and its interval, in few digits."""
+    value, interval = claim.finding.value, claim.finding.interval
+    low, high = ("∞" if math.isinf(each) else f"{each:.3g}" for each in interval)
+    low = "-∞" if interval[0] == -math.inf else low
+    said = "none" if math.isinf(value) else f"{value:.3g}"
+    return f"{said} [{low}, {high}]"
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    rows = "".join(
+        f"<tr><td>{claim.figure}</td><td>{_text(claim.claim)}</td><td>{_text(claim.model)}</td>"
+        f'<td class="number">{_text(with_interval(claim))} {_text(claim.unit)}</td>'
+        f'<td>{claim.finding.runs}</td><td class="{str(claim.finding.verdict).replace(" ", "-")}">'
+        f"{claim.finding.verdict}</td></tr>"
+        for claim in claims
+    )
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("Fig.", "Claim", "Model", "Value [95% interval]", "Runs", "Verdict")
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
+
+
+def _figure(drawn: Drawn) -> str:
+    source = base64.b64encode(drawn.svg).decode()
+    links = [f'<a href="figures/{drawn.name}.{kind}">{kind.upper()}</a>' for kind in _FILES]
+    return (
+        f'<h2>{_text(drawn.heading)}</h2><figure id="{drawn.name}"><div class="wide">'
+        f'<img alt="{_text(drawn.heading)}" src="data:image/svg+xml;base64,{source}"></div>'
+        f"<figcaption>{drawn.caption} ({', '.join(links)})</figcaption></figure>"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,71 @@
+"""Branches compared run by run.
+
+Runs that have their seed in common share an initialisation and batches, so that the spread between
+seeds, which a mean ± deviation tells, is no part of the difference between two branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.claims import Finding, Verdict, above
+from experiments.report.reading import Run
+
+HEADER = ("held-out loss of", "less that of", "difference by seed", "95% interval", "which is")
+
+
+class Difference(NamedTuple):
+    """The held-out loss at the end of a branch less that of another, in nats."""
+
+    branch: str
+    other: str
+    finding: Finding
+
+
+def differences(run: Run, leaves: Sequence[str]) -> list[Difference]:
+    """Each leaf less the one whose held-out loss is lowest, and each method that the config
+    compares less the first of them; of those alone that were evaluated at their end on the same
+    data, with the same seeds, two or more."""
+    ends = {name: _end(run, name) for name in run.branches}
+    means = {name: end.mean() for name in leaves if (end := ends[name]) is not None}
+    best = min(means, key=lambda name: means[name], default="")
+    pairs = [(name, best) for name in means if name != best]
+    first, *others = list(run.compared.values()) or [()]
+    pairs += [pair for names in others for pair in zip(names, first, strict=False)]
+    found = []
+    for name, other in dict.fromkeys(pairs):
+        one, two = ends[name], ends[other]
+        if one is not None and two is not None and _alike(run, name, other):
+            found.append(Difference(name, other, above(one - two)))
+    return found
+
+
+def table(found: Sequence[Difference]) -> list[tuple[str, ...]]:
+    """In text, its header first; nothing for no difference."""
+    rows = list(map(_row, found))
+    return [HEADER, *rows] if rows else []
+
+
+def _row(difference: Difference) -> tuple[str, ...]:
+    found = difference.finding
+    low, high = found.interval
+    said = {Verdict.HELD: "higher", Verdict.NOT_HELD: "lower"}.get(found.verdict, found.verdict)
+    interval = f"{low:+.4f} to {high:+.4f}"
+    return difference.branch, difference.other, f"{found.value:+.4f}", interval, str(said)
+
+
+def _end(run: Run, name: str) -> np.ndarray | None:
+    evaluations = run.table(name).evaluations
+    if not evaluations or evaluations["step"][-1] != run.branches[name].end:
+        return None
+    last = evaluations["eval_loss"][-1]
+    return last if np.isfinite(last).all() else None
+
+
+def _alike(run: Run, name: str, other: str) -> bool:
+    one, two = run.branches[name], run.branches[other]
+    seeds = one.replicate_seeds
+    return len(seeds) > 1 and seeds == two.replicate_seeds and one.data == two.data

@@ -1,0 +1,65 @@
+"""Differences between branches are those of each seed, and their intervals Student's."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import grow, with_tree
+from scipy import stats
+
+from experiments.report import paired
+from experiments.report.reading import Run
+from wsdjax import plans
+from wsdjax.config import Branch, Cooldown
+from wsdjax.config.json import to_json
+from wsdjax.files import write_json
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    sqrt = {"sqrt": Branch(4, Cooldown("sqrt"), "trunk")}
+    other = {"elsewhere": Branch(4, Cooldown(), "trunk", data_seed=7)}
+    branches = plans.wsd(12, 2, 4) | sqrt | other | plans.cosine(12, 2)
+    compare = {"WSD": ("decay",), "cosine": ("cosine",)}
+    config = with_tree(branches, compare=compare, batch_size=4, seeds=3)
+    workdir = tmp_path_factory.mktemp("paired")
+    grow(workdir, config)
+    write_json(workdir / "config.json", to_json(config))
+    return Run(workdir)
+
+
+def test_a_difference_is_a_paired_t_test(run):
+    leaves = [branch.name for branch in run.ends()]
+    found = paired.differences(run, leaves)
+    ends = {name: run.table(name).evaluations["eval_loss"][-1] for name in leaves}
+    best = min(ends, key=lambda name: ends[name].mean())
+    assert {each.other for each in found[:3]} == {best}
+    assert {each.branch for each in found[:3]} == {*leaves} - {best}
+    for each in found:
+        difference = ends[each.branch] - ends[each.other]
+        test = stats.ttest_rel(ends[each.branch], ends[each.other]).confidence_interval(0.95)
+        assert each.finding.value == pytest.approx(difference.mean())
+        assert each.finding.interval == pytest.approx((test.low, test.high))
+    assert {(each.branch, each.other) for each in found} >= {("cosine", "decay")} - {(best, best)}
+
+
+def test_a_table_says_which_is_higher(run):
+    header, *rows = paired.table(paired.differences(run, ["sqrt", "decay"]))
+    assert header == paired.HEADER
+    difference = paired.differences(run, ["sqrt", "decay"])[0]
+    shifted = [
+        difference._replace(finding=paired.above(np.array(values)))
+        for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.1, -0.1, 0.0])
+    ]
+    said = [row[-1] for row in paired.table(shifted)[1:]]
+    assert said == ["higher", "lower", "not told apart"]
+    assert len(rows) == 2
+
+
+def test_what_has_other_seeds_is_not_compared(run):
+    run = Run(run.workdir)
+    run.branches = dict(run.branches)
+    sqrt = run.branches["sqrt"]
+    run.branches["sqrt"] = dataclasses.replace(sqrt, seeds=2)
+    assert "sqrt" not in {each.branch for each in paired.differences(run, ["sqrt", "decay"])}
+    assert paired.table([]) == []

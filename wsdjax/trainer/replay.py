@@ -1,0 +1,53 @@
+"""Nodes that were not kept, made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from wsdjax.branches import BranchStore, MissingNode
+from wsdjax.trainer import start
+from wsdjax.trainer.group import Group
+from wsdjax.trainer.start import Job
+from wsdjax.training.compiled import Compiled
+from wsdjax.training.state import State
+
+
+def replay(store: BranchStore, name: str, steps: Sequence[int]) -> Iterator[tuple[int, State]]:
+    """The states of a branch after some updates, each from the nearest checkpoint before it.
+
+    They are what they were, to the bit, on the devices that they were trained on: an update is a
+    function of the state and its number, and siblings are replayed in one program, as they were
+    trained. Nothing is written but that a damaged checkpoint is set aside.
+
+    Args:
+      store: the workdir's, locked if something else may train there.
+      name: the branch's.
+      steps: completed updates, of the branch or of those that it was forked from.
+
+    Yields:
+      (step, state) in ascending order; the next one takes the memory of the one before.
+
+    Raises:
+      MissingNode: for a step beyond the branch's end, or before a fork whose node is gone.
+    """
+    compiled, asked, end = Compiled(), sorted(set(steps)), store.branches()[name].end
+    if asked and not 0 <= asked[0] <= asked[-1] <= end:
+        raise MissingNode(f"{name} has the updates 0 to {end:,}, not {asked[-1]:,}")
+    for branch, after, stop in store.lineage(name):
+        mine = [s for s in asked if (after or -1) < s <= stop]
+        group = Group.of(store, store.siblings(branch), compiled) if mine else None
+        state: State | None = None
+        for step in mine:
+            assert group is not None
+            saved = [s for s in store.steps(branch) if s <= step]
+            if state is None or max(saved, default=0) > int(state.step):
+                begun = start.nearest(store, group, step)
+                if isinstance(begun, Job):
+                    raise MissingNode(
+                        f"{branch}@{step:,} cannot be made again: the node that it was forked from "
+                        "is not there"
+                    )
+                state = begun
+            for n in range(int(state.step) + 1, step + 1):
+                state, _ = group.program.step(state, group.batch(n), group.hyper(n))
+            yield step, next(part for owner, part in group.parts(state) if owner == branch)
