@@ -66,7 +66,7 @@ def _branch(given: Given) -> int | None:
     if len(rest) != count:
         takes = ("no branch", "one branch", "two branches")[count]
         raise ConfigError(f"{name} takes {takes}, got {shortened(' '.join(rest), 100) or 'none'}")
-    workdir = cli.run_directory(given)
+    workdir = cli.run_directory(given.workdir)
 
     from wsdjax.branches import BranchStore
     from wsdjax.branches.workdir import experiment_of

@@ -276,7 +276,7 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
     [
         ("decay", "sharp", "--probe=sharp: the probes are sharpness, preconditioned"),
         ("stem", "sharpness", "no branch 'stem'"),
-        ("decay@7", "sharpness", "no such node; decay has 6, 12, 18"),
+        ("decay@37", "sharpness", "no such node; decay has been trained to 36"),
         ("decay@a", "sharpness", "write BRANCH, BRANCH@STEP or"),
         ("decay@36", "distances", "goes along nodes: give a range"),
         ("trunk@12", "preconditioned", "a snapshot has no moments of Adam"),
@@ -298,10 +298,9 @@ def test_a_mistake_is_answered_in_a_line(snapped, node, name, said):
 @pytest.mark.parametrize(
     ("node", "said"),
     [
-        ("trunk@7:24", "the nearest to 7 is 6"),
-        ("trunk@6:23", "the nearest to 23 is 24"),
-        ("trunk@6:24:5", "the nearest to 11 is 12, and lacks 2 more of those"),
-        ("trunk@6:60:6", "the nearest to 60 is 24"),
+        ("trunk@25", "no such node; trunk has been trained to 24"),
+        ("trunk@6:60:6", "no such node; trunk has been trained to 24"),
+        ("trunk@80%", "a percentage of what? Set the experiment's length"),
         ("trunk@6:24:0", "EVERY is 0"),
         ("../branches/trunk", "no branch '../branches/trunk'"),
         ("./trunk@6", "no branch './trunk'"),

@@ -3,11 +3,13 @@
 import dataclasses
 
 import pytest
-from helpers import Silent, load_config, same
+from helpers import Silent, call, grow, load_config, same
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.config import Branch, Constant, Cooldown
+from wsdjax.config.json import to_json
+from wsdjax.files import write_json
 from wsdjax.trainer import Trainer, Watch, replay
 
 TREE = {
@@ -55,3 +57,25 @@ def test_a_replayed_state_has_the_moments_too(store):
 def test_what_is_beyond_the_end_cannot_be_replayed(store):
     with pytest.raises(MissingNode, match="has the updates 0 to 18, not 19"):
         list(replay(store, "decay", [19]))
+
+
+def test_a_node_that_was_not_kept_is_probed(tmp_path):
+    """By its share of the run's length, and along a range; it is kept from then on."""
+    workdir = tmp_path / "run"
+    config = load_config()
+    branches = {"trunk": Branch("100%", Constant(2)), "decay": Branch("50%", Cooldown(), "trunk")}
+    config = dataclasses.replace(config, tree=branches, length=20, checkpoint_every=8)
+    grow(workdir, config)
+    write_json(workdir / "config.json", to_json(config))
+    assert BranchStore(workdir).nodes("decay") == [16, 20, 24, 30]
+    flags = (f"--workdir={workdir}", "--probe=distances")
+    code, out, err = call("experiments.probe", *flags, "--node=decay@50%:26:8")
+    assert code == 0, err
+    assert "decay@10, 18, 26: not kept, and made again" in err
+    assert "decay has the nodes 10, 18, 26 there" in out
+    store = BranchStore(workdir)
+    assert (store.snapshots("trunk"), store.snapshots("decay")) == ([10, 18], [26])
+    whole = grow(tmp_path / "whole", dataclasses.replace(config, checkpoint_every=2, keep=20))
+    for step in (10, 18, 26):
+        assert same(store.params("decay", step), whole.params("decay", step))
+    assert "not kept" not in call("experiments.probe", *flags, "--node=decay@10:26:8")[2]

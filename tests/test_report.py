@@ -192,3 +192,20 @@ def test_a_report_of_no_run(tmp_path):
     code, _, err = call("experiments.report", f"--workdir={tmp_path}")
     assert (code, err.count("\n")) == (2, 1)
     assert "no run is there" in err
+
+
+def test_two_runs_are_drawn_beside_each_other(compared, tmp_path):
+    other = tmp_path / "other"
+    grow(other, with_tree(plans.wsd(12, 2, 4), batch_size=4))
+    file = tmp_path / "both.html"
+    runs = (f"--workdir={compared.workdir}", f"--workdir={other}")
+    code, out, err = call("experiments.report", *runs, f"--out={file}")
+    assert code == 0, err
+    assert str(file) in out
+    page = file.read_text()
+    assert page.count("<h1>") == 2
+    assert page.count('<figure id="loss">') == 2
+    assert "WSD-S" in page
+    code, _, err = call("experiments.report", runs[0], f"--out={file}")
+    assert code == 2
+    assert "give --workdir more than once" in err

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from experiments.probe.nodes import parse_node
+from experiments.probe.nodes import make_again, parse_node
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, AdamW, Photos
@@ -79,6 +79,7 @@ def of_run(workdir: str, node: str, examples: int) -> Subject:
     branch, (step, *others) = parse_node(node, store)
     if others:
         raise ConfigError(f"--node={node}: curvature is measured at one node, not along a range")
+    make_again(store, branch, [step])
     resolved = store.branches()[branch]
     model = models.build(resolved.model)
     params = jax.tree.map(lambda leaf: leaf[0], store.params(branch, step))

@@ -117,11 +117,11 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def run_directory(given: argparse.Namespace) -> Path:
+def run_directory(given: str | None) -> Path:
     """The --workdir of a command that looks at a run."""
-    if not given.workdir:
+    if not given:
         raise ConfigError("give the run's directory, --workdir=runs/NAME")
-    workdir = Path(given.workdir)
+    workdir = Path(given)
     if not any(workdir.glob("branches/*/")):
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/NAME)")
     return workdir

@@ -4,10 +4,12 @@ python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --pr
     [--examples=1000] [--split=train] [--sample_seed=0] [--k=1] [--tol=1e-3] [--points=21]
 python -m experiments.probe drop --workdir=W RESULT...
 
-A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains); a
-range takes all there are from one node to another, or every EVERY-th step, along the branch's
-lineage. The loss is the mean over a sample of the branch's data, drawn without replacement and
-spread over the split; each result has the loss of its sample and the sampling error of that.
+A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
+that was not kept is made again from the checkpoint before it, exactly; "trunk@80%" is at 80% of the
+run's length. A range takes all there are from one node to another, or every EVERY-th step, along
+the branch's lineage. The loss is the mean over a sample of the branch's data, drawn without
+replacement and spread over the split; each result has the loss of its sample and the sampling error
+of that.
 
 At each node:
 {at_nodes}
@@ -36,7 +38,7 @@ from experiments import cli
 from experiments.cli.progress import Display
 from experiments.cli.results import plain
 from experiments.probe import sampling
-from experiments.probe.nodes import iterates, parse_node
+from experiments.probe.nodes import iterates, make_again, parse_node
 from experiments.report.probes import MEASURES, results
 from experiments.report.probes.measure import SPLITS, Measure, Nodes, Values, with_error
 from experiments.report.write import write_report
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
-    store = BranchStore(cli.run_directory(given))
+    store = BranchStore(cli.run_directory(given.workdir))
     if not given.words:
         _probe(store, given)
         return
@@ -100,6 +102,7 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     branch, steps = parse_node(given.node, store)
     if len(steps) < 2 and (along := [name for name in given.probe if MEASURES[name].along]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
+    make_again(store, branch, steps)
     split = getattr(data.load(store.branches()[branch].data), given.split)
     sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
     of = _Loss(store, branch, sample, given)
@@ -140,7 +143,7 @@ class _Loss:
             steps = sorted({*steps, fork})
         missing = []
         for at in [steps] if kind.along else [[step] for step in steps]:
-            owner = self._branch if kind.along else self._owner(at[0])
+            owner = self._branch if kind.along else self._store.owner(self._branch, at[0])
             ends = f"{at[0]}-{at[-1]}-{len(at)}nodes" if kind.along else f"{at[0]}"
             directory = self._store.directory(owner) / "probes"
             directory.mkdir(exist_ok=True)
@@ -199,7 +202,7 @@ class _Loss:
             said = "a snapshot has no moments of Adam: name a node with a checkpoint"
             raise probes.ProbeError(said) from None
         nu, count = optim.second_moment(one.opt_state)
-        adam = self._branches[self._owner(step)].optimizer
+        adam = self._branches[self._store.owner(self._branch, step)].optimizer
         return probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)
 
     def _settings(self, kind: Measure) -> tuple[Values, str]:
@@ -220,11 +223,6 @@ class _Loss:
             tags.append(self._branch)
         loss = {"examples": examples, "split": split, "sample_seed": seed}
         return {**loss, **own}, "-".join([*tags, f"sample{seed}"])
-
-    def _owner(self, step: int) -> str:
-        """The branch of the lineage that made the node."""
-        lineage = self._store.lineage(self._branch)
-        return next(segment.branch for segment in lineage if step <= segment.stop)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from wsdjax import models
-from wsdjax.branches import BranchStore, MissingNode
+from wsdjax import models, tree
+from wsdjax.branches import BranchStore, MissingNode, workdir
+from wsdjax.config import describe_all
+from wsdjax.config.lengths import updates
 from wsdjax.errors import ConfigError
+from wsdjax.trainer import replay
 from wsdjax.wording import listed, shortened
 
 _KEPT = 2**30
@@ -19,11 +23,12 @@ _KEPT = 2**30
 
 def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
     """The branch and the steps that a node or a range of nodes names: BRANCH, its last;
-    BRANCH@STEP; BRANCH@FIRST:LAST, all there are from one node to another;
-    BRANCH@FIRST:LAST:EVERY, all of FIRST, FIRST + EVERY, ... up to LAST.
+    BRANCH@STEP; BRANCH@FIRST:LAST, the two and all that are kept between them;
+    BRANCH@FIRST:LAST:EVERY, all of FIRST, FIRST + EVERY, ... up to LAST. A step may be a length, as
+    in a config: "80%" of the run's.
 
     Raises:
-      ConfigError, MissingNode: for what is no node, or is not there.
+      ConfigError, MissingNode: for what is no node, or has not been trained.
     """
     branch, at, range_ = text.partition("@")
     said = f"--node={shortened(text)}"
@@ -35,27 +40,50 @@ def parse_node(text: str, store: BranchStore) -> tuple[str, list[int]]:
         raise ConfigError(f"{said}: {branch} has no node yet")
     if not at:
         return branch, [nodes[-1]]
-    parts = range_.split(":")
-    if len(parts) > 3 or not all(part.isdecimal() and len(part) < 16 for part in parts):
+    steps = [_step(part, said, store, branch) for part in range_.split(":")]
+    if len(steps) > 3:
         raise ConfigError(f"{said}: write BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
-    first, last = int(parts[0]), int(parts[min(1, len(parts) - 1)])
+    first, last = steps[0], steps[min(1, len(steps) - 1)]
     if last < first:
         raise ConfigError(f"{said}: the range goes backwards, from {first} to {last}")
-    if len(parts) < 3:
-        asked = sorted({first, last, *(step for step in nodes if first <= step <= last)})
-    elif every := int(parts[2]):
-        # What is beyond the last node is not there, however far it goes.
-        asked = [*range(first, min(last, nodes[-1]) + 1, every), *([last] * (last > nodes[-1]))]
-    else:
+    if last > nodes[-1]:
+        raise ConfigError(f"{said}: no such node; {branch} has been trained to {nodes[-1]}")
+    if len(steps) < 3:
+        return branch, sorted({first, last, *(step for step in nodes if first <= step <= last)})
+    if not steps[2]:
         raise ConfigError(f"{said}: EVERY is 0, must be 1 or more")
-    if lacking := sorted(set(asked) - set(nodes)):
-        nearest = min(nodes, key=lambda node: abs(node - lacking[0]))
-        more = f", and lacks {len(lacking) - 1} more of those" if len(lacking) > 1 else ""
-        raise ConfigError(
-            f"{said}: no such node; {branch} has {listed(map(str, nodes))}; the nearest to "
-            f"{lacking[0]} is {nearest}{more}. --config.snapshot_every keeps more in training"
-        )
-    return branch, asked
+    return branch, [*range(first, last + 1, steps[2])]
+
+
+def _step(text: str, said: str, store: BranchStore, branch: str) -> int:
+    if text.isdecimal() and len(text) < 16:
+        return int(text)
+    resolved, experiment = store.branches()[branch], workdir.experiment_of(store.workdir)
+    sets = [resolved.data, *(experiment.data_sets() if experiment else [])]
+    described = describe_all(sets if "epoch" in text else [])
+    length = tree.run_length(experiment, described) if experiment else None
+    one = tree.units(resolved.data, resolved.batch_size, length, described)
+    try:
+        return updates(text, one)
+    except ValueError as error:
+        form = "write BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]"
+        raise ConfigError(f"{said}: {form}; {error}") from None
+
+
+def make_again(store: BranchStore, branch: str, steps: Sequence[int]) -> None:
+    """Keeps the parameters of those nodes that are not kept, by training to them once more.
+
+    Raises:
+      WorkdirBusy: if another process writes there.
+      MissingNode: as `wsdjax.trainer.replay`.
+    """
+    if not (lacking := sorted({*steps} - {*store.nodes(branch)})):
+        return
+    which = listed(map(str, lacking))
+    print(f"{branch}@{which}: not kept, and made again from the checkpoint before", file=sys.stderr)
+    with store.lock():
+        for step, state in replay(store, branch, lacking):
+            store.snapshot(store.owner(branch, step), state)
 
 
 class Iterates(Sequence):

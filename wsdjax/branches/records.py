@@ -107,6 +107,10 @@ class Records:
             name, stop = branch.parent, branch.start
         return segments[::-1]
 
+    def owner(self, name: str, step: int) -> str:
+        """The branch of the lineage that made the node."""
+        return next(each.branch for each in self.lineage(name) if step <= each.stop)
+
     def protected(self, name: str) -> set[int]:
         """The steps whose checkpoints stay: the branch's end and every fork from it."""
         branches = self.branches()
