@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.cli.table import aligned
-from experiments.report.reading import experiment_of
+from experiments.report.reading import Run, experiment_of
 from wsdjax.branches import BranchStore
 from wsdjax.config import AdamW
 from wsdjax.tree.branch import ResolvedBranch
@@ -80,3 +80,10 @@ def changes(branch: ResolvedBranch, parent: ResolvedBranch | None, base: AdamW |
     if branch.reset_optimizer:
         found.append("reset_optimizer")
     return ", ".join(found)
+
+
+def changes_along(run: Run, name: str) -> str:
+    """The changes of a lineage's branches, root to leaf."""
+    along = [run.branches[segment.branch] for segment in run.lineage(name)]
+    base = run.experiment.optimizer if run.experiment else None
+    return ", ".join(filter(None, (changes(e, run.branches.get(e.parent), base) for e in along)))

@@ -169,7 +169,7 @@ def curves(run: Run, column: str) -> Iterator[Curve]:
 
 
 def _draw(axis: Axes, curve: Curve) -> None:
-    mark = "." if len(curve.steps) < 50 else ""  # so that evaluations are seen to be points
+    mark = "." if len(curve.steps) < 30 else ""  # so that evaluations are seen to be points
     look = {"color": curve.colour, "ls": curve.line, "marker": mark, "label": curve.label}
     band(axis, curve.steps, curve.values, **look)
 

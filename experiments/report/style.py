@@ -14,6 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.report.drawing import changes_along
 from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
 from wsdjax.files import write_atomically
@@ -81,8 +82,18 @@ def looks(run: Run) -> dict[str, Look]:
     for name in run.branches:
         if name not in found:
             colour, line = next(unused) if name in ends else (TRUNK, "-")
-            found[name] = Look(colour, line, plain(f"{name} ({schedule_name(run, name)})"))
+            found[name] = Look(colour, line, plain(f"{name} ({_differs(run, name)})"))
     return found
+
+
+def _differs(run: Run, name: str) -> str:
+    """What a branch is, as far as others are not: its schedule, its length, what it changes."""
+    branch, called = run.branches[name], schedule_name(run, name)
+    alike = [b for b in run.ends() if schedule_name(run, b.name) == called]
+    length = branch.end - branch.start
+    lengths = {b.end - b.start for b in alike if b.schedule.decays}
+    said = [called, f"{length:,} updates" if branch in alike and len(lengths) > 1 else ""]
+    return ", ".join(filter(None, (*said, changes_along(run, name))))
 
 
 def band(axis: Axes, x: Any, values: np.ndarray, **look: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.cli.table import aligned
 from experiments.report import baselines, figures
 from experiments.report.bound import overlays
-from experiments.report.drawing import changes, summary
+from experiments.report.drawing import changes_along, summary
 from experiments.report.naming import schedule_name
 from experiments.report.reading import Run
 
@@ -64,7 +64,7 @@ def final_values(run: Run) -> list[Final]:
                     held_out_loss=evaluations[f"{column}loss"][-1],
                     held_out_accuracy=evaluations[f"{column}accuracy"][-1],
                     held_out_loss_at_fork=forked[0] if len(forked) else None,
-                    changes=_changes(run, branch.name),
+                    changes=changes_along(run, branch.name),
                 )
             )
     return found
@@ -86,12 +86,6 @@ def table(ends: list[Final]) -> Rows:
     """The final table, its header first; without changes where there are none."""
     shown = [name for name in COLUMNS if name != "changes" or any(end.changes for end in ends)]
     return [tuple(shown), *(tuple(COLUMNS[name](end) for name in shown) for end in ends)]
-
-
-def _changes(run: Run, name: str) -> str:
-    along = [run.branches[segment.branch] for segment in run.lineage(name)]
-    base = run.experiment.optimizer if run.experiment else None
-    return ", ".join(filter(None, (changes(e, run.branches.get(e.parent), base) for e in along)))
 
 
 def budget_table(run: Run) -> list[tuple[str, ...]]:

@@ -157,19 +157,20 @@ def grow(
         planned(missing)
         _write_status(store, "running")
         status: str | None = "incomplete"
+        diverged: Diverged | None = None
         try:
             trainer.train(missing)
-            draw(store.workdir)
             status = None
         except Stopped as error:
             status = f"stopped: {error}"
             raise
         except Diverged as error:
-            status = f"diverged: {error}"
-            draw(store.workdir)
-            raise
+            status, diverged = f"diverged: {error}", error
         finally:
-            _write_status(store, status)
+            _write_status(store, status)  # before the report is drawn, which a kill may cut short
+        draw(store.workdir)
+        if diverged:
+            raise diverged
     return missing
 
 

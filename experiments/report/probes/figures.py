@@ -155,7 +155,7 @@ def phases(run: Run, group: Group) -> Figure:
     axes = figure.subplots(1, 2)
     for axis, column, label in (
         (axes[0], "norm_of_product", r"$\|Hv\|$"),
-        (axes[1], "quotient", r"curvature $v'Hv$"),
+        (axes[1], "quotient", r"curvature $v^T H v$"),
     ):
         ticks = []
         for i, (_, name, content) in enumerate(group.results):
