@@ -22,10 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", help="where the run lives; runs/NAME of the config")
     parser.add_argument("--checkpoint_dir", help="where checkpoints go, such as a bucket")
     parser.switch("dry_run", "tell what the run would cost, and stop")
-    return cli.call(parser, _run, argv)
+    return cli.call(parser, run, argv)
 
 
-def _run(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Trains what is missing in `workdir` of the `experiment`'s tree."""
     validate(given.experiment)
     if given.dry_run:
         from experiments.estimate import estimate

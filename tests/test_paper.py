@@ -6,14 +6,14 @@ import pytest
 from helpers import call
 
 from experiments.papers.belloni import measure, measured, trees
-from wsdjax import config, families
+from wsdjax import config
 from wsdjax.config import AdamW
 
 
 def _cnn(data):
     return trees._experiment(
         100,
-        model=config.CNN(widths=(4, 8)),
+        model=config.CNN(widths=(4,)),
         data=data or config.Photos(eval_size=20),
         optimizer=AdamW(),
         batch_size=4,
@@ -23,7 +23,7 @@ def _cnn(data):
 def _lm(data):
     return trees._experiment(
         100,
-        model=families.pythia(width=16, layers=1, heads=2, hidden=16, vocabulary=16),
+        model=config.RNN(16, width=8, layers=1),
         data=data or config.Bigram(vocabulary=16, length=8, eval_size=20),
         optimizer=AdamW(b2=0.95),
         batch_size=4,

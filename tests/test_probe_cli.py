@@ -423,7 +423,7 @@ def test_no_result_takes_the_place_of_another(tmp_path, capsys):
     is still known, and what a kill left of its sweep goes."""
     given = {"points": 3, "tol": 0.001}
     stem = "distances-6-24-3nodes-points3-tol0.001"
-    results = [{"moved": [], "travelled": []}]
+    results = [{"moved": [1.0], "travelled": [1.0]}]
     content = {"probe": "distances", "settings": {}, "results": results}
     first, there = measured.place(tmp_path, stem, [6, 12, 24], {})
     assert not there

@@ -239,12 +239,11 @@ def config_fault(draw: random.Random, workdir: Path, more: Sequence[Any]) -> Fau
 def _preflight(experiment: Any, workdir: Path) -> BaseException | None:
     """What `experiments.run` raises before it writes."""
     from experiments import run
-    from wsdjax.config import validate
 
+    flags = {"dry_run": False, "workdir": str(workdir), "checkpoint_dir": None}
     try:
-        validate(experiment)
         with _stopped_at_the_lock():
-            run.run(experiment, workdir)
+            run.run(argparse.Namespace(experiment=experiment, **flags))
     except BaseException as error:
         return error
     return None
