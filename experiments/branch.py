@@ -27,7 +27,7 @@ from wsdjax.config import Averages, Branch, DataConfig, Overrides, Schedule
 from wsdjax.config import json as serial
 from wsdjax.config.kinds import K
 from wsdjax.errors import ConfigError
-from wsdjax.wording import near, shortened, shown
+from wsdjax.wording import listed, near, shortened, shown
 
 Given = argparse.Namespace
 _HYPERPARAMETERS = [field.name for field in dataclasses.fields(Overrides)]
@@ -108,6 +108,7 @@ def _show(store, given: Given, name: str) -> None:
     for what, how in record.get("at_the_fork", {}).items():
         print(f"at the fork   {what}: {how}")
     print(f"checkpoints   {', '.join(map(str, store.steps(name))) or 'none yet'}")
+    print(f"snapshots     {listed(map(str, store.snapshots(name)))}")
     print(f"held-out loss {loss or 'none yet'}")
     for path, both in record["differs_from_parent"].items():
         if not path.startswith("schedule."):  # told above, whole
