@@ -4,7 +4,8 @@ Runs are replicates of one setting that differ in their seed alone. What is comp
 (two branches of one trunk, two directions at one node) is compared by its paired difference, of
 which the spread between seeds is no part. Intervals are Student's t for a mean of R runs, at 95%;
 where several contrasts must hold at once they are Bonferroni's, so that all cover together. A
-single run has no interval, and decides nothing.
+single run has no interval, and decides nothing but the shape of a line, whose interval is then that
+of the disjoint parts of its sample.
 """
 
 from __future__ import annotations
@@ -63,18 +64,19 @@ class Claim:
         }
 
 
-def above(values: ArrayLike, bound: float = 0.0) -> Finding:
+def above(values: ArrayLike, bound: float = 0.0, level: float = LEVEL) -> Finding:
     """Whether the mean over runs is above a bound.
 
     Args:
       values: [R], one for each run; for a paired comparison the difference within each.
       bound: in the unit of the values.
+      level: of the interval.
 
     Raises:
       ValueError: for no run, or a value that is not finite.
     """
     of_runs = _runs(values, 1)
-    low, high = interval(of_runs)
+    low, high = interval(of_runs, level)
     return Finding(float(of_runs.mean()), (low, high), len(of_runs), _side(low, high, bound))
 
 

@@ -47,8 +47,8 @@ def test_the_cost_is_told_and_nothing_written(study):
     workdir, give = study
     code, _, err = give("--dry_run")
     assert code == 0
-    assert "CNN: 7 branches: 315 updates of 4 images" in err
-    assert "language model: 7 branches: 315 updates of 4 x 8 tokens" in err
+    assert "cnn: 7 branches: 315 updates of 4 images" in err
+    assert "lm: 7 branches: 315 updates of 4 x 8 tokens" in err
     assert not workdir.exists()
 
 

@@ -279,7 +279,6 @@ def test_a_plane_goes_on_from_the_cell_at_which_it_was_stopped(snapped, tmp_path
         ("decay@37", "sharpness", "no such node; decay has been trained to 36"),
         ("decay@a", "sharpness", "write BRANCH, BRANCH@STEP or"),
         ("decay@36", "distances", "goes along nodes: give a range"),
-        ("trunk@12", "preconditioned", "a snapshot has no moments of Adam"),
         ("decay@24:36", "phases", "the two phases meet at the fork, 24"),
         ("decay@35:36", "plane", "k = 2 components take 3 iterates or more; there are 2"),
         ("decay@36:18", "plane", "the range goes backwards, from 36 to 18"),

@@ -9,6 +9,7 @@ from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode
 from wsdjax.config import Branch, Constant, Cooldown
 from wsdjax.config.json import to_json
+from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
 from wsdjax.trainer import Trainer, Watch, replay
 
@@ -79,3 +80,22 @@ def test_a_node_that_was_not_kept_is_probed(tmp_path):
     for step in (10, 18, 26):
         assert same(store.params("decay", step), whole.params("decay", step))
     assert "not kept" not in call("experiments.probe", *flags, "--node=decay@10:26:8")[2]
+
+
+def test_moments_of_a_node_that_has_no_checkpoint_are_made_again(store):
+    flags = (
+        f"--workdir={store.workdir}",
+        "--node=trunk@3",
+        "--probe=preconditioned",
+        "--examples=4",
+    )
+    code, out, err = call("experiments.probe", *flags)
+    assert code == 0, err
+    assert "preconditioned of trunk@3, seed 0: " in out
+
+
+def test_other_data_are_not_replayed(store, monkeypatch):
+    record = store.record("trunk")
+    monkeypatch.setattr(store, "record", lambda name: record | {"data_facts": {"hash": "other"}})
+    with pytest.raises(ConfigError, match="these are not the data that 'trunk' was trained on"):
+        list(replay(store, "trunk", [3]))

@@ -18,12 +18,14 @@ from helpers import (
     Stop,
     finish,
     flip_a_byte,
+    grow,
     kill,
     load_config,
     rows_of,
     run_script,
     same,
     start,
+    with_tree,
 )
 
 from wsdjax import trainer as train
@@ -270,6 +272,23 @@ def test_a_damaged_fork_point_is_made_again(finished, tmp_path):
     shutil.rmtree(workdir / "branches/decay/checkpoints")
     assert "trunk/checkpoints/24 is damaged" in run_again(workdir)
     assert_same_run(workdir, finished)
+
+
+def test_what_cannot_be_made_again_loses_nothing(tmp_path):
+    """A damaged fork point whose branch has lost its own: the end of that branch stays."""
+    branches = {
+        "root": Branch(steps=8, schedule=Constant(2)),
+        "mid": Branch(parent="root@3", steps=9, schedule=Constant(2)),
+        "leaf": Branch(parent="mid@6", steps=2, schedule=Cooldown()),
+    }
+    store = grow(tmp_path, with_tree(branches))
+    mid = store.steps("mid")
+    flip_a_byte(tmp_path / "branches/mid/checkpoints/6")
+    shutil.rmtree(tmp_path / "branches/root/checkpoints/3")
+    shutil.rmtree(tmp_path / "branches/leaf/checkpoints/8")
+    with pytest.raises(MissingNode, match="'mid' cannot start: no checkpoint root@3"):
+        grow(tmp_path, with_tree(branches))
+    assert BranchStore(tmp_path).steps("mid") == [step for step in mid if step != 6]
 
 
 def test_a_damaged_fork_point_inside_a_trunk_is_made_again(tmp_path):

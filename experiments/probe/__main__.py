@@ -5,8 +5,8 @@ python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --pr
 python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
-that was not kept is made again from the checkpoint before it, exactly; "trunk@80%" is at 80% of the
-run's length. A range takes all there are from one node to another, or every EVERY-th step, along
+that was not kept is made again, exactly, by training to it from the nearest checkpoint; "trunk@80%" is
+at 80% of the `length` of a config that has one. A range takes all there are from one node to another, or every EVERY-th step, along
 the branch's lineage. The loss is the mean over a sample of the branch's data, drawn without
 replacement and spread over the split; each result has the loss of its sample and the sampling error
 of that.
@@ -46,6 +46,7 @@ from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore, MissingNode, provenance
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
+from wsdjax.trainer import replay
 from wsdjax.training import optim, state
 from wsdjax.wording import shortened
 
@@ -102,9 +103,9 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     branch, steps = parse_node(given.node, store)
     if len(steps) < 2 and (along := [name for name in given.probe if MEASURES[name].along]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    make_again(store, branch, steps)
     split = getattr(data.load(store.branches()[branch].data), given.split)
     sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
+    make_again(store, branch, steps)
     of = _Loss(store, branch, sample, given)
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
@@ -131,7 +132,7 @@ class _Loss:
         self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
         # Of a node each replicate in turn asks for the same.
         self._params = functools.lru_cache(1)(functools.partial(store.params, branch))
-        self._restore = functools.lru_cache(1)(functools.partial(store.restore, branch))
+        self._state = functools.lru_cache(1)(self._with_moments)
 
     def measure(self, name: str, steps: list[int]) -> None:
         """Measures what is missing, of each node or along all of them; what is damaged is told
@@ -195,12 +196,16 @@ class _Loss:
                     found |= sampling.loss(self._loss_fn, nodes.params, self._sample)
                 yield found
 
-    def _preconditioner(self, step: int, replicate: int) -> Any:
+    def _with_moments(self, step: int) -> state.State:
+        """Of a checkpoint, or made again from the one before it: a snapshot has none."""
         try:
-            one = state.replicate(self._restore(step), replicate)
+            return self._store.restore(self._branch, step)
         except MissingNode:
-            said = "a snapshot has no moments of Adam: name a node with a checkpoint"
-            raise probes.ProbeError(said) from None
+            with self._store.lock():
+                return next(found for _, found in replay(self._store, self._branch, [step]))
+
+    def _preconditioner(self, step: int, replicate: int) -> Any:
+        one = state.replicate(self._state(step), replicate)
         nu, count = optim.second_moment(one.opt_state)
         adam = self._branches[self._store.owner(self._branch, step)].optimizer
         return probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)

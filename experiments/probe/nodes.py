@@ -80,7 +80,9 @@ def make_again(store: BranchStore, branch: str, steps: Sequence[int]) -> None:
     if not (lacking := sorted({*steps} - {*store.nodes(branch)})):
         return
     which = listed(map(str, lacking))
-    print(f"{branch}@{which}: not kept, and made again from the checkpoint before", file=sys.stderr)
+    print(
+        f"{branch}@{which}: not kept, and made again by training to it once more", file=sys.stderr
+    )
     with store.lock():
         for step, state in replay(store, branch, lacking):
             store.snapshot(store.owner(branch, step), state)

@@ -1,7 +1,7 @@
 """Draws a workdir again from its files alone: figures/, report.html and the final table.
 
 python -m experiments.report --workdir=runs/NAME [--baselines]
-python -m experiments.report --workdir=runs/A --workdir=runs/B [--out=beside.html]
+python -m experiments.report --workdir=runs/A --workdir=runs/B [--out=FILE]
 
 Of several runs one page is drawn, a column each, with every figure that one of them has.
 
@@ -26,7 +26,9 @@ from wsdjax.errors import ConfigError
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     parser.add_argument("--workdir", action="append", help="a run's directory")
-    parser.add_argument("--out", help="the page of several runs; beside.html if left out")
+    parser.add_argument(
+        "--out", help="the page of several runs; WORKDIR/beside.html of the first if left out"
+    )
     parser.switch("baselines", "count n-grams on the run's text first: a minute or more")
     return cli.call(parser, _report, argv)
 
@@ -38,7 +40,7 @@ def _report(given: argparse.Namespace) -> None:
         for workdir in workdirs:
             baselines.count(Run(workdir))
     if len(workdirs) > 1:
-        print(write_beside(workdirs, Path(given.out or "beside.html")))
+        print(write_beside(workdirs, Path(given.out or workdirs[0] / "beside.html")))
     elif given.out:
         raise ConfigError("--out is for the page of several runs: give --workdir more than once")
     else:

@@ -35,6 +35,8 @@ def overlays(run: Run, points: int = 300) -> list[Overlay]:
         rows = run.table(branch.name).updates
         if not rows or len(rows["step"]) < max(20, 2 * window) or not rows["rate"].any():
             continue
+        if rows["step"][-1] <= branch.start:
+            continue  # nothing of its own yet
         if not (np.isfinite(rows["grad_norm"]).all() and np.isfinite(rows["loss"]).all()):
             continue
         rates, norms = rows["rate"], rows["grad_norm"].mean(-1)

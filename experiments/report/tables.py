@@ -156,10 +156,13 @@ def notes(run: Run, ends: list[Final]) -> list[str]:
             "Correlation of training loss and convex bound after the first tenth: "
             f"{', '.join(found)}."
         )
+    reached = {name: run.table(name).updates.get("step", [0])[-1] for name in branches}
     unfinished = [
-        f"{name} (at {reached} of {branch.end})"
+        f"{name} (at {reached[name]} of {branch.end})"
+        if reached[name] > branch.start
+        else f"{name} (not begun)"
         for name, branch in branches.items()
-        if (reached := max(run.table(name).updates.get("step", [0])[-1], branch.start)) < branch.end
+        if reached[name] < branch.end
     ]
     if unfinished:
         said.append(f"Not finished: {', '.join(unfinished)}.")

@@ -19,7 +19,12 @@ class Constant(Schedule):
     endless = True
 
     def rate(self, span: Span) -> Rate:
-        return schedules.wsd(span.peak, int(self.warmup_steps), span.end, 0)
+        if int(self.warmup_steps) > span.end:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} is longer than the branch, which ends at "
+                f"{span.end}"
+            )
+        return schedules.constant(span.peak, int(self.warmup_steps))
 
 
 @kind

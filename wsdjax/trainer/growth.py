@@ -88,13 +88,14 @@ class Trainer:
     def _train_group(self, job: Job) -> None:
         """After whatever must be trained for it to begin."""
         group = Group.of(self.store, job.names, self._compiled)
-        while isinstance(begun := start.begin(self.store, group), Job):
+        while isinstance(begun := start.begin(self.store, group, job.newest), Job):
             self._train_group(begun)
         end = job.until or group.first.end
         loop.train(self.store, group, begun, end, self.watch, self.asked_to_stop)
 
     def _check_snapshots(self, name: str) -> None:
-        if not self.watch.snapshot_every or not (lost := self.store.lost_snapshots(name)):
+        kept = self.watch.snapshot_every or self.watch.snapshot_at.get(name)
+        if not kept or not (lost := self.store.lost_snapshots(name)):
             return
         gone = listed(map(str, lost))
         if self.store.snapshots(name):

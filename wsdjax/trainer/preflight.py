@@ -51,7 +51,7 @@ def check(
                 warn_of_another_tokenizer(branch)
             data.Stream(compiled.train_split(branch.data), branch.batch_size, branch.seed)
             if before := there.get(name) or there.get(branch.parent):
-                _check_same_data(store, before, branch)
+                check_same_data(store, before, branch)
     except ValueError as error:
         raise ConfigError(error) from None
     if tensorboard and not find_spec("tensorboardX"):
@@ -72,7 +72,7 @@ def _check_flags() -> None:
             )
 
 
-def _check_same_data(store: BranchStore, before: ResolvedBranch, branch: ResolvedBranch) -> None:
+def check_same_data(store: BranchStore, before: ResolvedBranch, branch: ResolvedBranch) -> None:
     """That a branch that goes on with the stream of one before it, or with its own, has its
     data."""
     if (before.data, before.data_start) != (branch.data, branch.data_start):

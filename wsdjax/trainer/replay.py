@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from wsdjax.branches import BranchStore, MissingNode
-from wsdjax.trainer import start
+from wsdjax.trainer import preflight, start
 from wsdjax.trainer.group import Group
 from wsdjax.trainer.start import Job
 from wsdjax.training.compiled import Compiled
@@ -15,9 +15,10 @@ from wsdjax.training.state import State
 def replay(store: BranchStore, name: str, steps: Sequence[int]) -> Iterator[tuple[int, State]]:
     """The states of a branch after some updates, each from the nearest checkpoint before it.
 
-    They are what they were, to the bit, on the devices that they were trained on: an update is a
-    function of the state and its number, and siblings are replayed in one program, as they were
-    trained. Nothing is written but that a damaged checkpoint is set aside.
+    They are what they were, to the bit, with the software and on the devices that they were trained
+    with, of which others are warned of: an update is a function of the state and its number, and
+    siblings are replayed in one program, as they were trained. Nothing is written but that a
+    damaged checkpoint is set aside.
 
     Args:
       store: the workdir's, locked if something else may train there.
@@ -28,17 +29,22 @@ def replay(store: BranchStore, name: str, steps: Sequence[int]) -> Iterator[tupl
       (step, state) in ascending order; the next one takes the memory of the one before.
 
     Raises:
+      ConfigError: if the data are not those that the branch was trained on.
       MissingNode: for a step beyond the branch's end, or before a fork whose node is gone.
     """
-    compiled, asked, end = Compiled(), sorted(set(steps)), store.branches()[name].end
+    compiled, asked, branches = Compiled(), sorted(set(steps)), store.branches()
+    end = branches[name].end
     if asked and not 0 <= asked[0] <= asked[-1] <= end:
         raise MissingNode(f"{name} has the updates 0 to {end:,}, not {asked[-1]:,}")
     for branch, after, stop in store.lineage(name):
         mine = [s for s in asked if (after or -1) < s <= stop]
-        group = Group.of(store, store.siblings(branch), compiled) if mine else None
+        if not mine:
+            continue
+        preflight.check_same_data(store, branches[branch], branches[branch])
+        preflight.warn_of_other_software(store, branch)
+        group = Group.of(store, store.siblings(branch), compiled)
         state: State | None = None
         for step in mine:
-            assert group is not None
             saved = [s for s in store.steps(branch) if s <= step]
             if state is None or max(saved, default=0) > int(state.step):
                 begun = start.nearest(store, group, step)

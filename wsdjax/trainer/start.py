@@ -27,21 +27,17 @@ class Job(NamedTuple):
     names: list[str]
     until: int | None = None
     """The fork at which to stop; None for the end."""
+    newest: int | None = None
+    """The newest checkpoint to go on from, later ones are made again; None for any."""
 
 
-def begin(store: BranchStore, group: Group) -> State | Job:
+def begin(store: BranchStore, group: Group, newest: int | None = None) -> State | Job:
     """The state in which a group begins, and nothing later is there any more; or what must be
     trained first, as `nearest` tells."""
-    begun = nearest(store, group)
-    names, step = group.names, group.first.start
-    if isinstance(begun, State):
-        step = int(begun.step)
-    elif begun.until is None:
-        names = begun.names  # what was made after a damaged node is made again too
-    else:
-        return begun
-    for name in names:
-        store.discard_after(name, step)
+    begun = nearest(store, group, newest)
+    if isinstance(begun, State):  # only now: what cannot begin loses nothing
+        for name in group.names:
+            store.discard_after(name, int(begun.step))
     return begun
 
 
@@ -74,7 +70,8 @@ def nearest(store: BranchStore, group: Group, newest: int | None = None) -> Stat
         return states.made(from_node, group.placed, node)
     siblings = store.siblings(parent)
     if (parent, fork) in store.aside:
-        return Job(siblings)
+        # What was made after that node is made again too: to its end.
+        return Job(siblings, newest=fork)
     if max(there, default=0) > fork:
         raise MissingNode(
             f"{first.name!r} cannot start: no checkpoint {parent}@{fork}; the steps saved are "

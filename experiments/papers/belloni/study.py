@@ -64,9 +64,9 @@ def run(given: Given, dry_run: bool) -> int:
       An exit code, as that of `experiments.launch.launch`.
     """
     sides = {name: _side(given, name, of) for name, of in ARCHITECTURES.items()}
-    for side in sides.values():
+    for name, side in sides.items():
         for line in _costs(side):
-            print(f"{side.of.name}: {line}", file=sys.stderr)
+            print(f"{name}: {line}", file=sys.stderr)
     if dry_run:
         return 0
     with held(given.workdir):

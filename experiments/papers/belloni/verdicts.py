@@ -45,9 +45,11 @@ Rows = Iterator[tuple[str, str, Finding]]
 
 
 def _losses(found: Losses, of: Architecture) -> Rows:
-    at = int(np.searchsorted(found.steps, found.fork))
-    before = int(np.searchsorted(found.steps, 2 * found.fork - found.steps[-1]))
-    fall = (found.wsd[:, at] - found.wsd[:, -1]) - (found.wsd[:, before] - found.wsd[:, at])
+    # From the last evaluation before the cooldown, which need not be at its very start.
+    at = int(np.searchsorted(found.steps, found.fork, side="right")) - 1
+    begin = 2 * found.steps[at] - found.steps[-1]
+    before = np.array([np.interp(begin, found.steps, run) for run in found.wsd])
+    fall = (found.wsd[:, at] - found.wsd[:, -1]) - (before - found.wsd[:, at])
     yield (
         "the loss falls further in the cooldown than in as many updates before it",
         "nats",

@@ -23,7 +23,7 @@ def sharpness(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
 
 
 def preconditioned(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
-    """Those of P^-1/2 H P^-1/2 for Adam's P; where there is a checkpoint.
+    """Those of P^-1/2 H P^-1/2 for Adam's P.
 
     It is what Adam sees (Cohen et al.).
     """
