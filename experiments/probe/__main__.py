@@ -5,11 +5,11 @@ python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --pr
 python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
-that was not kept is made again, exactly, by training to it from the nearest checkpoint; "trunk@80%" is
-at 80% of the `length` of a config that has one. A range takes all there are from one node to another, or every EVERY-th step, along
-the branch's lineage. The loss is the mean over a sample of the branch's data, drawn without
-replacement and spread over the split; each result has the loss of its sample and the sampling error
-of that.
+that was not kept is made again, exactly, by training to it from the nearest checkpoint;
+"trunk@80%" is at 80% of the `length` of a config that has one. A range takes all there are from one
+node to another, or every EVERY-th step, along the branch's lineage. The loss is the mean over a
+sample of the branch's data, drawn without replacement and spread over the split; each result has
+the loss of its sample and the sampling error of that.
 
 At each node:
 {at_nodes}

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     parser.add_argument("--workdir", action="append", help="a run's directory")
     parser.add_argument(
-        "--out", help="the page of several runs; WORKDIR/beside.html of the first if left out"
+        "--out", help="the page of several runs; beside.html in the first if left out"
     )
     parser.switch("baselines", "count n-grams on the run's text first: a minute or more")
     return cli.call(parser, _report, argv)
