@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import collections
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.claims import Claim, Verdict
@@ -97,17 +98,23 @@ are its dots.</p>
 
 
 def answer(claims: Sequence[Claim]) -> str:
-    """How many claims held, and which did not, in a sentence for each verdict."""
-    by_verdict: Mapping[Verdict, list[Claim]] = {
-        verdict: [claim for claim in claims if claim.finding.verdict is verdict]
-        for verdict in Verdict
-    }
-    said = f"{len(by_verdict[Verdict.HELD])} of {len(claims)} claims held."
-    for verdict in (Verdict.NOT_HELD, Verdict.NOT_TOLD_APART):
-        if found := by_verdict[verdict]:
-            listed = "; ".join(f"{claim.claim} ({claim.model})" for claim in found)
-            said += f" {str(verdict).capitalize()}: {listed}."
-    return said
+    """How many claims held, and which did in all models, or did not in one."""
+    by_verdict: dict[Verdict, list[Claim]] = {verdict: [] for verdict in Verdict}
+    for claim in claims:
+        by_verdict[claim.finding.verdict].append(claim)
+    held, failed, undecided = by_verdict.values()
+    said = [
+        f"{len(held)} of {len(claims)} claims held, {len(failed)} did not, and {len(undecided)} could "
+        "not be told apart."
+    ]
+    models = {claim.model for claim in claims}
+    counts = collections.Counter(claim.claim for claim in held)
+    if everywhere := [claim for claim, count in counts.items() if count == len(models) > 1]:
+        said.append(f"Held in both models: {'; '.join(everywhere)}.")
+    if failed:
+        listed = "; ".join(f"{claim.claim} ({claim.model})" for claim in failed)
+        said.append(f"Not held: {listed}.")
+    return " ".join(said)
 
 
 def with_interval(claim: Claim) -> str:
