@@ -65,6 +65,7 @@ def page(
 ) -> str:
     """The page: question, answer, the first figure and the claims; then the other figures, and
     how all of it was made."""
+    runs = max((claim.finding.runs for claim in claims), default=0)
     first, rest = list(map(_figure, figures[:1])), list(map(_figure, figures[1:]))
     made = "".join(
         f"<h3>{_text(part.name)}</h3><p>{_text(part.made)}</p>"
@@ -82,7 +83,7 @@ def page(
 {"".join(first)}
 <h2>Claims</h2>
 {_claims(claims)}
-<p class="note">Values are means over runs, with an interval that covers the mean of such runs at
+<p class="note">Values are means over {runs} runs of each model, with an interval that covers the mean of such runs at
 95% (Student's t; for the matching cooldown the bootstrap over runs). What is compared within a run
 is compared by its difference, run by run. <i>Held</i> and <i>not held</i> mean that the whole
 interval lies on one side; <i>not told apart</i>, that it does not. A line is judged by all its
@@ -104,8 +105,8 @@ def answer(claims: Sequence[Claim]) -> str:
         by_verdict[claim.finding.verdict].append(claim)
     held, failed, undecided = by_verdict.values()
     said = [
-        f"{len(held)} of {len(claims)} claims held, {len(failed)} did not, and {len(undecided)} could "
-        "not be told apart."
+        f"{len(held)} of {len(claims)} claims held, {len(failed)} did not, and {len(undecided)} "
+        "could not be told apart."
     ]
     models = {claim.model for claim in claims}
     counts = collections.Counter(claim.claim for claim in held)
@@ -127,19 +128,31 @@ def with_interval(claim: Claim) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = "".join(
-        f"<tr><td>{claim.figure}</td><td>{_text(claim.claim)}</td><td>{_text(claim.model)}</td>"
-        f'<td class="number">{_text(with_interval(claim))} {_text(claim.unit)}</td>'
-        f'<td>{claim.finding.runs}</td><td class="{str(claim.finding.verdict).replace(" ", "-")}">'
-        f"{claim.finding.verdict}</td></tr>"
-        for claim in claims
+    """A row for each claim, with a value and a verdict for each model."""
+    models = list(dict.fromkeys(claim.model for claim in claims))
+    rows: dict[tuple[int, str], dict[str, Claim]] = {}
+    for claim in claims:
+        rows.setdefault((claim.figure, claim.claim), {})[claim.model] = claim
+    body = "".join(
+        f"<tr><td>{figure}</td><td>{_text(said)}</td>"
+        + "".join(_judged(found.get(model)) for model in models)
+        + "</tr>"
+        for (figure, said), found in rows.items()
     )
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("Fig.", "Claim", "Model", "Value [95% interval]", "Runs", "Verdict")
+    heads = "".join(f"<th>{_text(model)}</th><th></th>" for model in models)
+    head = f"<tr><th>Fig.</th><th>Claim</th>{heads}</tr>"
+    return f'<div class="wide"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _judged(claim: Claim | None) -> str:
+    if claim is None:
+        return "<td></td><td></td>"
+    verdict = str(claim.finding.verdict)
+    value = f"{with_interval(claim)} {claim.unit}"
+    return (
+        f'<td class="number">{_text(value)}</td>'
+        f'<td class="number {verdict.replace(" ", "-")}">{verdict}</td>'
     )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
 
 
 def _figure(drawn: Drawn) -> str:

@@ -197,7 +197,7 @@ def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str)
 def _finish(axis: Axes, fork: int, legend: bool = True) -> None:
     mark_cooldown(axis, fork)
     if legend:
-        axis.legend(fontsize=9, loc="upper right")
+        axis.legend(fontsize=9, loc="upper right", frameon=True, edgecolor="none")
 
 
 _DRAWN: dict[str, tuple[Draw, int]] = {
