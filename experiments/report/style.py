@@ -124,14 +124,16 @@ def mark_cooldowns(axis: Axes, run: Run) -> None:
         mark_cooldown(axis, start)
 
 
-def mark_cooldown(axis: Axes, start: int) -> None:
+def mark_cooldown(axis: Axes, start: int, above: bool = False) -> None:
+    """A dashed line with its name, inside the axes or above them."""
     axis.axvline(start, color="black", ls="--", lw=1)
     axis.annotate(
         "$T_c$",
         (start, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(3, -2),
+        xytext=(0, 2) if above else (3, -2),
         textcoords="offset points",
-        va="top",
+        va="bottom" if above else "top",
+        ha="center" if above else "left",
         fontsize=9,
     )

@@ -195,7 +195,7 @@ def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str)
 
 
 def _finish(axis: Axes, fork: int, legend: bool = True) -> None:
-    mark_cooldown(axis, fork)
+    mark_cooldown(axis, fork, above=True)
     if legend:
         axis.legend(fontsize=9, loc="upper right", frameon=True, edgecolor="none")
 
