@@ -73,7 +73,7 @@ CAPTIONS: dict[str, Caption] = {
         "From another side: Adam's preconditioned sharpness against its threshold of stability",
         "The largest eigenvalue of P<sup>&minus;1/2</sup> H P<sup>&minus;1/2</sup>, P of Adam's "
         "second moments, beside (2 + 2&beta;<sub>1</sub>) / ((1 &minus; &beta;<sub>1</sub>) "
-        "&eta;) for the rate &eta; of the update before, which goes to infinity as the rate goes to "
+        "&eta;) for the rate &eta; of the update before; it goes to infinity as the rate goes to "
         "zero.",
         "This is not in the paper: arXiv 2601.16979 saw it at the threshold in the plateau, and "
         "rising in the decay.",

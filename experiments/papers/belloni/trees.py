@@ -69,7 +69,7 @@ def _laptop_cnn(data: DataConfig | None) -> Experiment:
 
 def _laptop_lm(data: DataConfig | None) -> Experiment:
     return _experiment(
-        500,
+        700,
         model=families.pythia(width=64, layers=3, heads=4, hidden=256, **_vocabulary(data)),
         data=data or config.Stdlib(length=128, eval_size=200),
         optimizer=AdamW(peak_value=3e-3, b2=0.95, weight_decay=0.1, clip_norm=1.0),
