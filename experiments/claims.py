@@ -45,7 +45,8 @@ class Claim:
     """One row of a table of claims, as `claims.json` has it."""
 
     paper: str
-    figure: int
+    figure: int | None
+    """Of the paper; None for what is in none of them."""
     model: str
     claim: str
     unit: str

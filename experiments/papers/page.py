@@ -130,11 +130,11 @@ def with_interval(claim: Claim) -> str:
 def _claims(claims: Sequence[Claim]) -> str:
     """A row for each claim, with a value and a verdict for each model."""
     models = list(dict.fromkeys(claim.model for claim in claims))
-    rows: dict[tuple[int, str], dict[str, Claim]] = {}
+    rows: dict[tuple[int | None, str], dict[str, Claim]] = {}
     for claim in claims:
         rows.setdefault((claim.figure, claim.claim), {})[claim.model] = claim
     body = "".join(
-        f"<tr><td>{figure}</td><td>{_text(said)}</td>"
+        f"<tr><td>{figure or '–'}</td><td>{_text(said)}</td>"
         + "".join(_judged(found.get(model)) for model in models)
         + "</tr>"
         for (figure, said), found in rows.items()

@@ -43,7 +43,7 @@ def drawn(figure: str, numbers: Mapping[str, Any]) -> Figure:
     draw, panels = _DRAWN[figure]
     with matplotlib.rc_context(STYLE):
         columns = len(numbers)
-        size = (5.2 * columns if panels == 1 else 8.4 * columns, 3.6)
+        size = (5.2 * columns if panels == 1 else 7.0 * columns, 3.6)
         whole = Figure(figsize=size, layout="constrained")
         parts = whole.subfigures(1, columns, squeeze=False)[0]
         for part, (name, measured) in zip(parts, numbers.items(), strict=True):
@@ -92,7 +92,7 @@ def _sharpness(axes: list[Axes], found: Sharpness) -> None:
         found.steps, mean, error, fmt="none", ecolor="black", elinewidth=0.8, capsize=2
     )
     axes[0].set(xlabel="updates", ylabel=r"sharpness $\lambda_1(H)$")
-    _finish(axes[0], found.fork, legend=False)
+    _finish(axes[0], found.fork, legend="")
     _boxes(
         axes[1],
         {"$v_s$": (found.along_stable, STABLE), "$v_d$": (found.along_decay, DECAY)},
@@ -129,7 +129,7 @@ def _lengths(axes: list[Axes], found: Lengths) -> None:
     axis.axhline(0, color=COSINE, lw=1.5, ls="--", label="warmup-cosine")
     axis.set(xlabel="cooldown (% of the budget)", ylabel="held-out loss (nats)")
     axis.set_xticks(shares, [f"{share:g}" for share in shares])
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=9, loc="center right")
 
 
 def _norms(axes: list[Axes], found: Norms) -> None:
@@ -137,7 +137,7 @@ def _norms(axes: list[Axes], found: Norms) -> None:
     _band(axis, found.steps, found.wsd, WSD, "WSD")
     _band(axis, found.steps, found.cosine, COSINE, "warmup-cosine", "--")
     axis.set(xlabel="updates", ylabel=r"parameter norm $\|\theta\|_2$")
-    _finish(axis, found.fork)
+    _finish(axis, found.fork, legend="lower right")
 
 
 def _components(axes: list[Axes], found: Components) -> None:
@@ -194,10 +194,10 @@ def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str)
     axis.grid(axis="x", visible=False)
 
 
-def _finish(axis: Axes, fork: int, legend: bool = True) -> None:
+def _finish(axis: Axes, fork: int, legend: str = "upper right") -> None:
     mark_cooldown(axis, fork, above=True)
     if legend:
-        axis.legend(fontsize=9, loc="upper right", frameon=True, edgecolor="none")
+        axis.legend(fontsize=9, loc=legend, frameon=True, edgecolor="none")
 
 
 _DRAWN: dict[str, tuple[Draw, int]] = {

@@ -20,6 +20,7 @@ from experiments.papers.belloni.measured import (
 )
 
 PAPER = "Belloni, Noci and Orvieto"
+OTHER_SIDE = "arXiv 2601.16979"
 COMPONENT = 0.4
 """The share of the variance that one direction is said to have, at least about."""
 
@@ -36,9 +37,9 @@ CNN, LM = Architecture("CNN", 0.35), Architecture("language model", 0.20)
 
 def judged(figure: str, numbers: Any, of: Architecture) -> list[Claim]:
     """The claims that rest on one figure."""
-    number = int(figure) if figure.isdigit() else 3
+    paper, number = (PAPER, int(figure)) if figure.isdigit() else (OTHER_SIDE, None)
     rows = _JUDGES[figure](numbers, of) if figure in _JUDGES else ()
-    return [Claim(PAPER, number, of.name, said, unit, found) for said, unit, found in rows]
+    return [Claim(paper, number, of.name, said, unit, found) for said, unit, found in rows]
 
 
 Rows = Iterator[tuple[str, str, Finding]]
@@ -125,7 +126,7 @@ def _preconditioned(found: Preconditioned, of: Architecture) -> Rows:
     at = int(np.searchsorted(found.steps, found.fork))
     rise = found.eigenvalues[:, -1] - found.eigenvalues[:, at]
     yield (
-        "Adam's preconditioned sharpness rises over the cooldown (arXiv 2601.16979)",
+        "Adam's preconditioned sharpness rises over the cooldown",
         "",
         (claims.above(rise)),
     )
