@@ -197,7 +197,8 @@ def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str)
 def _finish(axis: Axes, fork: int, legend: str = "upper right") -> None:
     mark_cooldown(axis, fork, above=True)
     if legend:
-        axis.legend(fontsize=9, loc=legend, frameon=True, edgecolor="none")
+        place: Any = {"loc": legend, "frameon": True, "edgecolor": "none"}
+        axis.legend(fontsize=9, **place)
 
 
 _DRAWN: dict[str, tuple[Draw, int]] = {
