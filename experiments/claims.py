@@ -140,17 +140,18 @@ def _independent(values: np.ndarray) -> np.ndarray:
     return values.mean(1) if len(values) > 1 else values[0]
 
 
-def crossing(lengths: ArrayLike, excess: ArrayLike, draws: int = 2_000, seed: int = 0) -> Finding:
+def crossing(lengths: ArrayLike, excess: ArrayLike) -> Finding:
     """The shortest length from which on the excess is at most zero: the cooldown that matches.
 
-    Between two lengths it is interpolated linearly. The interval is the percentile bootstrap's
-    over runs, which are drawn whole; infinity where no length will do. The verdict is whether
-    there is one at all.
+    Between two lengths it is interpolated linearly. Its interval reaches from where the lower
+    bounds of the excess cross zero to where the upper ones do; these are Student's t with
+    Bonferroni's correction, so that all lengths are covered at 95%. Infinity where no length will
+    do; the shortest length stands for all that are shorter. The verdict is whether there is one at
+    all.
 
     Args:
       lengths: [L], ascending, such as shares of the training budget.
       excess: [R, L], the loss after a cooldown of each length less that of its rival, by run.
-      draws, seed: of the bootstrap.
 
     Raises:
       ValueError: for shapes that do not fit, or a value that is not finite.
@@ -158,13 +159,11 @@ def crossing(lengths: ArrayLike, excess: ArrayLike, draws: int = 2_000, seed: in
     x, y = np.asarray(lengths, np.float64), _runs(excess, 2)
     if x.ndim != 1 or y.shape[1] != len(x) or not (np.diff(x) > 0).all():
         raise ValueError(f"lengths {x.shape} must ascend, and excess {y.shape} be [R, L]")
-    value = _first_at_most_zero(x, y.mean(0))
+    level = 1 - (1 - LEVEL) / len(x)
+    bounds = np.array([interval(column, level) for column in y.T])
+    value, low, high = (_first_at_most_zero(x, each) for each in (y.mean(0), *bounds.T))
     if len(y) < 2:
         return Finding(value, (-math.inf, math.inf), len(y), Verdict.NOT_TOLD_APART)
-    drawn = np.random.default_rng(seed).integers(len(y), size=(draws, len(y)))
-    found = np.sort([_first_at_most_zero(x, y[rows].mean(0)) for rows in drawn])
-    tail = (1 - LEVEL) / 2
-    low, high = (float(found[round(q * (draws - 1))]) for q in (tail, 1 - tail))
     if math.isfinite(high):
         verdict = Verdict.HELD
     else:

@@ -115,6 +115,9 @@ def test_the_length_that_matches():
     assert found.verdict == HELD
     low, high = found.interval
     assert 0.2 < low <= found.value <= high < 0.35
+    half = stats.t.ppf(1 - 0.025 / 5, 3) * stats.sem(runs)
+    for bound, end in ((runs.mean(0) - half, low), (runs.mean(0) + half, high)):
+        assert np.interp(end, lengths, bound) == pytest.approx(0, abs=1e-12)
     assert claims.crossing(lengths, [excess]).value == pytest.approx(0.3)
     assert claims.crossing(lengths, [excess]).verdict == NOT_TOLD_APART
     assert claims.crossing(lengths, runs - 1).value == 0.05
@@ -122,6 +125,15 @@ def test_the_length_that_matches():
     assert (never.value, never.verdict) == (math.inf, NOT_HELD)
     spread = excess[None] + np.array([[-0.3], [0.1], [0.3]])
     assert claims.crossing(lengths, spread).verdict == NOT_TOLD_APART
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_a_length_that_does_not_match_is_seldom_held(runs):
+    """Of lengths that all end just above the rival, at most one study in forty says otherwise."""
+    random = np.random.default_rng(0)
+    excess = random.normal(0.01, 1, (400, runs, 1)) + random.normal(0, 0.3, (400, runs, 5))
+    found = [claims.crossing(range(5), each).verdict for each in excess]
+    assert found.count(HELD) <= 0.025 * len(found)
 
 
 def test_what_cannot_be_judged_is_refused():

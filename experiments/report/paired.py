@@ -2,8 +2,9 @@
 
 Runs that have their seed in common share an initialisation and batches, so that the spread between
 seeds, which a mean ± deviation tells, is no part of the difference between two branches. What they
-are compared with is the first that is declared, and not the one that came out best; the intervals
-of one table are Student's with Bonferroni's correction, so that all of them cover at 95%.
+are compared with is declared first, and not the one that came out best: of the same fork and length
+if there is one, else of the same end. The intervals of one table are Student's with Bonferroni's
+correction, so that all of them cover at 95%; with more rows they are wider.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ class Difference(NamedTuple):
 
 def differences(run: Run, leaves: Sequence[str]) -> list[Difference]:
     """Each method that the config compares less the first of them, at each budget, or else each
-    leaf less the first; of those alone that were evaluated at their end on the same data, with the
-    same seeds, two or more."""
+    leaf less an earlier one; of those alone that were evaluated at the same end on the same data,
+    with the same seeds, two or more."""
     ends = {name: end for name in run.branches if (end := _end(run, name)) is not None}
     first, *others = list(run.compared.values()) or [()]
     pairs = [pair for names in others for pair in zip(names, first, strict=False)]
     if not pairs:
-        pairs = [(name, leaves[0]) for name in dict.fromkeys(leaves[1:])]
-    pairs = [
-        (name, other)
-        for name, other in pairs
-        if name != other and {name, other} <= ends.keys() and _alike(run, name, other)
-    ]
+        for i, name in enumerate(leaves):
+            earlier = [other for other in leaves[:i] if _alike(run, name, other)]
+            starts = [run.branches[other].start for other in earlier]
+            if run.branches[name].start in starts:
+                earlier = earlier[starts.index(run.branches[name].start) :]
+            pairs += [(name, other) for other in earlier[:1]]
+    pairs = [pair for pair in pairs if ends.keys() >= {*pair} and _alike(run, *pair)]
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
     return [
         Difference(name, other, above(ends[name] - ends[other], level=level))
@@ -72,5 +74,5 @@ def _end(run: Run, name: str) -> np.ndarray | None:
 
 def _alike(run: Run, name: str, other: str) -> bool:
     one, two = run.branches[name], run.branches[other]
-    seeds = one.replicate_seeds
-    return len(seeds) > 1 and seeds == two.replicate_seeds and one.data == two.data
+    same = (one.replicate_seeds, one.data, one.end) == (two.replicate_seeds, two.data, two.end)
+    return same and one is not two and one.seeds > 1

@@ -55,7 +55,7 @@ CAPTIONS: dict[str, Caption] = {
     "5": Caption(
         "Figure 5: how long a cooldown matches cosine",
         "Held-out loss at the end of cooldowns of 5 to 50% of one budget, forked from one trunk, "
-        "less that of cosine in the same run.",
+        "less that of cosine in the same run; a match at 5% may be at any shorter one.",
         "The CNN needs about 35% of the budget to match cosine, the language model 20%.",
     ),
     "6": Caption(
