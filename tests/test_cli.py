@@ -97,7 +97,7 @@ def test_a_mistake_is_answered_in_a_line_or_two_and_nothing_is_written(mistake, 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("experiments.report", "--workdir=a", "--workdir=b"),
+        ("experiments.report", "--out=a", "--out=b"),
         ("experiments.branch", "list", "--workdir=a", "--workdir=a"),
         ("experiments.probe", "--probe=noise", "--workdir=a", "--probe=sharpness"),
         ("experiments.bench", "curvature", "--batch=3", "--batch", "4"),
@@ -395,7 +395,7 @@ def test_a_half_trained_run_has_a_report(finished, tmp_path):
     code, out, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err
     assert "warmup-cosine" not in out
-    assert "Not finished: decay (at 24 of 36), cosine (at 0 of 36)." in out
+    assert "Not finished: decay (not begun), cosine (not begun)." in out
     (workdir / "branches/trunk/metrics.jsonl").unlink()
     code, _, err = call("experiments.report", f"--workdir={workdir}")
     assert code == 0, err

@@ -69,7 +69,11 @@ def beside(runs: Sequence[Drawn]) -> str:
             return _drawings({name: captions[name]}, drawn.images)
         return f'<p class="note">{_name(drawn.run)} has no such figure.</p>'
 
-    cells = [f"<h1>{_name(drawn.run)}</h1>{_numbers(drawn)}" for drawn in runs]
+    cells = [
+        f'<h1>{_name(drawn.run)}</h1><p class="note">{html.escape(str(drawn.run.workdir))}</p>'
+        f"{_numbers(drawn)}"
+        for drawn in runs
+    ]
     for name in dict.fromkeys(name for each in captions for name in each):
         cells += [cell(name, drawn, each) for drawn, each in zip(runs, captions, strict=True)]
     grid = "".join(f"<div>{each}</div>" for each in cells)
