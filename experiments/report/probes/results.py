@@ -54,6 +54,9 @@ def measured(run: Run) -> tuple[list[Group], dict[str, str]]:
     return sorted(groups.values(), key=lambda g: (order.index(g.probe), -len(g.results))), left
 
 
+_MISSHAPEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
 class Drawn(NamedTuple):
     figures: dict[str, Figure]
     captions: dict[str, str]
@@ -71,13 +74,19 @@ def drawn(run: Run) -> Drawn:
         if kind.most:
             few = f"only the last {kind.most} nodes with the same settings are drawn"
             found.left.update({result.name: few for result in group.results[: -kind.most]})
+        try:
+            with matplotlib.rc_context(STYLE):
+                figure = kind.figure(run, group)
+        except _MISSHAPEN:  # results without a checksum, which anything may have changed
+            lacks = "is, or is drawn with, one that lacks some of its figure; drop that"
+            found.left.update({result.name: lacks for result in group.results})
+            continue
         same = sum(name.split("-")[0] == f"probe_{group.probe}" for name in found.figures)
         name = f"probe_{group.probe}" + (f"-{same + 1}" if same else "")
         bands = f" {BANDS}" if kind.bands else ""
         of = html.escape(group.heading.replace("\n", "; "))
         found.captions[name] = f"{kind.caption}{bands} {of[0].upper()}{of[1:]}."
-        with matplotlib.rc_context(STYLE):
-            found.figures[name] = kind.figure(run, group)
+        found.figures[name] = figure
     return found
 
 
@@ -121,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
         group = Group("", measure, {**content["settings"]}, [Result("", "", content)])
         whole = bool(steps) and all(type(step) is int for step in steps)
         whole = whole and all([group.heading, results, *map(measure.headline, results)])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except _MISSHAPEN:
         whole = False
     if not whole:
         raise DamagedFile(f"{path}: is no result of a probe, or lacks some of it; {remedy}")
