@@ -31,6 +31,9 @@ from wsdjax.config import DataConfig
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened
 
+LENGTHS = {"laptop": 128, "gpu": 256, "full": 2_048}
+"""Tokens of a window of text, by budget."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.choose({"belloni": _belloni}, "paper", __doc__, argv)
@@ -52,7 +55,7 @@ def _belloni(argv: Sequence[str]) -> int:
 def _run(given: argparse.Namespace) -> int:
     data: dict[str, DataConfig | None] = {
         "cnn": config.Cifar10() if given.cnn == "cifar10" else None,
-        "lm": _text(given.lm),
+        "lm": _text(given.lm, LENGTHS[given.budget]),
     }
     cli.check_writable("--workdir", given.workdir)
 
@@ -65,7 +68,9 @@ def _run(given: argparse.Namespace) -> int:
             raise ConfigError(f"--only={shortened(name)}: no such figure{known}")
     command = " ".join(["python -m experiments.paper belloni", *sorted(_said(given))])
     figures = [name for name in measured.FIGURES if name in asked]
-    asks = study.Given(Path(given.workdir), given.budget, given.seeds, data, figures, command)
+    asks = study.Given(
+        Path(given.workdir).expanduser(), given.budget, given.seeds, data, figures, command
+    )
     return study.run(asks, given.dry_run)
 
 
@@ -75,10 +80,10 @@ def _said(given: argparse.Namespace) -> list[str]:
     return [f"--{name}={value}" for name, value in plain.items()]
 
 
-def _text(lm: str) -> DataConfig | None:
+def _text(lm: str, length: int) -> DataConfig | None:
     kind, _, directory = lm.partition(":")
     if kind == "text" and directory:
-        return config.Text(directory, length=2_048)
+        return config.Text(directory, length=length)
     if lm != "stdlib":
         raise ConfigError(f"--lm={shortened(lm)}: give stdlib, or text:DIR of prepared text")
     return None

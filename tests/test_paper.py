@@ -94,7 +94,7 @@ def test_stopped_and_given_again_it_goes_on_to_the_same_page(study):
 def test_two_sides_of_an_update_are_kept(study):
     """The cosine is of one update, which the kept iterates are the two ends of."""
     numbers, _ = measured.read(study[0] / "numbers" / "cnn-4.json", "4")
-    assert len(numbers.update_steps) == 2 * trees.REPLAYED
+    assert len(numbers.update_steps) == 2 * trees.SINGLE
     assert numbers.update_steps.max() <= 98
     assert (abs(numbers.cosines) <= 1).all()
 

@@ -121,7 +121,7 @@ def run_directory(given: str | None) -> Path:
     """The --workdir of a command that looks at a run."""
     if not given:
         raise ConfigError("give the run's directory, --workdir=runs/NAME")
-    workdir = Path(given)
+    workdir = Path(given).expanduser()
     if not any(workdir.glob("branches/*/")):
         raise ConfigError(f"--workdir={workdir}: no run is there (it has no branches/NAME)")
     return workdir

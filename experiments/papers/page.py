@@ -87,7 +87,8 @@ def page(
 mean of such runs at 95% (Student's t; for the matching cooldown where its bounds cross zero). What
 is compared within a run is compared by its difference, run by run. <i>Held</i> and <i>not held</i>
 mean that the whole interval lies on one side; <i>not told apart</i>, that it does not. A line is
-judged by all its points within [0, 1], each beyond its sampling error. In the figures a line is the
+convex, or descends, if it does so on the whole and none of its points within [0, 1] speaks against
+it, all of them judged at once. In the figures a line is the
 mean over runs and its band reaches from the lowest to the highest; a box has the quartiles of all
 values, which are its dots.</p>
 {"".join(rest)}

@@ -18,6 +18,7 @@ from experiments.papers.belloni.trees import SHARES, Nodes, cooldown
 from experiments.papers.belloni.verdicts import Architecture
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore
+from wsdjax.errors import ConfigError
 from wsdjax.trainer import replay
 from wsdjax.training import optim
 from wsdjax.training.state import replicate
@@ -54,7 +55,9 @@ class Subject:
         self.resolved = store.branches()[self.branch]
         self.loss_fn = models.by_layer(models.build(self.resolved.model)).loss
         split = data.load(self.resolved.data).train
-        self.batches = data.sample(split, examples)
+        if split.size < PARTS:
+            raise ConfigError(f"{of.name}: {split.size} examples are too few: {PARTS} or more")
+        self.batches = data.sample(split, min(examples, split.size))
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *self.batches)
         self.parts = [[jax.tree.map(lambda x, i=i: x[i::PARTS], whole)] for i in range(PARTS)]
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(store.params(self.branch, nodes.end)))
@@ -167,18 +170,17 @@ def components(of: Subject) -> measured.Components:
 def preconditioned(of: Subject) -> measured.Preconditioned:
     """At checkpoints, or at states that are made again from them: only they have Adam's moments."""
     optimizer, found = of.resolved.optimizer, []
-    for step, state in replay(of.store, of.branch, of.nodes.curvature):
-        for seed in range(of.resolved.seeds):
-            of.tell(f"update {step:,}, seed {seed}")
-            one = replicate(state, seed)
-            nu, count = optim.second_moment(one.opt_state)
-            scale = probes.adam_preconditioner(
-                models.unstacked(nu), count, optimizer.b2, optimizer.eps
-            )
-            params = models.unstacked(one.params)
-            hessian = probes.Hessian(of.loss_fn, params, of.batches)
-            operator = probes.Preconditioned(hessian, scale)
-            found.append(probes.eigenpairs(operator, params, tol=TOLERANCE).eigenvalues[0])
+    with of.store.lock():  # a checkpoint that is damaged is set aside
+        for step, state in replay(of.store, of.branch, of.nodes.curvature):
+            for seed in range(of.resolved.seeds):
+                of.tell(f"update {step:,}, seed {seed}")
+                one = replicate(state, seed)
+                nu, count = optim.second_moment(one.opt_state)
+                nu, params = models.unstacked(nu), models.unstacked(one.params)
+                scale = probes.adam_preconditioner(nu, count, optimizer.b2, optimizer.eps)
+                hessian = probes.Hessian(of.loss_fn, params, of.batches)
+                operator = probes.Preconditioned(hessian, scale)
+                found.append(probes.eigenpairs(operator, params, tol=TOLERANCE).eigenvalues[0])
     updates = of.store.metrics(of.branch).updates
     rates = updates["rate"][np.searchsorted(updates["step"], of.nodes.curvature)]
     b1 = optimizer.b1
@@ -207,4 +209,4 @@ MEASURES: dict[str, Callable[[Subject], Any]] = {
     "7": components,
     "threshold": preconditioned,
 }
-"""What measures each figure of `measured.FIGURES`; the cheap ones first when all are asked for."""
+"""What measures each figure of `measured.FIGURES`."""

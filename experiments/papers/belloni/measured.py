@@ -62,7 +62,7 @@ class Directions(NamedTuple):
     tau: np.ndarray
     """[R, N]: <grad L(x_i), x_i - x*> / (L(x_i) - L(x*)), x* the last iterate."""
     update_steps: np.ndarray
-    """[M]: the iterates of which the next update was replayed."""
+    """[M]: the iterates whose next update is looked at."""
     cosines: np.ndarray
     """[R, M]: of -grad L(x_i) with x_{i+1} - x_i."""
     fork: int

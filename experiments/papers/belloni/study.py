@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from experiments.papers import page as pages
 from experiments.papers.belloni import captions, figures, measured, trees, verdicts
 from experiments.papers.belloni.measure import MEASURES, Subject
 from experiments.papers.belloni.verdicts import CNN, LM, Architecture
+from experiments.probe.nodes import make_again
 from experiments.report import style
 from experiments.report.drawing import drawing
 from wsdjax import tree
@@ -63,7 +65,7 @@ def run(given: Given, dry_run: bool) -> int:
     Returns:
       An exit code, as that of `experiments.launch.launch`.
     """
-    sides = {name: _side(given, name, of) for name, of in ARCHITECTURES.items()}
+    sides = {name: _side(given, name, of, dry_run) for name, of in ARCHITECTURES.items()}
     for name, side in sides.items():
         for line in _costs(side):
             print(f"{name}: {line}", file=sys.stderr)
@@ -80,12 +82,14 @@ def run(given: Given, dry_run: bool) -> int:
     return 0
 
 
-def _side(given: Given, name: str, of: Architecture) -> Side:
+def _side(given: Given, name: str, of: Architecture, dry_run: bool) -> Side:
     budget = trees.BUDGETS[given.budget]
     experiment = {"cnn": budget.cnn, "lm": budget.lm}[name](given.data[name])
     experiment.seeds = given.seeds or budget.seeds
     validate(experiment)
-    branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
+    # Its lengths are in percent and tokens, so that what it costs is told without its data.
+    described = describe_all([] if dry_run else experiment.data_sets())
+    branches = tree.resolve(experiment, described)
     return Side(of, experiment, branches, trees.nodes(branches, of), budget.examples[of.name])
 
 
@@ -104,22 +108,39 @@ def _measure(given: Given, name: str, side: Side, store: BranchStore) -> None:
     """Measures the figures that are missing, and draws each as soon as it is there."""
     subject: Subject | None = None
     for figure in given.figures:
-        path, settings = _numbers(given, name, figure), {"examples": side.examples}
+        path, settings = _numbers(given, name, figure), _settings(side)
         if _kept(path, figure, settings) is None:
             title = f"{side.of.name}, {captions.CAPTIONS[figure].heading.partition(':')[0]}"
             began = time.monotonic()
             with contextlib.closing(Display(title)) as display:
-                subject = subject or Subject(side.of, store, side.nodes, side.examples)
+                if subject is None:
+                    make_again(store, trees.cooldown(side.of.matching), side.nodes.all())
+                    subject = Subject(side.of, store, side.nodes, side.examples)
                 subject.tell = display.show
                 numbers = MEASURES[figure](subject)
             seconds = round(time.monotonic() - began, 1)
             path.parent.mkdir(exist_ok=True)
             measured.write(path, numbers, {**settings, "seconds": seconds})
-            for claim in verdicts.judged(figure, numbers, side.of):
+            for claim in _judged(figure, numbers, side.of):
                 said = f"{claim.claim}: {pages.with_interval(claim)}, {claim.finding.verdict}"
                 print(f"{title}: {said}", flush=True)
             print(f"    {seconds:.0f} s", flush=True)
         _draw(given, figure)
+
+
+def _settings(side: Side) -> dict[str, Any]:
+    """By which the numbers of one study are told from those of another in the same place."""
+    branches = {name: branch.to_json() for name, branch in side.branches.items()}
+    content = json.dumps([branches, side.nodes], sort_keys=True).encode()
+    return {"examples": side.examples, "study": hashlib.sha256(content).hexdigest()[:16]}
+
+
+def _judged(figure: str, numbers: Any, of: Architecture) -> list[Claim]:
+    try:
+        return verdicts.judged(figure, numbers, of)
+    except ValueError as error:  # such as a loss that is not finite
+        print(f"{of.name}, figure {figure} is not judged: {error}", file=sys.stderr)
+        return []
 
 
 def _numbers(given: Given, name: str, figure: str) -> Path:
@@ -135,7 +156,7 @@ def _kept(
     try:
         numbers, told = measured.read(path, figure)
     except DamagedFile as error:
-        print(f"{error}; it is measured again", file=sys.stderr)
+        print(f"{error}; it is left out until it is measured again", file=sys.stderr)
         return None
     same = settings is None or all(told.get(key) == value for key, value in settings.items())
     return (numbers, told) if same else None
@@ -169,7 +190,7 @@ def _write_page(given: Given, sides: Mapping[str, Side]) -> str:
             continue
         for name, side in sides.items():
             if side.of in found:
-                claims += verdicts.judged(figure, found[side.of][0], side.of)
+                claims += _judged(figure, found[side.of][0], side.of)
                 seconds[name] += found[side.of][1]["seconds"]
         told = {of.name: facts for of, (_, facts) in found.items()}
         runs = next(iter(sides.values())).experiment.seeds

@@ -24,7 +24,7 @@ DENSE = 17
 """Iterates of the last fifth of the stable phase, and of the first fifth of the cooldown."""
 REGULAR = 21
 """Iterates of the whole run after the warmup."""
-REPLAYED = 8
+SINGLE = 8
 """Iterates of each phase whose next update is looked at."""
 
 
@@ -143,10 +143,13 @@ class Nodes(NamedTuple):
     curvature: list[int]
     """Those whose sharpness is measured, the fork and the end among them."""
 
+    def all(self) -> list[int]:
+        steps = {*self.stable, *self.decay, *self.regular, *self.curvature}
+        return sorted(steps | {step + i for step in self.updates for i in (0, 1)})
+
     def kept(self, trunk: str, decay: str) -> dict[str, frozenset[int]]:
         """Which updates' parameters training is to keep, by branch."""
-        steps = {*self.stable, *self.decay, *self.regular, *self.curvature}
-        steps |= {step + i for step in self.updates for i in (0, 1)}
+        steps = self.all()
         return {
             trunk: frozenset(step for step in steps if step <= self.fork),
             decay: frozenset(step for step in steps if step > self.fork),
@@ -169,7 +172,7 @@ def nodes(branches: Mapping[str, ResolvedBranch], of: Architecture) -> Nodes:
             f"{of.name}: a fifth of its cooldown is {fifth} updates, of which no direction can be "
             "told: give it a longer run"
         )
-    within = [_spread(warm, fork - 1, REPLAYED), _spread(fork, end - 2, REPLAYED)]
+    within = [_spread(warm, fork - 1, SINGLE), _spread(fork, end - 2, SINGLE)]
     return Nodes(
         fork,
         end,

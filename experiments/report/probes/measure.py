@@ -27,7 +27,7 @@ class Nodes(NamedTuple):
     fork: int
     """Completed updates at the branch's fork."""
     preconditioner: Callable[[], Any]
-    """Adam's at the last node; a ProbeError for a snapshot, which has parameters alone."""
+    """Adam's at the last node."""
     file: Path
     """Where a sweep may keep what it has, to go on after a stop."""
     tell: Callable[[str], None] = print
