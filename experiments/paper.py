@@ -13,7 +13,7 @@ The page is WORKDIR/index.html, the table of claims WORKDIR/claims.json, the fig
 WORKDIR/figures/. The two runs, WORKDIR/lm and WORKDIR/cnn, are ordinary ones, to which
 experiments.branch and experiments.probe can add.
 
---budget: laptop takes two CPU cores some 25 minutes; gpu has the paper's CNN at full width, five
+--budget: laptop takes two CPU cores some 20 minutes; gpu has the paper's CNN at full width, five
 seeds and 50 epochs, and a language model of six layers; full has Pythia 160M on 3 billion tokens,
 for which --lm=text:DIR names text that experiments.prepare has made.
 """
