@@ -82,6 +82,9 @@ def test_stopped_and_given_again_it_goes_on_to_the_same_page(study):
     (workdir / "claims.json").unlink()
     for name in ("cnn-3", "lm-4"):
         (workdir / "numbers" / f"{name}.json").unlink()
+    other = workdir / "numbers" / "lm-5.json"
+    numbers, told = measured.read(other, "5")
+    measured.write(other, numbers._replace(wsd=numbers.wsd + 1), told | {"study": "of other trees"})
     damaged = workdir / "numbers" / "cnn-2.json"
     damaged.write_text(damaged.read_text().replace("0.25", "0.26", 1))
     code, _, err = give()

@@ -25,7 +25,7 @@ from experiments.papers.belloni.measured import (
     Preconditioned,
     Sharpness,
 )
-from experiments.report.style import COLOURS, STYLE, mark_cooldown
+from experiments.report.style import COLOURS, STYLE, band, mark_cooldown
 
 WSD, COSINE = COLOURS[0], COLOURS[1]
 STABLE, DECAY = "#444444", COLOURS[0]
@@ -168,10 +168,7 @@ def _band(
     axis: Axes, x: Any, values: np.ndarray, colour: str, label: str, line: str = "-", mark: str = ""
 ) -> None:
     """The mean over [R, T] and its band."""
-    look: Any = {"color": colour, "ls": line, "lw": 1.5, "marker": mark, "ms": 4}
-    axis.plot(x, values.mean(0), label=label, **look)
-    if len(values) > 1:
-        axis.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+    band(axis, x, values.T, color=colour, ls=line, marker=mark, ms=4, label=label)
 
 
 def _boxes(axis: Axes, groups: Mapping[str, tuple[np.ndarray, str]], label: str) -> None:

@@ -58,6 +58,12 @@ class Side(NamedTuple):
     nodes: trees.Nodes
     examples: int
 
+    def settings(self) -> dict[str, Any]:
+        """By which the numbers of one study are told from those of another in the same place."""
+        branches = {name: branch.to_json() for name, branch in self.branches.items()}
+        content = json.dumps([branches, self.nodes], sort_keys=True).encode()
+        return {"examples": self.examples, "study": hashlib.sha256(content).hexdigest()[:16]}
+
 
 def run(given: Given, dry_run: bool) -> int:
     """Does whatever of the study is missing.
@@ -77,7 +83,7 @@ def run(given: Given, dry_run: bool) -> int:
             kept = side.nodes.kept("trunk", trees.cooldown(side.of.matching))
             if code := launch(side.experiment, store, side.branches, snapshot_at=kept):
                 return code
-            _measure(given, name, side, store)
+            _measure(given, name, sides, store)
         print(f"\n{_write_page(given, sides)}\nPage: {given.workdir / 'index.html'}")
     return 0
 
@@ -104,11 +110,12 @@ def _costs(side: Side) -> list[str]:
     ]
 
 
-def _measure(given: Given, name: str, side: Side, store: BranchStore) -> None:
+def _measure(given: Given, name: str, sides: Mapping[str, Side], store: BranchStore) -> None:
     """Measures the figures that are missing, and draws each as soon as it is there."""
-    subject: Subject | None = None
+    side, subject = sides[name], None
+    settings = side.settings()
     for figure in given.figures:
-        path, settings = _numbers(given, name, figure), _settings(side)
+        path = _numbers(given, name, figure)
         if _kept(path, figure, settings) is None:
             title = f"{side.of.name}, {captions.CAPTIONS[figure].heading.partition(':')[0]}"
             began = time.monotonic()
@@ -125,14 +132,7 @@ def _measure(given: Given, name: str, side: Side, store: BranchStore) -> None:
                 said = f"{claim.claim}: {pages.with_interval(claim)}, {claim.finding.verdict}"
                 print(f"{title}: {said}", flush=True)
             print(f"    {seconds:.0f} s", flush=True)
-        _draw(given, figure)
-
-
-def _settings(side: Side) -> dict[str, Any]:
-    """By which the numbers of one study are told from those of another in the same place."""
-    branches = {name: branch.to_json() for name, branch in side.branches.items()}
-    content = json.dumps([branches, side.nodes], sort_keys=True).encode()
-    return {"examples": side.examples, "study": hashlib.sha256(content).hexdigest()[:16]}
+            _draw(given, figure, _found(given, figure, sides))
 
 
 def _judged(figure: str, numbers: Any, of: Architecture) -> list[Claim]:
@@ -147,8 +147,12 @@ def _numbers(given: Given, name: str, figure: str) -> Path:
     return given.workdir / "numbers" / f"{name}-{figure}.json"
 
 
+Found = dict[Architecture, tuple[Any, dict[str, Any]]]
+"""A figure's numbers, and what is told of them, of the architectures that have them."""
+
+
 def _kept(
-    path: Path, figure: str, settings: Mapping[str, Any] | None = None
+    path: Path, figure: str, settings: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
     """What was measured already, by these settings, if it is whole."""
     if not path.exists():
@@ -158,19 +162,20 @@ def _kept(
     except DamagedFile as error:
         print(f"{error}; it is left out until it is measured again", file=sys.stderr)
         return None
-    same = settings is None or all(told.get(key) == value for key, value in settings.items())
-    return (numbers, told) if same else None
+    return (numbers, told) if told.items() >= settings.items() else None
 
 
-def _found(given: Given, figure: str) -> dict[Architecture, tuple[Any, dict[str, Any]]]:
-    """The numbers of a figure, and what is told of them, of the architectures that have them."""
-    kept = {of: _kept(_numbers(given, name, figure), figure) for name, of in ARCHITECTURES.items()}
+def _found(given: Given, figure: str, sides: Mapping[str, Side]) -> Found:
+    kept = {
+        side.of: _kept(_numbers(given, name, figure), figure, side.settings())
+        for name, side in sides.items()
+    }
     return {of: found for of, found in kept.items() if found}
 
 
-def _draw(given: Given, figure: str) -> bytes:
+def _draw(given: Given, figure: str, found: Found) -> bytes:
     """Draws a figure of what there is; returns it as SVG."""
-    numbers = {of.name: found for of, (found, _) in _found(given, figure).items()}
+    numbers = {of.name: each for of, (each, _) in found.items()}
     stem = given.workdir / "figures" / _file(figure)
     stem.parent.mkdir(exist_ok=True)
     return style.save(figures.drawn(figure, numbers), stem, pdf=True)
@@ -186,7 +191,7 @@ def _write_page(given: Given, sides: Mapping[str, Side]) -> str:
     drawn: list[pages.Drawn] = []
     seconds = dict.fromkeys(sides, 0.0)
     for figure in measured.FIGURES:
-        if not (found := _found(given, figure)):
+        if not (found := _found(given, figure, sides)):
             continue
         for name, side in sides.items():
             if side.of in found:
@@ -196,7 +201,7 @@ def _write_page(given: Given, sides: Mapping[str, Side]) -> str:
         runs = next(iter(sides.values())).experiment.seeds
         said = captions.caption(figure, runs, told)
         heading = captions.CAPTIONS[figure].heading
-        drawn.append(pages.Drawn(_file(figure), heading, said, _draw(given, figure)))
+        drawn.append(pages.Drawn(_file(figure), heading, said, _draw(given, figure, found)))
     answer = pages.answer(claims)
     parts = [_part(given.workdir / name, sides[name], seconds[name]) for name in sides]
     whole = pages.page(

@@ -57,45 +57,37 @@ def _experiment(length: Length, **fields: Any) -> Experiment:
     return Experiment(tree=tree(), length=length, **often, **fields)
 
 
+def _cnn(length: int, batch_size: int, data: DataConfig, model: config.CNN) -> Experiment:
+    optimizer = AdamW(peak_value=3e-3, weight_decay=0.1)
+    return _experiment(length, model=model, data=data, optimizer=optimizer, batch_size=batch_size)
+
+
 def _laptop_cnn(data: DataConfig | None) -> Experiment:
-    return _experiment(
-        900,
-        model=config.CNN(widths=(16, 32, 32, 32)),
-        data=data or config.Photos(noise=0.8, eval_size=1_000),
-        optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
-        batch_size=64,
-    )
-
-
-def _laptop_lm(data: DataConfig | None) -> Experiment:
-    return _experiment(
-        700,
-        model=families.pythia(width=64, layers=3, heads=4, hidden=256, **_vocabulary(data)),
-        data=data or config.Stdlib(length=128, eval_size=200),
-        optimizer=AdamW(peak_value=3e-3, b2=0.95, weight_decay=0.1, clip_norm=1.0),
-        batch_size=8,
-    )
+    photos = config.Photos(noise=0.8, eval_size=1_000)
+    return _cnn(900, 64, data or photos, config.CNN(widths=(16, 32, 32, 32)))
 
 
 def _gpu_cnn(data: DataConfig | None) -> Experiment:
     # The data of `cnn_photos`, whose loss stays away from zero; 50 epochs of 50,000.
-    return _experiment(
-        19_500,
-        model=config.CNN(),
-        data=data or config.Photos(noise=3.0, size=400_000, eval_size=5_000),
-        optimizer=AdamW(peak_value=3e-3, weight_decay=0.1),
-        batch_size=128,
-    )
+    photos = config.Photos(noise=3.0, size=400_000, eval_size=5_000)
+    return _cnn(19_500, 128, data or photos, config.CNN())
+
+
+def _lm(length: Length, peak_value: float, batch_size: int, **fields: Any) -> Experiment:
+    optimizer = AdamW(peak_value=peak_value, b2=0.95, weight_decay=0.1, clip_norm=1.0)
+    return _experiment(length, optimizer=optimizer, batch_size=batch_size, **fields)
+
+
+def _laptop_lm(data: DataConfig | None) -> Experiment:
+    model = families.pythia(width=64, layers=3, heads=4, hidden=256, **_vocabulary(data))
+    data = data or config.Stdlib(length=128, eval_size=200)
+    return _lm(700, 3e-3, 8, model=model, data=data)
 
 
 def _gpu_lm(data: DataConfig | None) -> Experiment:
-    return _experiment(
-        4_000,
-        model=families.pythia(width=256, layers=6, heads=8, hidden=1_024, **_vocabulary(data)),
-        data=data or config.Stdlib(length=256, eval_size=1_000),
-        optimizer=AdamW(peak_value=1e-3, b2=0.95, weight_decay=0.1, clip_norm=1.0),
-        batch_size=64,
-    )
+    model = families.pythia(width=256, layers=6, heads=8, hidden=1_024, **_vocabulary(data))
+    data = data or config.Stdlib(length=256, eval_size=1_000)
+    return _lm(4_000, 1e-3, 64, model=model, data=data)
 
 
 def _full_lm(data: DataConfig | None) -> Experiment:
@@ -104,14 +96,8 @@ def _full_lm(data: DataConfig | None) -> Experiment:
             "--budget=full trains Pythia 160M on 3 billion tokens: prepare text for it with "
             "experiments.prepare and name its directory, --lm=text:DIR"
         )
-    return _experiment(
-        "3e9 tokens",
-        model=families.pythia("160M", compute="bfloat16", remat="dots"),
-        data=data,
-        optimizer=AdamW(peak_value=6e-4, b2=0.95, weight_decay=0.1, clip_norm=1.0),
-        batch_size=256,
-        accumulate=8,
-    )
+    model = families.pythia("160M", compute="bfloat16", remat="dots")
+    return _lm("3e9 tokens", 6e-4, 256, accumulate=8, model=model, data=data)
 
 
 def _vocabulary(data: DataConfig | None) -> dict[str, Any]:
