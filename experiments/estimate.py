@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from wsdjax import tree
+from wsdjax.config import Mesh
+from wsdjax.placement import mesh
 from wsdjax.training import cost
 from wsdjax.tree.branch import ResolvedBranch
 
 
-def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
-    """Lines of text about the branches that are to be trained.
+def estimate(branches: Mapping[str, ResolvedBranch], asked: Mesh | None = None) -> list[str]:
+    """Lines of text about the branches that are to be trained, on devices shared as `asked`.
 
     The memory is that of the group of siblings that takes most, on each of the devices that are
     here, without what the backward pass makes (`wsdjax.training.cost`); FLOPs are those of
@@ -27,7 +29,7 @@ def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
         flops += replicated * cost.of_branch(branch).flops
         count += replicated * branch.batch_size * branch.data.units
     memory = max(
-        cost.of_branch(group[0]).bytes_of_device(sum(branch.seeds for branch in group))
+        cost.of_branch(group[0]).bytes_of_device(*_shared(group, asked or Mesh()))
         for group in tree.groups(branches)
     )
     names = ", ".join(branches) if len(branches) <= 6 else f"{len(branches)} branches"
@@ -40,6 +42,12 @@ def estimate(branches: Mapping[str, ResolvedBranch]) -> list[str]:
         + (" with plain attention" if plain else ""),
         *(f"not there yet: {why}" for why in missing if why),
     ]
+
+
+def _shared(group: Sequence[ResolvedBranch], asked: Mesh) -> tuple[int, mesh.Shape]:
+    """(siblings' replicates, how the devices share them)."""
+    replicates = sum(branch.seeds for branch in group)
+    return replicates, mesh.shape(asked, group[0].model, replicates, jax.device_count())
 
 
 def model_of(branch: ResolvedBranch) -> str:

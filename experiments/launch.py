@@ -41,7 +41,7 @@ def launch(
     with contextlib.ExitStack() as noted:
 
         def planned(missing: list[str]) -> None:
-            for line in estimate({name: branches[name] for name in missing}):
+            for line in estimate({name: branches[name] for name in missing}, experiment.mesh):
                 print(line, file=sys.stderr)
             for branch in (branches[name] for name in missing):
                 if jump := lineage.jump(branch, every):
@@ -59,7 +59,16 @@ def launch(
         watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})
         declares = experiment if declared else None
         try:
-            grow(store, branches, watch, declares, lambda: bool(asked), planned, draw)
+            grow(
+                store,
+                branches,
+                watch,
+                declares,
+                lambda: bool(asked),
+                planned,
+                draw,
+                experiment.mesh,
+            )
         except Stopped as error:
             print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
             return 130

@@ -35,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
         # Nothing of the data is read but what a length in epochs goes by.
         in_epochs = tree.measured_in(given.experiment, "epoch")
         described = describe_all(given.experiment.data_sets() if in_epochs else [])
-        print("\n".join(estimate(tree.resolve(given.experiment, described))))
+        print("\n".join(estimate(tree.resolve(given.experiment, described), given.experiment.mesh)))
         return 0
     workdir = Path(given.workdir or Path("runs") / Path(given.config.partition(":")[0]).stem)
     cli.check_writable("--workdir", workdir)

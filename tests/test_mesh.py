@@ -1,11 +1,14 @@
 """Several devices compute what one does, and what they saved is read on any number."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from helpers import ROOT, TINY, finish, grow, load_config, run_script, start
 
 from wsdjax.branches import BranchStore
+from wsdjax.config import CNN, Mesh
 from wsdjax.placement import mesh, rules
 
 pytestmark = pytest.mark.skipif(
@@ -74,12 +77,13 @@ TREE = {
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(mesh.jax, "device_count", lambda: 4)
+    shardings = functools.partial(mesh.shardings, Mesh(), CNN())
     with pytest.raises(ValueError, match="batch_size = 7: must be a multiple of 2"):
-        mesh.shardings(2, 7)
+        shardings(2, 7)
     with pytest.raises(
         ValueError, match=r"a multiple of 8.*leave 2 for each batch in 4 micro-batches"
     ):
-        mesh.shardings(2, 12, 4)
+        shardings(2, 12, 4)
 
 
 def test_the_first_rule_that_is_found_divides_the_last_dimensions():

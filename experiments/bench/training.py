@@ -24,7 +24,7 @@ from experiments.cli.results import here, write_result
 from experiments.estimate import batch_of, model_of
 from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import describe_all, validate
+from wsdjax.config import Mesh, describe_all, validate
 from wsdjax.placement import mesh
 from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
@@ -84,7 +84,9 @@ def _training(given: argparse.Namespace) -> None:
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
         "share_of_peak": _of_peak(each, dtype),
-        "estimated_bytes": of_one.bytes_of_device(branch.seeds),
+        "estimated_bytes": of_one.bytes_of_device(
+            branch.seeds, mesh.shape(Mesh(), branch.model, branch.seeds, jax.device_count())
+        ),
     }
     print("\n".join(told(result)))
     if given.out:
@@ -93,8 +95,9 @@ def _training(given: argparse.Namespace) -> None:
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
-    placed = mesh.shardings(branch.seeds, branch.batch_size)
-    model, step, _ = Compiled().program(branch, placed)
+    compiled = Compiled()
+    placed = compiled.placed([branch])
+    model, step, _ = compiled.program(branch, placed)
     seeds = np.asarray(branch.replicate_seeds, np.uint32)
     now = state.made(lambda seeds: state.create(model, seeds, branch.averages), placed, seeds)
     table = hyper_table([branch], {branch.name: branch})

@@ -6,6 +6,7 @@ from wsdjax.config.experiment import (
     Averages,
     Branch,
     Experiment,
+    Mesh,
     Overrides,
     describe_all,
     is_name,

@@ -58,6 +58,19 @@ class Averages(Kind):
 
 
 @kind
+class Mesh(Kind):
+    """Devices along each axis of the mesh; None for what `wsdjax.placement.mesh.shape` chooses:
+    for a language model all along `fsdp`, else along `replica` and then `data`."""
+
+    replica: int | None = count(None)
+    """Devices that share the replicates: seeds and siblings."""
+    data: int | None = count(None)
+    """Devices that share the examples of a batch."""
+    fsdp: int | None = count(None)
+    """Devices that share the examples, and the parameters with all that is like them as well."""
+
+
+@kind
 class Branch(Kind):
     """A branch of the tree: `steps` updates from a node of the parent."""
 
@@ -107,6 +120,8 @@ class Experiment(Kind):
     keep: int = count(2, least=2)
     """How many of the newest checkpoints stay beside every fork point and every end."""
     tensorboard: bool = False
+    mesh: Mesh = field(default_factory=Mesh)
+    """How devices are shared, which may be another way whenever training goes on."""
     compare: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows of a table in the report: each a name and the branches of its columns."""
 

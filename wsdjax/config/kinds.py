@@ -187,7 +187,7 @@ class ModelConfig(Kind):
         """Values of a target that it tells apart."""
         raise NotImplementedError
 
-    def module(self, training: bool) -> tuple[Callable, Callable]:
+    def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         """(a function of ``nnx.Rngs`` that makes the module; the module's metrics on a batch), as
-        `wsdjax.models.build` wants them."""
+        `wsdjax.models.build` wants them, for a `device`, None for the default one."""
         raise NotImplementedError

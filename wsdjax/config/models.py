@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from wsdjax.config.kinds import ModelConfig, kind
 from wsdjax.config.validation import SIZE, choice, count, number
@@ -27,7 +28,7 @@ class CNN(ModelConfig):
                 f"{path}.widths = {shown(widths)}: must be 1 to 5 integers >= 1 and < {SIZE}"
             )
 
-    def module(self, training: bool) -> tuple[Callable, Callable]:
+    def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         from wsdjax.models import cnn
 
         return partial(cnn.CNN, self), cnn.metrics
@@ -93,13 +94,14 @@ class Transformer(_Language):
                 f"{self.width // self.heads} coordinates of a head, which must be even and >= 2"
             )
 
-    def module(self, training: bool) -> tuple[Callable, Callable]:
+    def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         from wsdjax.models import attention, language, transformer
 
         dtype = language.computed_in(self.compute, training)
         fused = training and self.attention == "fused"
-        attend = attention.fused if fused else attention.plain
-        module = partial(transformer.Transformer, self, dtype=dtype, attention=attend)
+        attend = partial(attention.fused, device) if fused else attention.plain
+        given = {"dtype": dtype, "attention": attend, "device": device}
+        module = partial(transformer.Transformer, self, **given)
         return module, partial(language.metrics, chunk=self.loss_chunk)
 
 
@@ -119,7 +121,7 @@ class RNN(_Language):
     loss_chunk: int = count(1_024)
     """Tokens whose logits exist at a time."""
 
-    def module(self, training: bool) -> tuple[Callable, Callable]:
+    def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         from wsdjax.models import language, rnn
 
         dtype = language.computed_in(self.compute, training)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wsdjax.models.layers import by_layer, stacked, unstacked
+from wsdjax.models.layers import STACK, by_layer, stacked, unstacked
+from wsdjax.models.spread import Spread, gathered, of_one_layer
 
 if TYPE_CHECKING:
     from wsdjax.config import ModelConfig
 
-__all__ = ["Batch", "Model", "Params", "build", "by_layer", "stacked", "unstacked"]
+__all__ = ["Batch", "Model", "Params", "Spread", "build", "by_layer", "stacked", "unstacked"]
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -47,14 +49,17 @@ class Model:
         return self.metrics(params, batch)["loss"]
 
 
-def build(config: ModelConfig, training: bool = False) -> Model:
+def build(config: ModelConfig, training: bool = False, spread: Spread | None = None) -> Model:
     """The model of a config, such as ``get_config().model``; needs no data.
 
     By default it computes in the dtype of its parameters and has derivatives of every order,
     as probes need. With `training` it is as fast as its config allows: in the config's compute
     dtype, with fused attention, which has no second derivative. Parameters are the same.
+
+    With `spread` the loss is for parameters that are divided among devices, and divides each batch
+    among them. It is equal to the other, and has its derivatives, up to rounding.
     """
-    module, metrics = config.module(training)
+    module, metrics = config.module(training, spread and spread.device)
     graph, abstract = nnx.split(nnx.eval_shape(lambda: module(nnx.Rngs(0))))
 
     def init(key):
@@ -69,4 +74,22 @@ def build(config: ModelConfig, training: bool = False) -> Model:
         logits = bind(params)(inputs)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-    return Model(config, init, apply, lambda params, batch: metrics(bind(params), batch))
+    def of_examples(params, batch):
+        return metrics(bind(params), batch)
+
+    if spread is None or spread.mesh.size == 1:
+        return Model(config, init, apply, of_examples)
+
+    shapes = nnx.to_pure_dict(abstract)
+    specs = spread.specs(shapes)
+    stack = specs.get(STACK)
+
+    def of_divided(params, batch):
+        outside = {name: part for name, part in params.items() if name != STACK}
+        params = {**params, **gathered(outside, {name: specs[name] for name in outside})}
+        bound = bind(params)
+        if stack:
+            bound.gather = partial(of_one_layer, stack)
+        return metrics(bound, batch)
+
+    return Model(config, init, apply, spread.mean(of_divided, specs))

@@ -33,28 +33,31 @@ def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> j
     return jnp.einsum("bgrlm,bmgk->blgrk", weights, v_BxLxGxK).reshape(B, L, H, K)
 
 
-def fused(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
-    """The device's own kernel, without the scores in memory; `plain` where there is none.
+def fused(
+    device: jax.Device | None, q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array
+) -> jax.Array:
+    """The device's own kernel, without the scores in memory; `plain` where there is none. None
+    stands for the default device.
 
     On an NVIDIA GPU from Ampere on it is cuDNN's, which takes bfloat16; on a TPU it is the flash
-    attention of JAX, for one device, since what is compiled for several does not divide its kernel
-    among them.
+    attention of JAX. Neither divides itself among devices: `wsdjax.models.spread` does.
     """
+    device = device or jax.devices()[0]
     L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
-    match jax.default_backend():
-        case "gpu" if _has_cudnn() and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
+    match device.platform:
+        case "gpu" | "cuda" if _has_cudnn(device) and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
             # Of an odd length JAX refuses the gradient.
             cudnn = partial(of_jax, implementation="cudnn")
             return of_even_length(cudnn, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
-        case "tpu" if L % 128 == 0 and K <= 128 and jax.device_count() == 1:
+        case "tpu" if L % 128 == 0 and K <= 128:
             return flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
     return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
 
 
-def _has_cudnn() -> bool:
+def _has_cudnn(device: jax.Device) -> bool:
     """Whether the device is NVIDIA's and has the kernel: its compute capability is 8.0 or more.
     Of AMD's the name of the architecture stands there."""
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    capability = str(getattr(device, "compute_capability", ""))
     return capability.replace(".", "", 1).isdecimal() and float(capability) >= 8
 
 

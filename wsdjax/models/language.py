@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
+
+from wsdjax.models.spread import GATHERED
 
 if TYPE_CHECKING:
     from wsdjax import config
@@ -48,6 +51,12 @@ class Language(nnx.Module):
     The layers' parameters are stacked, leaves [layers, ...].
     """
 
+    gather: Callable[[nnx.State, Any], nnx.State] | None = None
+    """Where parameters are divided among devices: makes those of a layer whole, kernels in some
+    dtype (`wsdjax.models.spread`)."""
+    kernels_in: Compute = None
+    """The dtype in which kernels may travel; None for their own."""
+
     def __init__(
         self,
         config: config.Transformer | config.RNN,
@@ -81,15 +90,22 @@ class Language(nnx.Module):
         raise NotImplementedError
 
     def through_layers(
-        self, x: jax.Array, wrap: Callable = lambda layer: layer, unroll: bool = False
+        self, x: jax.Array, wrap: Callable | None = None, unroll: bool = False
     ) -> jax.Array:
-        """`x` through each layer in turn by one `scan`, so that depth costs no compilation."""
+        """`x` through each layer in turn by one `scan`, so that depth costs no compilation. `wrap`
+        makes of a layer one of which more is computed again in the backward pass."""
         graph, stacked = nnx.split(self.layers)
 
         def layer(x, params):
+            if self.gather:
+                params = self.gather(params, self.kernels_in)
             return nnx.merge(graph, params)(x), None
 
-        return jax.lax.scan(wrap(layer), x, stacked, unroll=unroll)[0]
+        if self.gather and not wrap:
+            # Or the gathered weights of all layers would wait for the backward pass.
+            kept = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            wrap = partial(jax.checkpoint, prevent_cse=False, policy=kept)
+        return jax.lax.scan(wrap(layer) if wrap else layer, x, stacked, unroll=unroll)[0]
 
     def logits(self, features: jax.Array) -> jax.Array:
         """[..., V] of features [..., D], float32."""

@@ -15,26 +15,26 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from wsdjax.models import Model, Params
 
-_STACK = "layers"
+STACK = "layers"
 
 
 def unstacked(params: Params) -> Params:
     """The parameters with ``layers/00``, ``layers/01``, ... in place of stacked ones, as well as
     what is like them: an eigenvector, a second moment. Of a model without a stack, as they are."""
-    if _STACK not in params:
+    if STACK not in params:
         return params
-    stack = params[_STACK]
+    stack = params[STACK]
     count = len(jax.tree.leaves(stack)[0])
     layers = {f"{i:02d}": jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in range(count)}
-    return {**params, _STACK: layers}
+    return {**params, STACK: layers}
 
 
 def stacked(params: Params) -> Params:
     """The inverse of `unstacked`."""
-    if _STACK not in params:
+    if STACK not in params:
         return params
-    layers = [params[_STACK][name] for name in sorted(params[_STACK], key=int)]
-    return {**params, _STACK: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+    layers = [params[STACK][name] for name in sorted(params[STACK], key=int)]
+    return {**params, STACK: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
 
 
 def by_layer(model: Model) -> Model:

@@ -22,18 +22,25 @@ class Transformer(Language):
     """Pre-norm layers between an embedding and a head."""
 
     def __init__(
-        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
+        self,
+        config: config.Transformer,
+        rngs: nnx.Rngs,
+        dtype: Compute,
+        attention: Attention,
+        device: jax.Device | None = None,
     ):
         super().__init__(config, rngs, dtype, lambda rngs: Layer(config, rngs, dtype, attention))
         self.final_norm = _norm(config, rngs, dtype)
         self.remat = config.remat
+        self.platform = device.platform if device else None
+        self.kernels_in = dtype  # each is used once, so that no sum is in it
 
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
         # On CPUs XLA's loops cost a tenth of a step; but what is to be computed again is kept
         # apart from its first computation by the loop alone.
-        unroll = jax.default_backend() == "cpu" and self.remat == "none"
+        unroll = (self.platform or jax.default_backend()) == "cpu" and self.remat == "none"
         x_BxLxD = self.embedded(tokens_BxL)
-        return self.final_norm(self.through_layers(x_BxLxD, _WRAPPED[self.remat], unroll))
+        return self.final_norm(self.through_layers(x_BxLxD, _WRAPPED.get(self.remat), unroll))
 
 
 class Layer(nnx.Module):
@@ -149,7 +156,6 @@ _recomputed = partial(jax.checkpoint, prevent_cse=False)
 # Not those with a batch axis: attention's scores are what must not be kept.
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _WRAPPED: dict[str, Callable] = {
-    "none": lambda layer: layer,
     "dots": partial(_recomputed, policy=_DOTS),
     "layers": _recomputed,
 }

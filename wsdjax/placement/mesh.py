@@ -1,15 +1,38 @@
-"""Devices: one mesh with an axis for replicates and one for the examples of a batch."""
+"""Devices: one mesh, with axes for replicates, for the examples of a batch, and for parameters."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from wsdjax import config
+from wsdjax.models.spread import Spread
 from wsdjax.placement import rules
+
+
+class Shape(NamedTuple):
+    """How many devices share the replicates; the examples of a batch; and the examples and the
+    parameters both."""
+
+    replica: int
+    data: int
+    fsdp: int
+
+    @property
+    def examples(self) -> int:
+        """How many share the examples of a batch."""
+        return self.data * self.fsdp
+
+
+EXAMPLES = ("data", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -17,48 +40,118 @@ class Shardings:
     """Where things live. State is created, restored and stepped with `of` and no others,
     since a jitted function compiles anew for another placement of its arguments."""
 
-    replicates: NamedSharding
-    """Leaves of which each replicate has one, [R]."""
-    batch: NamedSharding
-    """Leaves [R, B, ...], spread over replicates and over examples."""
-    everywhere: NamedSharding
-    """Evaluation batches."""
-    rules: rules.Rules
+    mesh: Mesh
+    rules: rules.Rules = rules.RULES
+
+    def _along(self, *axes: Any) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    @property
+    def replicates(self) -> NamedSharding:
+        """Leaves of which each replicate has one, [R]."""
+        return self._along("replica")
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Leaves [R, B, ...], spread over replicates and over examples."""
+        return self._along("replica", EXAMPLES)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """What every device has whole, such as metrics."""
+        return self._along()
+
+    def examples(self, count: int) -> NamedSharding:
+        """Leaves [B, ...] that all replicates see, such as a batch to evaluate: spread over
+        examples, but everywhere if `count` cannot be divided."""
+        return self._along(EXAMPLES if count % self.spread.parts == 0 else None)
 
     def of(self, state: Any, divide_replicates: bool = True) -> Any:
         """A sharding for each leaf of a state, or of what is like one: arrays or their shapes.
         Too few replicates are not divided."""
-        first = "replicate" if divide_replicates else None
+        first = "replica" if divide_replicates else None
 
         def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return NamedSharding(
-                self.replicates.mesh, rules.spec(self.rules, name, leaf.ndim, first)
-            )
+            spec = rules.spec(self.rules, name, leaf.shape, self.mesh.shape, first)
+            return NamedSharding(self.mesh, spec)
 
         return jax.tree.map_with_path(sharding, state)
 
+    @cached_property
+    def spread(self) -> Spread:
+        """What a model needs to know of it."""
 
-def shape(replicates: int) -> tuple[int, int]:
-    """How many devices share the replicates, and how many each batch: as many as divide the
-    replicates, and the others."""
-    along = math.gcd(replicates, jax.device_count())
-    return along, jax.device_count() // along
+        def spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
+            return rules.spec(self.rules, path, shape, self.mesh.shape)
+
+        return Spread(self.mesh, EXAMPLES, spec)
 
 
-def shardings(replicates: int, batch_size: int, accumulate: int = 1) -> Shardings:
-    """All devices, spread over replicates and batches; a `ValueError` if a batch, or each of its
-    `accumulate` micro-batches, cannot be divided among the devices that are left for it."""
-    along, left = shape(replicates)
-    if batch_size % (left * accumulate):
+def shape(asked: config.Mesh, model: config.ModelConfig, replicates: int, devices: int) -> Shape:
+    """How the devices are shared; a `ValueError` if they cannot be as `asked`.
+
+    What is not asked is chosen: for a language model all devices along `fsdp`; else as many along
+    `replica` as divide the replicates, and the others along `data`.
+    """
+    language = model.reads == "tokens"
+    given = {axis: size for axis, size in dataclasses.asdict(asked).items() if size}
+    told = ", ".join(f"mesh.{axis} = {size}" for axis, size in given.items())
+    left, odd = divmod(devices, math.prod(given.values()))
+    if odd:
+        raise ValueError(f"{told}: must divide the {devices} devices that there are")
+    if "replica" not in given:
+        given["replica"] = 1 if language else math.gcd(replicates, left)
+        left //= given["replica"]
+    elif replicates % given["replica"]:
+        raise ValueError(
+            f"mesh.replica = {given['replica']}: must divide the {replicates} replicates (seeds, "
+            "of all branches that train together)"
+        )
+    for axis in ("fsdp", "data") if language else ("data", "fsdp"):
+        if axis not in given:
+            given[axis], left = left, 1
+    if left > 1:
+        raise ValueError(
+            f"{told}: {left} times as many devices are there, {devices}; leave one axis out, "
+            "which takes them all"
+        )
+    return Shape(**given)
+
+
+def shardings(
+    asked: config.Mesh,
+    model: config.ModelConfig,
+    replicates: int,
+    batch_size: int,
+    accumulate: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Shardings:
+    """The devices, all that there are by default, shared as `shape` says; a `ValueError` too if a
+    batch, or each of its `accumulate` micro-batches, cannot be divided among those that share
+    it."""
+    count = jax.device_count() if devices is None else len(devices)
+    along = shape(asked, model, replicates, count)
+    if batch_size % (along.examples * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise ValueError(
-            f"batch_size = {batch_size}: must be a multiple of {left * accumulate}, since "
-            f"{replicates} replicates on {jax.device_count()} devices leave {left} for each "
+            f"batch_size = {batch_size}: must be a multiple of {along.examples * accumulate}, "
+            f"since {replicates} replicates on {count} devices leave {along.examples} for each "
             f"batch{parts}"
         )
     # Explicit axes, the default, are refused by embedding look-ups.
-    mesh = jax.make_mesh((along, left), ("replicate", "data"), axis_types=(AxisType.Auto,) * 2)
-    specs = PartitionSpec("replicate"), PartitionSpec("replicate", "data"), PartitionSpec()
-    replicate, batch, everywhere = (NamedSharding(mesh, spec) for spec in specs)
-    return Shardings(replicate, batch, everywhere, rules.RULES)
+    kinds = (AxisType.Auto,) * len(Shape._fields)
+    mesh = jax.make_mesh(tuple(along), Shape._fields, axis_types=kinds, devices=devices)
+    return Shardings(mesh, rules.RULES)
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, the same in every process, where they are to live."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def placed(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(placed, tree)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 
 from wsdjax import memory, tree
+from wsdjax.config import Mesh
 from wsdjax.data.tokens import NotPrepared
 from wsdjax.errors import ConfigError
 from wsdjax.placement import mesh
@@ -42,8 +43,9 @@ class Part(NamedTuple):
     """Whether the host holds it, and not each device."""
 
 
-def check(branches: Mapping[str, ResolvedBranch]) -> None:
-    """That each group of siblings among these branches fits this machine and its devices.
+def check(branches: Mapping[str, ResolvedBranch], asked: Mesh | None = None) -> None:
+    """That each group of siblings among these branches fits this machine and its devices, which
+    are shared as `asked`.
 
     Raises:
       ConfigError: for one that does not, naming the fields that decide, what they come to and
@@ -52,15 +54,17 @@ def check(branches: Mapping[str, ResolvedBranch]) -> None:
     for group in tree.groups(branches):
         sizes = _sizes(group[0])
         found: list[Part] = []
-        for part in _parts(group, sizes):
+        for part in _parts(group, sizes, asked or Mesh()):
             found.append(part)
             _compare(group, sizes, found)
 
 
-def _parts(group: Sequence[ResolvedBranch], sizes: dict[str, int]) -> Iterator[Part]:
+def _parts(
+    group: Sequence[ResolvedBranch], sizes: dict[str, int], asked: Mesh
+) -> Iterator[Part]:
     """In this order: what is cheap to know rules out sizes that no trace could take."""
     first, replicates = group[0], sum(branch.seeds for branch in group)
-    along, left = mesh.shape(replicates)
+    along = mesh.shape(asked, first.model, replicates, jax.device_count())
     example = sum(math.prod(shape) * 4.0 for shape, _ in first.data.shapes.values())
     updates = ("tree.", "seeds")
     rates = 4.0 * 6 * (first.end - first.start) * replicates
@@ -74,11 +78,12 @@ def _parts(group: Sequence[ResolvedBranch], sizes: dict[str, int]) -> Iterator[P
         held_out = example * first.data.describe().evaluated
         yield Part("the held-out examples", ("data.eval", "data.length"), held_out)
     of_batch, of_state = ("batch_size", "data.length"), ("model.", "averages.")
-    batch = example * first.batch_size * replicates / (along * left)
+    batch = example * first.batch_size * replicates / math.prod(along)
     yield Part("a batch", (*of_batch, "seeds"), batch)
-    state = float(cost.of_state(first.model, first.averages)[1]) * replicates / along
+    state = float(cost.of_state(first.model, first.averages)[1]) * replicates
+    state /= along.replica * along.fsdp
     yield Part("parameters, gradients and moments", (*of_state, "seeds"), state)
-    made = _KEPT_BY_XLA * cost.of_branch(first).activation_bytes * replicates / (along * left)
+    made = _KEPT_BY_XLA * cost.of_branch(first).activation_bytes * replicates / math.prod(along)
     yield Part("activations", (*of_batch, "model.", "seeds"), made)
 
 

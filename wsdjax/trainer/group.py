@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import numpy as np
@@ -27,6 +26,8 @@ from wsdjax.tree.rates import rates
 class Group:
     branches: tuple[ResolvedBranch, ...]
     placed: mesh.Shardings
+    place_of_one: Place
+    """Where the state of one of the branches goes."""
     program: Program
     stream: data.Stream
     test: list[data.Batch]
@@ -39,11 +40,12 @@ class Group:
         branches = tuple(there[name] for name in names)
         first = branches[0]
         seeds = [seed for branch in branches for seed in branch.stream_seeds]
-        placed = placement(branches)
+        placed = compiled.placed(branches)
         train = compiled.train_split(first.data)
         return cls(
             branches,
             placed,
+            compiled.place_of_one(branches),
             compiled.program(first, placed),
             data.Stream(train, first.batch_size, seeds, first.data.augment),
             compiled.test_batches(first.data, placed),
@@ -70,7 +72,7 @@ class Group:
     def hyper(self, n: int) -> Hyper:
         """The hyperparameters of update n."""
         row = Hyper(*(column[n - 1 - self.first.start] for column in self.hypers))
-        return jax.device_put(row, self.placed.replicates)
+        return mesh.put(row, self.placed.replicates)
 
     def rates(self, n: int) -> np.ndarray:
         return self.hypers.rate[n - 1 - self.first.start]
@@ -94,18 +96,6 @@ class Group:
             whole = len(self.branches) == 1
             yield branch.name, state if whole else states.section(state, begin, end)
             begin = end
-
-
-def placement(group: Sequence[ResolvedBranch]) -> mesh.Shardings:
-    """Where siblings live; raises as `wsdjax.placement.mesh.shardings`."""
-    seeds = sum(branch.seeds for branch in group)
-    return mesh.shardings(seeds, group[0].batch_size, group[0].accumulate)
-
-
-def place_of_one(group: Sequence[ResolvedBranch]) -> Place:
-    """Where the state of one of siblings goes: of several, each may have too few replicates for
-    their mesh."""
-    return partial(placement(group).of, divide_replicates=len(group) == 1)
 
 
 def hyper_table(group: Sequence[ResolvedBranch], branches: Mapping[str, ResolvedBranch]) -> Hyper:

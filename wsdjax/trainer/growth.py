@@ -10,12 +10,12 @@ from pathlib import Path
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode, workdir
-from wsdjax.config import Branch, Experiment, describe_all, validate_branch
+from wsdjax.config import Branch, Experiment, Mesh, describe_all, validate_branch
 from wsdjax.config.json import to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
 from wsdjax.trainer import loop, preflight, start
-from wsdjax.trainer.group import Group, place_of_one
+from wsdjax.trainer.group import Group
 from wsdjax.trainer.loop import Diverged, Stopped
 from wsdjax.trainer.start import Job
 from wsdjax.trainer.watch import Progress, Watch
@@ -35,7 +35,11 @@ class Trainer:
     watch: Watch = field(default_factory=Watch)
     asked_to_stop: Callable[[], bool] = lambda: False
     """Asked after every update; training then saves and raises `Stopped`."""
-    _compiled: Compiled = field(default_factory=Compiled)
+    mesh: Mesh = field(default_factory=Mesh)
+    """How devices are shared."""
+
+    def __post_init__(self) -> None:
+        self._compiled = Compiled(self.mesh)
 
     def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Finds what would stop these branches from training (`wsdjax.trainer.preflight.check`)."""
@@ -54,7 +58,7 @@ class Trainer:
                 )
             if name in names and store.is_done(name):
                 group = [there[sibling] for sibling in store.siblings(name)]
-                if start.read(store, name, branch.end, place_of_one(group)):
+                if start.read(store, name, branch.end, self._compiled.place_of_one(group)):
                     store.metrics(name)
             if name in names:
                 self._check_snapshots(name)
@@ -116,6 +120,7 @@ def grow(
     asked_to_stop: Callable[[], bool] = lambda: False,
     planned: Callable[[list[str]], None] = lambda missing: None,
     draw: Callable[[Path], None] = lambda workdir: None,
+    mesh: Mesh | None = None,
 ) -> list[str]:
     """Trains whatever is missing of some branches; returns which they were.
 
@@ -128,12 +133,13 @@ def grow(
       planned: told what is missing, before it is trained.
       draw: draws the report, of a workdir whose branches or comparisons are others than before.
         One that is there is deleted first, so that none is out of date.
+      mesh: how devices are shared.
 
     Raises:
       ConfigError, MissingNode: for branches that cannot be; nothing is written then.
       Diverged, Stopped: as `Trainer.train`; the workdir's status tells.
     """
-    trainer = Trainer(store, watch, asked_to_stop)
+    trainer = Trainer(store, watch, asked_to_stop, mesh or Mesh())
     there = store.names()
     done = [name for name in branches if name in there and store.is_done(name)]
     store.check(branches)
@@ -191,7 +197,7 @@ def fork(
     resolved = resolved_in(store, name, branch, experiment)
     if watch is None:
         watch = Watch.of(experiment, progress) if experiment else Watch()
-    grow(store, {name: resolved}, watch)
+    grow(store, {name: resolved}, watch, mesh=experiment and experiment.mesh)
     return resolved
 
 

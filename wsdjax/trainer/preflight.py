@@ -14,7 +14,6 @@ from wsdjax.branches import BranchStore, provenance
 from wsdjax.data import tokenizer
 from wsdjax.errors import ConfigError
 from wsdjax.trainer import capacity
-from wsdjax.trainer.group import placement
 from wsdjax.training.compiled import Compiled
 from wsdjax.tree.branch import ResolvedBranch
 
@@ -36,14 +35,14 @@ def check(
       FileNotFoundError: for data that are not prepared, or weights that are not there.
     """
     _check_flags()
-    capacity.check(branches)
     there = store.branches()
     for branch in branches.values():
         if branch.parent in there and store.is_done(branch.parent):
             store.metrics(branch.parent)  # whose rows are to be those that were written
     try:
         for group in tree.groups(branches):
-            placement(group)
+            compiled.placed(group)
+        capacity.check(branches, compiled.mesh)
         for name, branch in branches.items():
             begun = branch.parent or (name in there and store.steps(name))
             if branch.weights and not begun:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from wsdjax.branches import BranchStore, MissingNode
+from wsdjax.branches import BranchStore, MissingNode, workdir
 from wsdjax.trainer import preflight, start
 from wsdjax.trainer.group import Group
 from wsdjax.trainer.start import Job
@@ -32,7 +32,9 @@ def replay(store: BranchStore, name: str, steps: Sequence[int]) -> Iterator[tupl
       ConfigError: if the data are not those that the branch was trained on.
       MissingNode: for a step beyond the branch's end, or before a fork whose node is gone.
     """
-    compiled, asked, branches = Compiled(), sorted(set(steps)), store.branches()
+    experiment = workdir.experiment_of(store.workdir)
+    compiled = Compiled(experiment and experiment.mesh)
+    asked, branches = sorted(set(steps)), store.branches()
     end = branches[name].end
     if asked and not 0 <= asked[0] <= asked[-1] <= end:
         raise MissingNode(f"{name} has the updates 0 to {end:,}, not {asked[-1]:,}")

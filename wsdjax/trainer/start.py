@@ -12,7 +12,7 @@ import numpy as np
 from wsdjax import interop
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Averages
-from wsdjax.trainer.group import Group, place_of_one
+from wsdjax.trainer.group import Group
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
@@ -47,7 +47,7 @@ def nearest(store: BranchStore, group: Group, newest: int | None = None) -> Stat
     trained first for that node to be there; a `MissingNode` tells of one that is gone, and its
     branch past it.
     """
-    first, names, place = group.first, group.names, place_of_one(group.branches)
+    first, names, place = group.first, group.names, group.place_of_one
 
     def saved(name: str) -> set[int]:
         return {step for step in store.steps(name) if newest is None or step <= newest}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 
 from wsdjax import data, models
-from wsdjax.config import DataConfig
+from wsdjax.config import DataConfig, Mesh
 from wsdjax.config.json import key
+from wsdjax.placement import mesh
 from wsdjax.placement.mesh import Shardings
-from wsdjax.training.state import State
+from wsdjax.training.state import Place, State
 from wsdjax.training.step import Metrics, make_average, make_evaluate, make_step
 from wsdjax.tree.branch import ResolvedBranch
 
@@ -24,15 +27,35 @@ class Program(NamedTuple):
 
 
 class Compiled:
-    def __init__(self) -> None:
+    """
+    Args:
+      mesh: how the devices are shared.
+    """
+
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        self.mesh = mesh or Mesh()
         self._made: dict[Any, Any] = {}
+
+    def placed(self, group: Sequence[ResolvedBranch]) -> Shardings:
+        """Where siblings live; raises as `wsdjax.placement.mesh.shardings`."""
+        first, seeds = group[0], sum(branch.seeds for branch in group)
+        sizes = seeds, first.batch_size, first.accumulate
+        return self._once(
+            key(first.model, sizes), lambda: mesh.shardings(self.mesh, first.model, *sizes)
+        )
+
+    def place_of_one(self, group: Sequence[ResolvedBranch]) -> Place:
+        """Where the state of one of siblings goes: of several, each may have too few replicates for
+        their mesh."""
+        return partial(self.placed(group).of, divide_replicates=len(group) == 1)
 
     def program(self, branch: ResolvedBranch, placed: Shardings) -> Program:
         """The compiled functions of a branch in this placement; no hyperparameter is in them."""
 
         def make():
-            model = models.build(branch.model, training=True)
-            evaluate_params, average = make_evaluate(model), make_average(branch.averages)
+            model = models.build(branch.model, training=True, spread=placed.spread)
+            evaluate_params = make_evaluate(model, placed)
+            average = make_average(branch.averages, placed)
 
             def evaluate(state, batches):
                 values = {"eval": evaluate_params(state.params, batches)}
@@ -43,20 +66,30 @@ class Compiled:
             step = make_step(model, placed, branch.averages, branch.accumulate)
             return Program(model, step, evaluate)
 
-        return self._once((key(branch.model, branch.averages, branch.accumulate), placed), make)
+        what = key(branch.model, branch.averages, branch.accumulate)
+        return self._once((what, placed.mesh), make)
 
     def train_split(self, config: DataConfig) -> data.Split:
-        return self._data(config)[0].train
+        return self._data(config).train
 
     def test_batches(self, config: DataConfig, placed: Shardings) -> list[data.Batch]:
-        return jax.device_put(self._data(config)[1], placed.everywhere)
+        """The held-out examples, in batches that are spread over the devices that share one; what is
+        left over, all of them have."""
 
-    def _data(self, config: DataConfig) -> tuple[data.Dataset, list[data.Batch]]:
         def make():
-            dataset = data.load(config)
-            return dataset, data.in_order(dataset.test)
+            test, parts = self._data(config).test, placed.spread.parts
+            even = test.size // parts * parts
+            size = max(parts, test.together // parts * parts)
+            starts = [*range(0, even, size), *range(even, test.size, test.together), test.size]
+            return [
+                mesh.put(test.take(np.arange(start, stop)), placed.examples(stop - start))
+                for start, stop in itertools.pairwise(starts)
+            ]
 
-        return self._once(key(config), make)
+        return self._once((key(config), placed.mesh), make)
+
+    def _data(self, config: DataConfig) -> data.Dataset:
+        return self._once(key(config), lambda: data.load(config))
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._made:

@@ -34,11 +34,11 @@ class Cost(NamedTuple):
     attention as it is on the devices that are here. What the backward pass makes itself comes
     on top: with `remat` a layer's own activations, of plain attention the scores too."""
 
-    def bytes_of_device(self, replicates: int) -> float:
-        """On each device, for so many replicates: states are shared by those along the
-        replicates' axis, activations by all (`wsdjax.placement.mesh`)."""
-        along, left = mesh.shape(replicates)
-        return replicates / along * (self.state_bytes + self.activation_bytes / left)
+    def bytes_of_device(self, replicates: int, along: mesh.Shape) -> float:
+        """On each device, for so many replicates: states are shared along `replica` and `fsdp`,
+        activations along all axes."""
+        each = self.state_bytes / along.fsdp + self.activation_bytes / along.examples
+        return replicates / along.replica * each
 
 
 def of_update(

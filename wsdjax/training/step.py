@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +32,8 @@ def make_step(
     Leaves of `batch` are [R, B, ...], of `hyper` [R]. The metrics are [R]: `loss`,
     `grad_norm` (before clipping) and `param_norm` belong to the parameters before the
     update, `update_norm` to the update itself. With `placed` the new state lies where the
-    old one did, so that the next step does not compile again. `averaged` tells which averages
+    old one did, so that the next step does not compile again; `model` is one that is spread over
+    the same devices, and the metrics are on all of them. `averaged` tells which averages
     of the weights the state holds. The gradient is that of the whole batch, computed in
     `accumulate` parts.
     """
@@ -53,15 +55,15 @@ def make_step(
 
     def step(state: State, batch: Batch, hyper: Hyper):
         n = state.step + 1
-        *new, metrics = jax.vmap(one, in_axes=(0, 0, 0, None, 0, 0))(
-            state.params, state.opt_state, state.averages, n, batch, hyper
-        )
+        each = jax.vmap(one, in_axes=(0, 0, 0, None, 0, 0), spmd_axis_name=along)
+        *new, metrics = each(state.params, state.opt_state, state.averages, n, batch, hyper)
         return State(n, *new), metrics
 
+    along = "replica" if placed else None
     if placed is None:
         return jax.jit(step, donate_argnums=0)
     state = placed.of(jax.eval_shape(lambda: states.create(model, [0], averaged)))
-    given, new = (state, placed.batch, placed.replicates), (state, placed.replicates)
+    given, new = (state, placed.batch, placed.replicates), (state, placed.everywhere)
     return jax.jit(step, donate_argnums=0, in_shardings=given, out_shardings=new)
 
 
@@ -89,16 +91,21 @@ def _accumulated(
     return of_parts
 
 
-def make_evaluate(model: Model) -> Callable[[Params, Sequence[Batch]], Metrics]:
+def make_evaluate(
+    model: Model, placed: Shardings | None = None
+) -> Callable[[Params, Sequence[Batch]], Metrics]:
     """``evaluate(params, batches) -> metrics``: means over all examples of all batches, [R].
 
-    Every replicate sees the same batches; a batch weighs as many as its examples.
+    Every replicate sees the same batches; a batch weighs as many as its examples. `placed` is as
+    for `make_step`.
     """
+    along = "replica" if placed else None
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=placed and placed.everywhere)
     def total(params, batch):
         examples = len(jax.tree.leaves(batch)[0])
-        metrics = jax.vmap(model.metrics, in_axes=(0, None))(params, batch)
+        of_each = jax.vmap(model.metrics, in_axes=(0, None), spmd_axis_name=along)
+        metrics = of_each(params, batch)
         return {name: value * examples for name, value in metrics.items()}, jnp.float32(examples)
 
     def evaluate(params, batches):
@@ -109,10 +116,16 @@ def make_evaluate(model: Model) -> Callable[[Params, Sequence[Batch]], Metrics]:
     return evaluate
 
 
-def make_average(averaged: Averages) -> Callable[[State], dict[str, Params]]:
-    """``average(state) -> {name: params}``, jitted: the averaged weights, leaves [R, ...]."""
-    return jax.jit(
-        lambda state: jax.vmap(lambda a, params: averages.values(averaged, a, params))(
+def make_average(
+    averaged: Averages, placed: Shardings | None = None
+) -> Callable[[State], dict[str, Params]]:
+    """``average(state) -> {name: params}``, jitted: the averaged weights, leaves [R, ...], which
+    lie where the parameters do."""
+
+    def average(state: State) -> dict[str, Params]:
+        found = jax.vmap(lambda a, params: averages.values(averaged, a, params))(
             state.averages, state.params
         )
-    )
+        return jax.lax.with_sharding_constraint(found, placed.of(found)) if placed else found
+
+    return jax.jit(average)
