@@ -45,12 +45,19 @@ def fused(
     device = device or jax.devices()[0]
     L, K = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
     match device.platform:
-        case "gpu" | "cuda" if _has_cudnn(device) and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128:
+        case "gpu" | "cuda" if (
+            _has_cudnn(device) and q_BxLxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128
+        ):
             # Of an odd length JAX refuses the gradient.
             cudnn = partial(of_jax, implementation="cudnn")
             return of_even_length(cudnn, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
         case "tpu" if L % 128 == 0 and K <= 128:
-            return flash(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+            given = q_BxLxHxK, k_BxLxGxK, v_BxLxGxK
+            if device.device_kind in ("TPU v2", "TPU v3"):
+                # Their compiler of kernels knows no product of bfloat16.
+                raised = [each.astype(jnp.float32) for each in given]
+                return flash(*raised).astype(v_BxLxGxK.dtype)
+            return flash(*given)
     return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
 
 

@@ -59,9 +59,7 @@ def check(branches: Mapping[str, ResolvedBranch], asked: Mesh | None = None) -> 
             _compare(group, sizes, found)
 
 
-def _parts(
-    group: Sequence[ResolvedBranch], sizes: dict[str, int], asked: Mesh
-) -> Iterator[Part]:
+def _parts(group: Sequence[ResolvedBranch], sizes: dict[str, int], asked: Mesh) -> Iterator[Part]:
     """In this order: what is cheap to know rules out sizes that no trace could take."""
     first, replicates = group[0], sum(branch.seeds for branch in group)
     along = mesh.shape(asked, first.model, replicates, jax.device_count())
