@@ -15,9 +15,13 @@ from experiments.report.write import write_report
 from wsdjax.branches import BranchStore, workdir
 from wsdjax.config import Experiment
 from wsdjax.errors import ConfigError
+from wsdjax.placement import processes
 from wsdjax.trainer import Diverged, Stopped, Watch, grow
 from wsdjax.tree import rates as lineage
 from wsdjax.tree.branch import ResolvedBranch
+
+PREEMPTED = processes.LOST
+"""The exit code after a notice that the machine is taken away: give the same command again."""
 
 
 def launch(
@@ -31,7 +35,7 @@ def launch(
 
     The experiment says how; if it is what `declared` them it becomes the workdir's config.
     Parameters are kept at further updates of the branches in `snapshot_at`. Returns an exit code:
-    130 after a stop, 1 after a divergence.
+    130 after an interrupt, 75 after a notice that the machine is taken away, 1 after a divergence.
     """
     every = {**store.branches(), **branches}
     _check_compared(experiment, every)
@@ -41,10 +45,11 @@ def launch(
     with contextlib.ExitStack() as noted:
 
         def planned(missing: list[str]) -> None:
-            for line in estimate({name: branches[name] for name in missing}, experiment.mesh):
+            lines = estimate({name: branches[name] for name in missing}, experiment.mesh)
+            for line in lines if store.leads else ():
                 print(line, file=sys.stderr)
             for branch in (branches[name] for name in missing):
-                if jump := lineage.jump(branch, every):
+                if (jump := lineage.jump(branch, every)) and store.leads:
                     rates, at = "{:.3e} to {:.3e}".format(*jump), f"{branch.parent}@{branch.start}"
                     print(f"{branch.name}: the rate jumps from {rates} at {at}", file=sys.stderr)
             noted.enter_context(_signals(asked.append))
@@ -55,7 +60,7 @@ def launch(
             noted.close()
             print(write_report(where))
 
-        watch = Watch.of(experiment, Training())
+        watch = Watch.of(experiment, Training() if store.leads else None)
         watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})
         declares = experiment if declared else None
         try:
@@ -64,18 +69,19 @@ def launch(
                 branches,
                 watch,
                 declares,
-                lambda: bool(asked),
+                processes.reached_stop if processes.several() else lambda: bool(asked),
                 planned,
                 draw,
                 experiment.mesh,
             )
         except Stopped as error:
-            print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
-            return 130
+            if store.leads:
+                print(f"Stopped: {error}. The same command goes on from there.", file=sys.stderr)
+            return 130 if signal.SIGINT in asked else PREEMPTED
         except Diverged as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    if not drawn:
+    if not drawn and store.leads:
         print(f"Nothing is missing in {store.workdir}: all of {', '.join(branches)} are trained.")
         there = workdir.experiment_of(store.workdir)
         kept = there and there.snapshot_every
@@ -96,15 +102,18 @@ def _check_compared(experiment: Experiment, branches: Mapping[str, ResolvedBranc
 @contextlib.contextmanager
 def _signals(note: Callable[[int], None]) -> Iterator[None]:
     """SIGINT and SIGTERM are noted, for the trainer to save and stop; a second one acts at
-    once."""
+    once. Of several processes JAX notes SIGTERM in one for all, and so an interrupt becomes one."""
 
     def noted(number, _):
-        note(number)
-        print("\nStopping after this update; once more stops at once.", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
+        note(number)
+        if processes.several():
+            signal.raise_signal(signal.SIGTERM)
+        print("\nStopping after this update; once more stops at once.", file=sys.stderr)
 
-    before = {each: signal.signal(each, noted) for each in (signal.SIGINT, signal.SIGTERM)}
+    which = (signal.SIGINT,) if processes.several() else (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, noted) for each in which}
     try:
         yield
     finally:

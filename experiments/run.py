@@ -2,9 +2,14 @@
 
 python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/NAME]
     [--config.field=value ...] [--checkpoint_dir=PATH] [--dry_run]
+    [--coordinator=HOST:PORT --process_count=N --process_id=I]
 
 --dry_run tells parameters, tokens, FLOPs and memory, which every run tells first, and stops there;
-the data need not be prepared.
+the data need not be prepared. Of several processes, each with devices of its own, all are given the
+same command, with the last three flags where JAX does not find them itself, as it does on a TPU and
+under SLURM; the first one keeps --workdir, and all write to --checkpoint_dir, or to the workdir if
+they share its disk. On a notice that a machine is taken away (SIGTERM) all save and end with the
+exit code 75, after which the same command goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from wsdjax.config import describe_all, validate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.Parser(__doc__, config=True)
+    parser = cli.Parser(__doc__, config=True, computes=True)
     parser.add_argument("--workdir", help="where the run lives; runs/NAME of the config")
     parser.add_argument("--checkpoint_dir", help="where checkpoints go, such as a bucket")
     parser.switch("dry_run", "tell what the run would cost, and stop")
@@ -42,13 +47,15 @@ def run(given: argparse.Namespace) -> int:
     cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
 
     # JAX comes in only once fields and workdir are known to be good.
+    from experiments.cli.together import together
     from experiments.launch import launch
     from wsdjax import tree
     from wsdjax.branches import BranchStore
 
     branches = tree.resolve(given.experiment, describe_all(given.experiment.data_sets()))
-    store = BranchStore(workdir, given.checkpoint_dir, given.experiment.keep)
-    return launch(given.experiment, store, branches)
+    with together(given):
+        store = BranchStore.shared(workdir, given.checkpoint_dir, given.experiment.keep)
+        return launch(given.experiment, store, branches)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,16 @@ class Parser(argparse.ArgumentParser):
       words: whether it takes arguments that are no flags; they become `words`.
       config: whether it takes --config=FILE and --config.field=value; the experiment that they
         make becomes `experiment`.
+      computes: whether it may run in several processes at once (`experiments.cli.together`).
     """
 
-    def __init__(self, text: str | None, words: bool = False, config: bool = False):
+    def __init__(
+        self,
+        text: str | None,
+        words: bool = False,
+        config: bool = False,
+        computes: bool = False,
+    ):
         super().__init__(
             usage=argparse.SUPPRESS,
             description=text,
@@ -64,6 +71,11 @@ class Parser(argparse.ArgumentParser):
         self._takes_words, self._takes_config = words, config
         if config:
             self.add_argument("--config", default="", help="the config file, FILE or FILE:ARGUMENT")
+
+        if computes:
+            self.add_argument("--coordinator", help="of several processes the first's HOST:PORT")
+            self.add_argument("--process_count", type=number(int, 1), help="how many there are")
+            self.add_argument("--process_id", type=number(int, 0), help="which of them this is")
 
     def switch(self, name: str, help: str) -> None:
         self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=False, help=help)
@@ -165,7 +177,8 @@ def call(
         try:
             return function(parser.read(sys.argv[1:] if argv is None else argv)) or 0
         except (UserError, OSError) as error:
-            return fail(error if isinstance(error, UserError) else explained(error))
+            code = getattr(error, "code", 2)  # of what ended another process
+            return fail(error if isinstance(error, UserError) else explained(error), code)
         except KeyboardInterrupt:
             print(f"\nStopped. The same command goes on {goes_on}.", file=sys.stderr)
             return 130
@@ -189,10 +202,10 @@ def choose(
     return commands[name](rest)
 
 
-def fail(message: object) -> int:
+def fail(message: object, code: int = 2) -> int:
     """Tells what was wrong on standard error; the exit code of that."""
     print(f"error: {told(message)}", file=sys.stderr)
-    return 2
+    return code
 
 
 def told(message: object) -> str:

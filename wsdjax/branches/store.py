@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -25,9 +26,12 @@ from wsdjax.branches.records import Records
 from wsdjax.errors import ConfigError
 from wsdjax.files import sweep
 from wsdjax.lock import held
+from wsdjax.placement import processes
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
+
+T = TypeVar("T")
 
 
 class BranchStore(Records):
@@ -38,7 +42,11 @@ class BranchStore(Records):
       checkpoint_dir: where checkpoints go if not into the workdir: any path orbax can write,
         a bucket too.
       keep: how many of a branch's newest checkpoints stay beside its fork points and end.
+
+    One that several processes train in is opened by `shared`.
     """
+
+    is_shared = False
 
     @staticmethod
     def tell(event: str, branch: str, step: int) -> None:
@@ -48,10 +56,43 @@ class BranchStore(Records):
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
         super().__init__(workdir)
         self._checkpoint_dir, self._keep = checkpoint_dir, keep
+        self._home = self.workdir
         self.aside: set[tuple[str, int]] = set()
         """Nodes that were found damaged, and are to be made again."""
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+
+    @classmethod
+    def shared(
+        cls, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2
+    ) -> BranchStore:
+        """The store of all processes that are there. The workdir is the first one's own: others
+        get its records in a directory of theirs, and what they write there is gone with them.
+        Checkpoints go to one place that all must see: `checkpoint_dir`, or the workdir itself on
+        disks that they share. All must call what reads or writes nodes, at the same point."""
+        if not processes.several():
+            return cls(workdir, checkpoint_dir, keep)
+        home = Path(workdir).expanduser().absolute()
+        told = processes.agreed(lambda: [str(home), records.texts(home)], "the workdir's records")
+        store = cls(workdir, checkpoint_dir, keep)
+        if not processes.is_first():
+            scratch = tempfile.TemporaryDirectory(prefix="wsdjax-process-")
+            store = cls(scratch.name, checkpoint_dir, keep)
+            store._scratch = scratch  # deleted with it
+            records.write_texts(store.workdir, told[1])
+        store._home, store.is_shared = Path(told[0]), True
+        return store
+
+    _scratch: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process keeps the rows and the records."""
+        return not self.is_shared or processes.is_first()
+
+    def agreed(self, tell: Callable[[], T], what: str) -> T:
+        """As `processes.agreed`, if it is shared."""
+        return processes.agreed(tell, what) if self.is_shared else tell()
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch, a root or one that starts from the node
@@ -113,7 +154,8 @@ class BranchStore(Records):
         since every lineage through a trunk asks for the trunk's."""
         path, start = self.directory(name) / "metrics.jsonl", self.record(name)["branch"]["start"]
         # Before the rows, which are written before a checkpoint. Not worth a journey to a bucket.
-        steps = self.steps(name) if self._checkpoints(name).is_local else []
+        saved = self._checkpoints(name)
+        steps = saved.steps() if saved.is_local else []
         status = path.stat() if path.exists() else None
         stamp = (status and (status.st_size, status.st_mtime_ns), steps)
         if name not in self._read or self._read[name][0] != stamp:
@@ -126,7 +168,7 @@ class BranchStore(Records):
 
     def steps(self, name: str) -> list[int]:
         """The steps of a branch's own complete checkpoints, ascending."""
-        return self._checkpoints(name).steps()
+        return self.agreed(self._checkpoints(name).steps, f"which checkpoints {name} has")
 
     def is_done(self, name: str) -> bool:
         """Whether the branch has the checkpoint of its end."""
@@ -143,8 +185,8 @@ class BranchStore(Records):
           OSError: if a save before this one failed, or this one was skipped.
         """
         self._checkpoints(name, "snapshots").wait()
-        kept = sorted({*self.snapshots(name), *self.lost_snapshots(name)})
-        self._checkpoints(name).save(state, {"rows": rows, "snapshots": kept})
+        kept = {*self._checkpoints(name, "snapshots").steps(), *self._lost_snapshots(name)}
+        self._checkpoints(name).save(state, {"rows": rows, "snapshots": sorted(kept)})
 
     def wait(self, *names: str) -> None:
         """Returns when the branches' last saves are complete on disk; raises if one failed."""
@@ -153,9 +195,15 @@ class BranchStore(Records):
 
     def lost_snapshots(self, name: str) -> list[int]:
         """Those that the branch's newest checkpoint tells of and that are not there now."""
-        newest = self.steps(name)[-1:]
-        facts = self._checkpoints(name).facts(newest[0]) if newest else {}
-        return sorted({*facts.get("snapshots", ())} - {*self.snapshots(name)})
+        lost = functools.partial(self._lost_snapshots, name)
+        return self.agreed(lost, f"which snapshots {name} lost")
+
+    def _lost_snapshots(self, name: str) -> list[int]:
+        saved = self._checkpoints(name)
+        facts = saved.facts(newest[0]) if (newest := saved.steps()[-1:]) else {}
+        return sorted(
+            {*facts.get("snapshots", ())} - {*self._checkpoints(name, "snapshots").steps()}
+        )
 
     def place(self, name: str, kind: str = "checkpoints") -> epath.Path:
         """The directory of a branch's "checkpoints" or "snapshots", which may be in a bucket."""
@@ -163,7 +211,8 @@ class BranchStore(Records):
 
     def snapshots(self, name: str) -> list[int]:
         """The steps of a branch's own, ascending."""
-        return self._checkpoints(name, "snapshots").steps()
+        found = self._checkpoints(name, "snapshots").steps
+        return self.agreed(found, f"which snapshots {name} has")
 
     def recorded_rows(self, name: str, step: int) -> str:
         """The checksum of the branch's rows that its checkpoint keeps; "" if it keeps none."""
@@ -202,30 +251,33 @@ class BranchStore(Records):
             found |= {s for s in (*self.steps(branch), *self.snapshots(branch)) if s <= stop}
         return sorted(found)
 
-    def params(self, branch: str, step: int) -> Any:
-        """The parameters [R, ...] at a node, from a checkpoint or a snapshot; raises as `restore`
-        if there is neither, or not what was saved."""
+    def params(self, branch: str, step: int, place: Place | None = None) -> Any:
+        """The parameters [R, ...] at a node, from a checkpoint or a snapshot, placed and raising as
+        `restore` if there is neither, or not what was saved."""
         resolved = self.record(branch)["branch"]
-        snapshots = self._checkpoints(branch, "snapshots")
-        if step in snapshots.steps():
+        if step in self.snapshots(branch):
             try:
-                return snapshots.load(step).params
+                return self._checkpoints(branch, "snapshots").load(step, place).params
             except DamagedCheckpoint as error:
                 remedy = "bring it back, or move the branch's checkpoints away to train it again"
                 raise DamagedCheckpoint(f"{error}; {remedy}") from error
         if resolved["parent"] and step <= resolved["start"] and step not in self.steps(branch):
-            return self.params(resolved["parent"], step)
-        return self.restore(branch, step).params
+            return self.params(resolved["parent"], step, place)
+        return self.restore(branch, step, place).params
 
     def set_aside(self, name: str, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
-        self._checkpoints(name).set_aside(step)
+        saved = self._checkpoints(name)
+        saved.close()
+        self.agreed(lambda: saved.set_aside(step), f"that {name}@{step} is set aside")
         self.aside.add((name, step))
 
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the nodes of later steps, which training is about to make again."""
-        self._checkpoints(name).discard_after(step)
-        self._checkpoints(name, "snapshots").discard_after(step)
+        for each in (self._checkpoints(name), self._checkpoints(name, "snapshots")):
+            if self.agreed(lambda each=each: each.steps()[-1:], "the last node") > [step]:
+                each.close()
+                self.agreed(lambda each=each: each.discard_after(step), "that nodes are deleted")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -253,7 +305,8 @@ class BranchStore(Records):
         if (name, kind) not in self._opened:
             # Where the record says, so that a later command need not repeat --checkpoint_dir.
             elsewhere = self.record(name)["checkpoints"]
-            directory = epath.Path(elsewhere or self.directory(name) / "checkpoints").parent / kind
+            own = self._home / "branches" / name / "checkpoints"
+            directory = epath.Path(elsewhere or own).parent / kind
             protected = functools.partial(self.protected, name)
             keep = self._keep if kind == "checkpoints" else None
             written = functools.partial(self.tell, f"{kind} written", name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -77,6 +77,27 @@ class Shardings:
             return NamedSharding(self.mesh, spec)
 
         return jax.tree.map_with_path(sharding, state)
+
+    def batch_of(self, rows: Callable[[int, int], Any], replicates: int, size: int) -> Any:
+        """A batch, leaves [R, B, ...], of which each process gives the examples of its own devices:
+        ``rows(start, stop)`` are leaves [R, stop - start, ...]."""
+        if jax.process_count() == 1:
+            return jax.device_put(rows(0, size), self.batch)
+        shape = replicates, size
+        indices = self.batch.addressable_devices_indices_map(shape).values()
+        mine = [
+            np.unique(np.concatenate([np.arange(n)[index[axis]] for index in indices]))
+            for axis, n in enumerate(shape)
+        ]
+        runs = np.split(mine[1], 1 + np.flatnonzero(np.diff(mine[1]) > 1))
+        parts = [rows(int(run[0]), int(run[-1]) + 1) for run in runs]
+
+        def joined(*leaves: Any) -> jax.Array:
+            local = np.concatenate([np.asarray(leaf) for leaf in leaves], axis=1)[mine[0]]
+            whole = (*shape, *local.shape[2:])
+            return jax.make_array_from_process_local_data(self.batch, local, whole)
+
+        return jax.tree.map(joined, *parts)
 
     @cached_property
     def spread(self) -> Spread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -66,8 +67,10 @@ class Group:
         return sum(branch.seeds for branch in self.branches)
 
     def batch(self, n: int) -> data.Batch:
-        """The batch that update n sees."""
-        return jax.device_put(self.stream[n - 1 - self.first.data_start], self.placed.batch)
+        """The batch that update n sees, of which each process makes or reads its own examples."""
+        t = n - 1 - self.first.data_start
+        rows = partial(self.stream.rows, t)
+        return self.placed.batch_of(rows, self.replicates, self.stream.batch_size)
 
     def hyper(self, n: int) -> Hyper:
         """The hyperparameters of update n."""
@@ -79,6 +82,8 @@ class Group:
 
     def rows(self, store: BranchStore, step: int, tensorboard: bool) -> Rows:
         """Where the rows go of updates after `step`."""
+        if not store.leads:
+            return Rows((), ())
         files, boards = [], []
         for branch in self.branches:
             directory = store.directory(branch.name)

@@ -59,7 +59,7 @@ class Trainer:
             if name in names and store.is_done(name):
                 group = [there[sibling] for sibling in store.siblings(name)]
                 if start.read(store, name, branch.end, self._compiled.place_of_one(group)):
-                    store.metrics(name)
+                    store.agreed(lambda name=name: store.metrics(name) and None, "its rows")
             if name in names:
                 self._check_snapshots(name)
         return [name for name in names if not store.is_done(name)]
@@ -155,7 +155,8 @@ def grow(
         # How a finished run would be watched is no news; what its report compares is.
         if old and declares and not missing:
             declares = dataclasses.replace(old, compare=declares.compare)
-        if not missing and page.exists() and declares in (None, old):
+        drawn = store.agreed(page.exists, "whether there is a report")
+        if not missing and drawn and declares in (None, old):
             _write_status(store)  # which a kill may have kept from being told
             return []
         if declares:
@@ -175,7 +176,8 @@ def grow(
             status, diverged = f"diverged: {error}", error
         finally:
             _write_status(store, status)  # before the report is drawn, which a kill may cut short
-        draw(store.workdir)
+        if store.leads:
+            draw(store.workdir)
         if diverged:
             raise diverged
     return missing

@@ -89,7 +89,7 @@ def train(
                 # One at a time, so that whenever a kill falls the siblings have one in common.
                 store.wait(*names)
                 for name, mine in group.parts(state):
-                    store.save(name, mine, sums[name])
+                    store.save(name, mine, sums.get(name, ""))
             if stop:
                 store.wait(*names)
                 raise Stopped(f"{title} is saved at update {n} of {end}")

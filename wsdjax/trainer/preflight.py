@@ -38,7 +38,9 @@ def check(
     there = store.branches()
     for branch in branches.values():
         if branch.parent in there and store.is_done(branch.parent):
-            store.metrics(branch.parent)  # whose rows are to be those that were written
+            # Whose rows are to be those that were written.
+            parent = branch.parent
+            store.agreed(lambda parent=parent: store.metrics(parent) and None, "a parent's rows")
     try:
         for group in tree.groups(branches):
             compiled.placed(group)

@@ -12,6 +12,7 @@ import numpy as np
 from wsdjax import interop
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode
 from wsdjax.config import Averages
+from wsdjax.placement import mesh
 from wsdjax.trainer.group import Group
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
@@ -91,7 +92,8 @@ def _from_nothing(group: Group) -> State:
         return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
 
     weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
-    weights = jax.device_put(weights, group.placed.of(weights, divide_replicates=False))
+    where = group.placed.of(weights, divide_replicates=False)
+    weights = jax.tree.map(mesh.put, weights, where)
     return states.made(make, group.placed, np.asarray(seeds, np.uint32), weights)
 
 

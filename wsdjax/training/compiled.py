@@ -73,8 +73,8 @@ class Compiled:
         return self._data(config).train
 
     def test_batches(self, config: DataConfig, placed: Shardings) -> list[data.Batch]:
-        """The held-out examples, in batches that are spread over the devices that share one; what is
-        left over, all of them have."""
+        """The held-out examples, in batches that are spread over the devices that share one;
+        what is left over, all of them have."""
 
         def make():
             test, parts = self._data(config).test, placed.spread.parts
