@@ -2,6 +2,7 @@
 
 python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
     [--examples=1000] [--split=train] [--sample_seed=0] [--k=1] [--tol=1e-3] [--points=21]
+    [--coordinator=HOST:PORT --process_count=N --process_id=I]
 python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
@@ -20,8 +21,10 @@ Each result is a small JSON file under branches/BRANCH/probes/, named by its nod
 a hash of them since other nodes can be as many with the same ends, and other values print alike; it
 is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
 with the branch that made it. What is measured at a node depends on that node alone, not on what
-was measured before. At the end the report is drawn again. `drop` deletes results, each named
-BRANCH/FILE, as in the report, or by its path, and draws the report without them.
+was measured before. Several devices share parameters and examples as in training, and several processes are
+given the same command, as for experiments.run; there a plane that was stopped begins anew. At the
+end the report is drawn again. `drop` deletes results, each named BRANCH/FILE, as in the
+report, or by its path, and draws the report without them.
 """
 
 from __future__ import annotations
@@ -34,18 +37,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments import cli
 from experiments.cli.progress import Display
 from experiments.cli.results import plain
+from experiments.cli.together import together
 from experiments.probe import sampling
-from experiments.probe.nodes import iterates, make_again, parse_node
+from experiments.probe.nodes import iterates, make_again, of_one, parse_node
 from experiments.report.probes import MEASURES, results
 from experiments.report.probes.measure import SPLITS, Measure, Nodes, Values, with_error
 from experiments.report.write import write_report
 from wsdjax import data, models, probes
-from wsdjax.branches import BranchStore, MissingNode, provenance
+from wsdjax.branches import BranchStore, MissingNode, provenance, workdir
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
+from wsdjax.placement import mesh, processes
 from wsdjax.trainer import replay
 from wsdjax.training import optim, state
 from wsdjax.wording import shortened
@@ -60,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for along in (False, True)
     )
-    parser = cli.Parser(str(__doc__).format(at_nodes=at_nodes, along=along), words=True)
+    text = str(__doc__).format(at_nodes=at_nodes, along=along)
+    parser = cli.Parser(text, words=True, computes=True)
     flag = parser.add_argument
     flag("--workdir", help="the run's directory")
     flag("--node", help="BRANCH, BRANCH@STEP or BRANCH@STEP:STEP[:EVERY]")
@@ -76,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
-    store = BranchStore(cli.run_directory(given.workdir))
     if not given.words:
-        _probe(store, given)
+        with together(given):
+            found = processes.agreed(lambda: str(cli.run_directory(given.workdir)), "the workdir")
+            _probe(BranchStore.shared(found), given)
         return
+    store = BranchStore(cli.run_directory(given.workdir))
     command, *names = given.words
     if command != "drop":
         said = shortened(command)
@@ -103,10 +113,14 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     branch, steps = parse_node(given.node, store)
     if len(steps) < 2 and (along := [name for name in given.probe if MEASURES[name].along]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
-    split = getattr(data.load(store.branches()[branch].data), given.split)
-    sample = sampling.draw(split, given.split, given.examples, given.sample_seed)
+    resolved = store.branches()[branch]
+    placed = mesh.shardings(mesh.for_one(workdir.mesh_of(store.workdir)), resolved.model)
+    split, parts = getattr(data.load(resolved.data), given.split), placed.spread.parts
+    sample = sampling.draw(split, given.split, given.examples, given.sample_seed, parts)
+    if parts > 1:
+        sample = sample._replace(batches=[placed.shared(batch) for batch in sample.batches])
     make_again(store, branch, steps)
-    of = _Loss(store, branch, sample, given)
+    of = _Loss(store, branch, sample, placed, given)
     if len(steps) > 1:
         print(f"{branch} has the nodes {', '.join(map(str, steps))} there")
     refused = []
@@ -115,7 +129,8 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
             of.measure(name, steps)
         except (probes.ProbeError, DamagedFile) as error:
             refused.append(f"--probe={name} at --node={given.node}: {error}")
-    write_report(store.workdir)
+    if store.leads:
+        write_report(store.workdir)
     if refused:
         raise ConfigError("; ".join(refused))
 
@@ -124,14 +139,22 @@ class _Loss:
     """The loss of a branch's model over a sample of its data, and what is measured of it."""
 
     def __init__(
-        self, store: BranchStore, branch: str, sample: sampling.Sample, flags: argparse.Namespace
+        self,
+        store: BranchStore,
+        branch: str,
+        sample: sampling.Sample,
+        placed: mesh.Shardings,
+        flags: argparse.Namespace,
     ):
         self._store, self._branch, self._sample, self._flags = store, branch, sample, flags
         self._branches = store.branches()
         self._resolved = self._branches[branch]
-        self._loss_fn = models.by_layer(models.build(self._resolved.model)).loss
+        self._placed, model = placed, models.build(self._resolved.model, spread=placed.spread)
+        self._loss_fn = models.by_layer(model).loss
+        self._place = placed.of if placed.mesh.size > 1 else None
         # Of a node each replicate in turn asks for the same.
-        self._params = functools.lru_cache(1)(functools.partial(store.params, branch))
+        read = functools.partial(store.params, branch, place=self._place)
+        self._params = functools.lru_cache(1)(read)
         self._state = functools.lru_cache(1)(self._with_moments)
 
     def measure(self, name: str, steps: list[int]) -> None:
@@ -150,7 +173,7 @@ class _Loss:
             directory.mkdir(exist_ok=True)
             stem = "-".join(filter(None, (name, ends, tag)))
             path, there = results.place(directory, stem, at, settings)
-            if not there:
+            if not self._store.agreed(functools.partial(bool, there), "what is measured"):
                 title = f"{name} of {owner}@{at[0]}"
                 title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
                 missing.append((path, title, at))
@@ -167,6 +190,8 @@ class _Loss:
                 "machine": provenance.machine(),
                 "versions": provenance.versions(),
             }
+            if not self._store.leads:
+                continue
             write_json(path, content, default=plain)
             results.unlink_cells(path)
             for i, result in enumerate(found):
@@ -184,11 +209,12 @@ class _Loss:
                 nodes = Nodes(
                     self._loss_fn,
                     self._sample.batches,
-                    iterates(self._params, steps, i),
+                    iterates(self._params, steps, i, self._placed),
                     steps,
                     self._resolved.start,
                     functools.partial(self._preconditioner, steps[-1], i),
-                    file=path.with_name(f"{path.stem}-seed{i}.cells"),
+                    # Several processes would not find the same there.
+                    None if self._store.is_shared else path.with_name(f"{path.stem}-seed{i}.cells"),
                     tell=display.show,
                 )
                 found = kind.measure(nodes, **{name: settings[name] for name in kind.settings})
@@ -199,16 +225,16 @@ class _Loss:
     def _with_moments(self, step: int) -> state.State:
         """Of a checkpoint, or made again from the one before it: a snapshot has none."""
         try:
-            return self._store.restore(self._branch, step)
+            return self._store.restore(self._branch, step, self._place)
         except MissingNode:
             with self._store.lock():
                 return next(found for _, found in replay(self._store, self._branch, [step]))
 
     def _preconditioner(self, step: int, replicate: int) -> Any:
-        one = state.replicate(self._state(step), replicate)
-        nu, count = optim.second_moment(one.opt_state)
+        nu, count = optim.second_moment(self._state(step).opt_state)
+        nu, updates = of_one(nu, replicate, self._placed), int(np.asarray(count)[replicate])
         adam = self._branches[self._store.owner(self._branch, step)].optimizer
-        return probes.adam_preconditioner(models.unstacked(nu), count, adam.b2, adam.eps)
+        return probes.adam_preconditioner(nu, updates, adam.b2, adam.eps)
 
     def _settings(self, kind: Measure) -> tuple[Values, str]:
         """The settings a result depends on, and those that flags set as part of a file's name,

@@ -14,6 +14,7 @@ from wsdjax.branches import BranchStore, MissingNode, workdir
 from wsdjax.config import describe_all
 from wsdjax.config.lengths import updates
 from wsdjax.errors import ConfigError
+from wsdjax.placement.mesh import Shardings
 from wsdjax.trainer import replay
 from wsdjax.wording import listed, shortened
 
@@ -103,12 +104,26 @@ class Iterates(Sequence):
         return self._read(self._steps[i])
 
 
-def iterates(params: Callable[[int], Any], steps: list[int], replicate: int) -> Iterates:
+def of_one(params: Any, replicate: int, placed: Shardings) -> Any:
+    """One replicate of what is [R, ...], by layer, each leaf where `placed` has it."""
+
+    def one(params: Any) -> Any:
+        return models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params))
+
+    if placed.mesh.size == 1:
+        return one(params)
+    where = placed.of_one(jax.eval_shape(one, params))
+    return jax.jit(one, out_shardings=where)(params)
+
+
+def iterates(
+    params: Callable[[int], Any], steps: list[int], replicate: int, placed: Shardings
+) -> Iterates:
     """One replicate's, of the parameters [R, ...] at a step. The latest are kept, a gigabyte of
-    them: principal components ask for every pair."""
+    them on each device: principal components ask for every pair."""
 
     def read(step: int) -> Any:
-        return models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params(step)))
+        return of_one(params(step), replicate, placed)
 
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read(steps[0])))
+    size = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(read(steps[0])))
     return Iterates(functools.lru_cache(max(1, _KEPT // size))(read), steps)

@@ -24,8 +24,8 @@ class Sample(NamedTuple):
     """How many `examples` `of` how many in which `split`, and the `seed` of the draw."""
 
 
-def draw(split: data.Split, name: str, examples: int | None, seed: int) -> Sample:
-    """A sample of a branch's split, spread over it.
+def draw(split: data.Split, name: str, examples: int | None, seed: int, parts: int = 1) -> Sample:
+    """A sample of a branch's split, spread over it, for as many devices that share a batch.
 
     Raises:
       ConfigError: for more examples than there are.
@@ -36,7 +36,7 @@ def draw(split: data.Split, name: str, examples: int | None, seed: int) -> Sampl
         )
     count = min(MOST, split.size) if examples is None else examples
     facts = {"examples": count, "of": split.size, "split": name, "seed": seed}
-    return Sample(data.sample(split, count, seed), facts)
+    return Sample(data.sample(split, count, seed, parts=parts), facts)
 
 
 def loss(loss_fn: Callable, params: Any, sample: Sample) -> dict[str, Any]:

@@ -73,14 +73,15 @@ class BranchStore(Records):
         if not processes.several():
             return cls(workdir, checkpoint_dir, keep)
         home = Path(workdir).expanduser().absolute()
-        told = processes.agreed(lambda: [str(home), records.texts(home)], "the workdir's records")
+        home = Path(processes.agreed(lambda: str(home), "the workdir"))
+        told = processes.agreed(lambda: records.texts(home), "the workdir's records")
         store = cls(workdir, checkpoint_dir, keep)
         if not processes.is_first():
             scratch = tempfile.TemporaryDirectory(prefix="wsdjax-process-")
             store = cls(scratch.name, checkpoint_dir, keep)
             store._scratch = scratch  # deleted with it
-            records.write_texts(store.workdir, told[1])
-        store._home, store.is_shared = Path(told[0]), True
+            records.write_texts(store.workdir, told)
+        store._home, store.is_shared = home, True
         return store
 
     _scratch: tempfile.TemporaryDirectory | None = None
@@ -148,6 +149,10 @@ class BranchStore(Records):
             if (start or -1) < row["step"] <= stop
         ]
         return metrics.table(rows)
+
+    def check_rows(self, name: str) -> None:
+        """That the rows of a branch are those that were written; else a `DamagedFile` tells."""
+        self.agreed(lambda: self.metrics(name) and None, f"the rows of {name}")
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         """A branch's own, read again only if its file has changed or reaches a new checkpoint,
@@ -275,9 +280,10 @@ class BranchStore(Records):
     def discard_after(self, name: str, step: int) -> None:
         """Deletes the nodes of later steps, which training is about to make again."""
         for each in (self._checkpoints(name), self._checkpoints(name, "snapshots")):
-            if self.agreed(lambda each=each: each.steps()[-1:], "the last node") > [step]:
+            if self.agreed(each.steps, f"what {name} has")[-1:] > [step]:
                 each.close()
-                self.agreed(lambda each=each: each.discard_after(step), "that nodes are deleted")
+                delete = functools.partial(each.discard_after, step)
+                self.agreed(delete, f"that {name} goes back to {step}")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from wsdjax.config import Experiment
+from wsdjax.config import Experiment, Mesh
 from wsdjax.config.json import from_json
 from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError
@@ -28,6 +28,12 @@ def experiment_of(workdir: Path) -> Experiment | None:
     except ConfigError as error:
         raise DamagedFile(f"{file}: is no experiment ({str(error)[:100]}); {_REMEDY}") from None
     return experiment
+
+
+def mesh_of(workdir: Path) -> Mesh:
+    """How the workdir's experiment shares devices; raises as `experiment_of`."""
+    experiment = experiment_of(workdir)
+    return experiment.mesh if experiment else Mesh()
 
 
 def report_of(workdir: Path) -> Path:

@@ -6,6 +6,7 @@ host or on many, it gives the same batches. JAX is imported by the data sets tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -59,20 +60,21 @@ def load(config: DataConfig) -> Dataset:
 
 
 def in_order(
-    split: Split, batch_size: int | None = None, examples: int | None = None
+    split: Split, batch_size: int | None = None, examples: int | None = None, parts: int = 1
 ) -> list[Batch]:
-    """The whole split, or its first examples, as batches in order; the last may be smaller.
+    """The whole split, or its first examples, as batches in order; the last may be smaller. With
+    `parts` devices that share a batch all but the last of them are multiples of that.
 
     Neighbours may have much in common, as the windows of one file do: what is to stand for a
     split is drawn by `sample`. Without a `batch_size` a batch has 250 images, or windows of some
     32,768 tokens together.
     """
     end = split.size if examples is None else min(examples, split.size)
-    return _batches(split, np.arange(end), batch_size)
+    return _batches(split, np.arange(end), batch_size, parts)
 
 
 def sample(
-    split: Split, examples: int, seed: int = 0, batch_size: int | None = None
+    split: Split, examples: int, seed: int = 0, batch_size: int | None = None, parts: int = 1
 ) -> list[Batch]:
     """Examples drawn without replacement and spread over the split, one from each of as many
     parts of it, in its order; batches as those of `in_order`.
@@ -89,9 +91,11 @@ def sample(
     # The bits of a bit generator are the same in every version of NumPy; a Generator's are not.
     bits = np.random.PCG64(seed).random_raw(examples)
     at = (bounds[:-1] + bits % (bounds[1:] - bounds[:-1])).astype(np.int64)
-    return _batches(split, at, batch_size)
+    return _batches(split, at, batch_size, parts)
 
 
-def _batches(split: Split, indices: np.ndarray, batch_size: int | None) -> list[Batch]:
-    size = batch_size or split.together
-    return [split.take(indices[at : at + size]) for at in range(0, len(indices), size)]
+def _batches(split: Split, indices: np.ndarray, size: int | None, parts: int) -> list[Batch]:
+    size, count = size or split.together, len(indices)
+    even = count - count % parts
+    starts = [*range(0, even, max(parts, size - size % parts)), *range(even, count, size), count]
+    return [split.take(indices[start:stop]) for start, stop in itertools.pairwise(starts)]

@@ -61,10 +61,11 @@ class Shardings:
         """What every device has whole, such as metrics."""
         return self._along()
 
-    def examples(self, count: int) -> NamedSharding:
-        """Leaves [B, ...] that all replicates see, such as a batch to evaluate: spread over
-        examples, but everywhere if `count` cannot be divided."""
-        return self._along(EXAMPLES if count % self.spread.parts == 0 else None)
+    def shared(self, batch: Any) -> Any:
+        """A batch, leaves [B, ...], that all replicates see, where it is to live: spread over
+        examples, or everywhere if it cannot be divided."""
+        even = len(jax.tree.leaves(batch)[0]) % self.spread.parts == 0
+        return put(batch, self._along(EXAMPLES if even else None))
 
     def of(self, state: Any, divide_replicates: bool = True) -> Any:
         """A sharding for each leaf of a state, or of what is like one: arrays or their shapes.
@@ -84,7 +85,7 @@ class Shardings:
         if jax.process_count() == 1:
             return jax.device_put(rows(0, size), self.batch)
         shape = replicates, size
-        indices = self.batch.addressable_devices_indices_map(shape).values()
+        indices: Any = self.batch.addressable_devices_indices_map(shape).values()
         mine = [
             np.unique(np.concatenate([np.arange(n)[index[axis]] for index in indices]))
             for axis, n in enumerate(shape)
@@ -98,6 +99,10 @@ class Shardings:
             return jax.make_array_from_process_local_data(self.batch, local, whole)
 
         return jax.tree.map(joined, *parts)
+
+    def of_one(self, params: Any) -> Any:
+        """A sharding for each parameter of a model without replicates."""
+        return self.of(params, divide_replicates=False)
 
     @cached_property
     def spread(self) -> Spread:
@@ -143,8 +148,8 @@ def shape(asked: config.Mesh, model: config.ModelConfig, replicates: int, device
 def shardings(
     asked: config.Mesh,
     model: config.ModelConfig,
-    replicates: int,
-    batch_size: int,
+    replicates: int = 1,
+    batch_size: int = 0,
     accumulate: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Shardings:
@@ -164,6 +169,12 @@ def shardings(
     kinds = (AxisType.Auto,) * len(Shape._fields)
     mesh = jax.make_mesh(tuple(along), Shape._fields, axis_types=kinds, devices=devices)
     return Shardings(mesh, rules.RULES)
+
+
+def for_one(asked: config.Mesh) -> config.Mesh:
+    """The mesh of a probe, which sees one replicate at a time: what was along `replica` goes where
+    it goes by default."""
+    return dataclasses.replace(asked, replica=1, data=None if asked.replica else asked.data)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

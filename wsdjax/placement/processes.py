@@ -220,7 +220,7 @@ def _end(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-_NOISE = ("[Gloo] Rank", "preemption_notifier", "coordination_service", "preemption_sync_manager")
+_NOISE = ("[Gloo]", "preemption_notifier", "coordination_service", "preemption_sync_manager")
 
 
 def _translate_aborts(index: int | None, count: int | None) -> None:
@@ -238,18 +238,21 @@ def _translate_aborts(index: int | None, count: int | None) -> None:
     fatal: list[str] = []
 
     def relay() -> None:
+        told = True
         with os.fdopen(read, errors="replace") as lines:
             for line in lines:
                 if fatal or "JAX distributed service detected fatal errors" in line:
                     fatal.append(line)
-                elif not any(noise in line for noise in _NOISE):
+                    continue
+                if re.match(r"[IWE]\d{4} |\[Gloo\]", line):  # others go on with one before
+                    told = not any(noise in line for noise in _NOISE)
+                if told:
                     sys.stderr.write(line)
 
     def on_abort(_: int) -> None:
         time.sleep(0.2)  # in which the relay reads to the end
         if not fatal:
-            signal.signal(signal.SIGABRT, signal.SIG_DFL)
-            return
+            return  # to the system, which ends the process
         me = "this process" if index is None else f"process {index} of {count}"
         said = "".join(fatal)
         unhealthy = re.search(r"stopped sending heartbeats\):\s*((?:\d+\s*)+)", said)

@@ -116,6 +116,11 @@ def make(params: Tree, capacity: int, kind: str) -> Basis:
     if kind not in KINDS:
         said, known = shortened(repr(kind)), ", ".join(KINDS)
         raise ProbeError(f"basis = {said}: must be one of {known}, or None to choose")
+    if kind == "host" and not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        raise ProbeError(
+            "the basis would be on the host, which of several processes has but a part of each "
+            "vector: give a smaller max_basis, or more devices"
+        )
     return KINDS[kind](params, capacity)
 
 

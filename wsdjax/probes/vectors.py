@@ -7,12 +7,13 @@ their sharding. Inner products are summed in float32, or in float64 for float64 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from wsdjax.errors import UserError
 from wsdjax.wording import listed, shortened
@@ -210,14 +211,32 @@ def stack(vectors: list[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors)
 
 
-@partial(jax.jit, static_argnums=2)
 def random_like(key: jax.Array, params: Tree, kind: str = "normal") -> Tree:
-    """A vector of independent entries, `normal` or `rademacher`."""
+    """A vector of independent entries, `normal` or `rademacher`, which lies where the parameters
+    do."""
     leaves, structure = jax.tree.flatten(params)
+    where = [getattr(leaf, "sharding", None) for leaf in leaves]
+    divided = all(isinstance(each, NamedSharding) for each in where)
+    like = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
+    draw = _drawing(like, tuple(where) if divided else None, kind)
+    return jax.tree.unflatten(structure, draw(jax.random.key_data(key)))
+
+
+@lru_cache(maxsize=32)
+def _drawing(like: tuple, where: tuple[NamedSharding, ...] | None, kind: str) -> Callable:
     draw: Callable[..., jax.Array] = jax.random.normal if kind == "normal" else _signs
-    keys = jax.random.split(key, len(leaves))
-    drawn = [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
+
+    @partial(jax.jit, out_shardings=where)
+    def drawn(key_data):
+        keys = jax.random.split(jax.random.wrap_key_data(key_data), len(like))
+        pairs = zip(keys, like, strict=True)
+        return tuple(draw(key, shape, dtype) for key, (shape, dtype) in pairs)
+
+    def of(key_data):
+        # Of several processes each has a key of its own, and they are equal.
+        return drawn(np.asarray(key_data) if where else key_data)
+
+    return of
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:

@@ -59,7 +59,7 @@ class Trainer:
             if name in names and store.is_done(name):
                 group = [there[sibling] for sibling in store.siblings(name)]
                 if start.read(store, name, branch.end, self._compiled.place_of_one(group)):
-                    store.agreed(lambda name=name: store.metrics(name) and None, "its rows")
+                    store.check_rows(name)
             if name in names:
                 self._check_snapshots(name)
         return [name for name in names if not store.is_done(name)]
@@ -199,7 +199,7 @@ def fork(
     resolved = resolved_in(store, name, branch, experiment)
     if watch is None:
         watch = Watch.of(experiment, progress) if experiment else Watch()
-    grow(store, {name: resolved}, watch, mesh=experiment and experiment.mesh)
+    grow(store, {name: resolved}, watch, mesh=workdir.mesh_of(store.workdir))
     return resolved
 
 

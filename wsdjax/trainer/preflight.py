@@ -38,9 +38,7 @@ def check(
     there = store.branches()
     for branch in branches.values():
         if branch.parent in there and store.is_done(branch.parent):
-            # Whose rows are to be those that were written.
-            parent = branch.parent
-            store.agreed(lambda parent=parent: store.metrics(parent) and None, "a parent's rows")
+            store.check_rows(branch.parent)
     try:
         for group in tree.groups(branches):
             compiled.placed(group)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from wsdjax import data, models
 from wsdjax.config import DataConfig, Mesh
@@ -77,14 +74,8 @@ class Compiled:
         what is left over, all of them have."""
 
         def make():
-            test, parts = self._data(config).test, placed.spread.parts
-            even = test.size // parts * parts
-            size = max(parts, test.together // parts * parts)
-            starts = [*range(0, even, size), *range(even, test.size, test.together), test.size]
-            return [
-                mesh.put(test.take(np.arange(start, stop)), placed.examples(stop - start))
-                for start, stop in itertools.pairwise(starts)
-            ]
+            test = data.in_order(self._data(config).test, parts=placed.spread.parts)
+            return [placed.shared(batch) for batch in test]
 
         return self._once((key(config), placed.mesh), make)
 

@@ -28,8 +28,8 @@ class Nodes(NamedTuple):
     """Completed updates at the branch's fork."""
     preconditioner: Callable[[], Any]
     """Adam's at the last node."""
-    file: Path
-    """Where a sweep may keep what it has, to go on after a stop."""
+    file: Path | None
+    """Where a sweep may keep what it has, to go on after a stop; None for nowhere."""
     tell: Callable[[str], None] = print
     """Shows how far it is."""
 
