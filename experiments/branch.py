@@ -9,13 +9,15 @@ python -m experiments.branch fork BRANCH[@STEP] --workdir=W --name=NAME --steps=
 python -m experiments.branch extend BRANCH --workdir=W --steps=LENGTH [--name=NAME]
 
 fork and extend train what they add and draw the report again; typed again after a stop they
-go on. Schedules and data sets are written as in a config file.
+go on. Schedules and data sets are written as in a config file. Several processes are given the same
+command, with --coordinator=HOST:PORT --process_count=N --process_id=I as for experiments.run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,7 +36,7 @@ _HYPERPARAMETERS = [field.name for field in dataclasses.fields(Overrides)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.Parser(__doc__, words=True)
+    parser = cli.Parser(__doc__, words=True, computes=True)
     flag, schedule = parser.add_argument, partial(_piece, Schedule)
     data, averages = partial(_piece, DataConfig), partial(_piece, Averages)
     flag("--workdir", help="the run's directory")
@@ -66,18 +68,24 @@ def _branch(given: Given) -> int | None:
     if len(rest) != count:
         takes = ("no branch", "one branch", "two branches")[count]
         raise ConfigError(f"{name} takes {takes}, got {shortened(' '.join(rest), 100) or 'none'}")
-    workdir = cli.run_directory(given.workdir)
+    cli.refuse_unused(given, name, taken)
 
+    from experiments.cli.together import together
     from wsdjax.branches import BranchStore
     from wsdjax.branches.workdir import experiment_of
+    from wsdjax.placement import processes
 
-    given.experiment = experiment_of(workdir)
-    keep = {"keep": given.experiment.keep} if given.experiment else {}
-    cli.refuse_unused(given, name, taken)
-    return command(BranchStore(workdir, given.checkpoint_dir, **keep), given, *rest)
+    with together(given) if taken else contextlib.nullcontext():
+        workdir = processes.agreed(lambda: str(cli.run_directory(given.workdir)), "the workdir")
+        store = BranchStore.shared(workdir, given.checkpoint_dir)
+        given.experiment = experiment_of(store.workdir)
+        if given.experiment:
+            store.keep = given.experiment.keep
+        return command(store, given, *rest)
 
 
 _GROWING = [
+    *("coordinator", "process_count", "process_id"),
     *("name", "steps", "data", "data_seed", "reset_optimizer", "averages", "checkpoint_dir"),
     *_HYPERPARAMETERS,
 ]

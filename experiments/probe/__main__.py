@@ -21,10 +21,10 @@ Each result is a small JSON file under branches/BRANCH/probes/, named by its nod
 a hash of them since other nodes can be as many with the same ends, and other values print alike; it
 is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
 with the branch that made it. What is measured at a node depends on that node alone, not on what
-was measured before. Several devices share parameters and examples as in training, and several processes are
-given the same command, as for experiments.run; there a plane that was stopped begins anew. At the
-end the report is drawn again. `drop` deletes results, each named BRANCH/FILE, as in the
-report, or by its path, and draws the report without them.
+was measured before. Several devices share parameters and examples as in training, and several
+processes are given the same command, as for experiments.run; there a plane that was stopped begins
+anew. At the end the report is drawn again. `drop` deletes results, each named BRANCH/FILE, as in
+the report, or by its path, and draws the report without them.
 """
 
 from __future__ import annotations

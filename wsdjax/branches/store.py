@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 from etils import epath
 
 from wsdjax.branches import metrics, records, registration
@@ -55,7 +57,7 @@ class BranchStore(Records):
 
     def __init__(self, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2):
         super().__init__(workdir)
-        self._checkpoint_dir, self._keep = checkpoint_dir, keep
+        self._checkpoint_dir, self.keep = checkpoint_dir, keep
         self._home = self.workdir
         self.aside: set[tuple[str, int]] = set()
         """Nodes that were found damaged, and are to be made again."""
@@ -85,6 +87,28 @@ class BranchStore(Records):
         return store
 
     _scratch: tempfile.TemporaryDirectory | None = None
+
+    def check_seen(self) -> None:
+        """That all processes have the place for checkpoints before them; else a `ConfigError`."""
+        if not self.is_shared:
+            return
+        place = epath.Path(self._checkpoint_dir or self._home).expanduser()
+        mark = place / self.agreed(lambda: f".seen-{secrets.token_hex(4)}", "the name of a file")
+
+        def put() -> None:
+            place.mkdir(parents=True, exist_ok=True)
+            mark.write_text("")
+
+        self.agreed(put, f"whether {place} can be written")
+        seen = mark.exists()
+        processes.barrier(f"a look at {place}")
+        if self.leads:
+            mark.unlink()
+        if not seen:
+            raise ConfigError(
+                f"{place} of process 0 is not there for process {jax.process_index()}: give all a "
+                "--checkpoint_dir that they share, such as a bucket"
+            )
 
     @property
     def leads(self) -> bool:
@@ -314,7 +338,7 @@ class BranchStore(Records):
             own = self._home / "branches" / name / "checkpoints"
             directory = epath.Path(elsewhere or own).parent / kind
             protected = functools.partial(self.protected, name)
-            keep = self._keep if kind == "checkpoints" else None
+            keep = self.keep if kind == "checkpoints" else None
             written = functools.partial(self.tell, f"{kind} written", name)
             self._opened[name, kind] = Checkpoints(name, directory, keep, protected, written)
         return self._opened[name, kind]

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
@@ -147,6 +148,29 @@ def barrier(what: str, patience: int = PATIENCE) -> None:
         raise Lost(
             f"{_self()} waited {patience} s at {what!r} for process {names}; {_SAME}"
         ) from None
+
+
+def bounded(act: Callable[[], T], what: str) -> T:
+    """``act()``, of which others wait for the end: one that does not come, such as a read from a
+    disk that hangs, ends this process and, with its name, all."""
+    if not several():
+        return act()
+    with_result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            with_result.set_result(act())
+        except BaseException as error:
+            with_result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return with_result.result(PATIENCE)
+    except TimeoutError:
+        if with_result.done():  # it was `act` that raised
+            raise
+        fail(message := f"{what} took more than {PATIENCE} s", LOST)
+        raise Lost(f"{_self()}: {message}; {_SAME}") from None
 
 
 def reached_stop() -> bool:

@@ -13,7 +13,7 @@ from wsdjax import data
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import JsonLines
 from wsdjax.branches.rows import Rows, TensorBoard
-from wsdjax.placement import mesh
+from wsdjax.placement import mesh, processes
 from wsdjax.training import optim
 from wsdjax.training import state as states
 from wsdjax.training.compiled import Compiled, Program
@@ -69,7 +69,11 @@ class Group:
     def batch(self, n: int) -> data.Batch:
         """The batch that update n sees, of which each process makes or reads its own examples."""
         t = n - 1 - self.first.data_start
-        rows = partial(self.stream.rows, t)
+
+        def rows(start: int, stop: int) -> data.Batch:
+            read = partial(self.stream.rows, t, start, stop)
+            return processes.bounded(read, f"reading the batch of update {n}")
+
         return self.placed.batch_of(rows, self.replicates, self.stream.batch_size)
 
     def hyper(self, n: int) -> Hyper:

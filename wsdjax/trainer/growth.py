@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode, workdir
 from wsdjax.config import Branch, Experiment, Mesh, describe_all, validate_branch
-from wsdjax.config.json import to_json
+from wsdjax.config.json import differences, to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
 from wsdjax.trainer import loop, preflight, start
@@ -139,6 +141,7 @@ def grow(
       ConfigError, MissingNode: for branches that cannot be; nothing is written then.
       Diverged, Stopped: as `Trainer.train`; the workdir's status tells.
     """
+    _check_same(store, branches)
     trainer = Trainer(store, watch, asked_to_stop, mesh or Mesh())
     there = store.names()
     done = [name for name in branches if name in there and store.is_done(name)]
@@ -148,6 +151,7 @@ def grow(
             _check_siblings(store, name, branches)
     trainer.check({name: branch for name, branch in branches.items() if name not in done})
     with store.lock():
+        store.check_seen()
         store.register(branches)
         missing = trainer.missing(list(branches))
         page = workdir.report_of(store.workdir)
@@ -215,6 +219,22 @@ def resolved_in(
     described = describe_all([*sets, branch.data, branches[parent].data])
     length = tree.run_length(experiment, described) if experiment else None
     return tree.resolve_branch(name, branch, branches[parent], branches, length, described)
+
+
+def _check_same(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> None:
+    """That all processes were given the same branches, and have the same data."""
+
+    def told() -> dict[str, Any]:
+        return {
+            name: {**branch.to_json(), "data_facts": dict(branch.data.describe().facts)}
+            for name, branch in branches.items()
+        }
+
+    if not store.is_shared:
+        return
+    first, mine = store.agreed(told, "its branches"), json.loads(json.dumps(told()))
+    for path, theirs, ours in differences(first, mine):
+        raise ConfigError(f"{path} is {theirs!r:.80} in process 0, and here {ours!r:.80}")
 
 
 def _check_siblings(store: BranchStore, name: str, asked: Container[str]) -> None:
