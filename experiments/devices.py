@@ -60,7 +60,8 @@ DEVICES = (
     # TPU v4: Jouppi et al., "TPU v4", ISCA 2023: six links of 50 GB/s, 1,050 MHz.
     _tpu("TPU v4", 275, 30.75, 1.2e12, 300e9, 1.05e9),
     # docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}: 400, 1,200 and 800 GB/s of links, both
-    # directions together; the clocks follow from the peak and four and eight matrix units of 128 x 128.
+    # directions together; the clocks follow from the peaks, and four and eight matrix units of
+    # 128 x 128.
     _tpu("TPU v5 lite", 197, 15.75, 819e9, 200e9, 1.5e9),
     _tpu("TPU v5", 459, 95.74, 2.765e12, 600e9, 1.75e9),
     _tpu("TPU v6 lite", 918, 31.25, 1.64e12, 400e9, None),

@@ -32,6 +32,7 @@ from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
 
+
 class Speed(NamedTuple):
     """The speed of one update of all replicates."""
 

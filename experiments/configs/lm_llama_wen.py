@@ -40,7 +40,7 @@ def get_config(size: str = "0.1B") -> Experiment:
             | plans.oracle_cosines(budgets, warmup, end_value=peak / 10)
         ),
         batch_size=1_024,
-        accumulate=64,
+        accumulate=2,
         eval_every=500,
         checkpoint_every=2_500,
     )

@@ -65,8 +65,8 @@ class Refused:
     seconds: float
 
 
-def compiled(lower: Callable[[], Any], devices: int) -> Compiled | Refused:
-    """Of ``lower()``, what `jax.jit(...).lower` gives, for so many devices.
+def compiled(lower: Callable[[], Any], devices: int, platform: str) -> Compiled | Refused:
+    """Of ``lower()``, what `jax.jit(...).lower` gives, for so many devices of a platform, "tpu".
 
     Raises:
       NotCompiled: for any error of the compiler but that it does not fit.
@@ -84,13 +84,15 @@ def compiled(lower: Callable[[], Any], devices: int) -> Compiled | Refused:
     seconds = time.perf_counter() - begun
     found = program.memory_analysis()
     text = Program.of(program.as_text())
+    given = found.argument_size_in_bytes
+    made = found.output_size_in_bytes - found.alias_size_in_bytes
+    temporaries = found.temp_size_in_bytes
+    if platform == "tpu":
+        # A TPU's compiler counts more temporaries than are there at a time (17.2 GB beside a peak
+        # of 11.3 GB, of a program that it accepts for 16.9): what it goes by is the peak.
+        temporaries = max(0, found.peak_memory_in_bytes - given - made)
     return Compiled(
-        memory=Memory(
-            found.argument_size_in_bytes,
-            found.output_size_in_bytes - found.alias_size_in_bytes,
-            found.temp_size_in_bytes,
-            found.generated_code_size_in_bytes,
-        ),
+        memory=Memory(given, made, temporaries, found.generated_code_size_in_bytes),
         collectives=traffic.collectives(text, devices),
         memory_bytes=traffic.memory_bytes(text),
         cycles=traffic.estimated_cycles(text),

@@ -17,7 +17,12 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _WIDTHS = {"pred": 1, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_CALLED = re.compile(r"(?:calls|to_apply|body|(?:branch|called)_computations|(?:true|false)_computation)=(\{[^}]*\}|%[\w.\-]+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|(?:branch|called)_computations|(?:true|false)_computation)="
+    r"(\{[^}]*\}|%[\w.\-]+)"
+)
+_HOLDS = ("while", "conditional", "call")
+"""Instructions whose computations run as instructions of their own."""
 
 
 class Array(NamedTuple):
@@ -107,7 +112,7 @@ class Program:
         computation = self.computations[name]
         for instruction in computation.values():
             yield Run(instruction, computation, times)
-            inside = instruction.called if instruction.op in ("while", "conditional", "call") else ()
+            inside = instruction.called if instruction.op in _HOLDS else ()
             each = times
             if instruction.op == "while":
                 each *= self._trips(instruction, computation) or 1
@@ -142,7 +147,7 @@ class Program:
         """What an instruction that runs is made of: itself, or the instructions of a fusion or of
         what it starts."""
         op = run.instruction.op
-        if op in ("while", "conditional", "call") or op.endswith(("-update", "-done")):
+        if op in _HOLDS or op.endswith(("-update", "-done")):
             return
         yield run
         for name in run.instruction.called:

@@ -131,17 +131,17 @@ def _planned(
         return Planned(same, given, tries, None, None, None, None, None)
     fitting = programs.changed(group, last.settings)
     placed = place(fitting, asked, topology)
-    count = len(topology.devices)
     made, product = None, None
     if any(not each[0].parent for each in same):
         tell("compiling the initialisation")
-        made = compiled(programs.initialisation(fitting, placed), count)
+        made = compiled(programs.initialisation(fitting, placed), *topology.count_and_platform)
     if products is not None:
         of = key(group[0].model, group[0].data.shapes)
         product = products.get(of) or _product(fitting, placed, topology, tell)
         products[of] = product
     low = getattr(group[0].model, "compute", "float32") == "bfloat16"
-    update = _timed(last.found, programs.update_flops(fitting), topology, "peak" if low else "float32")
+    flops, rate = programs.update_flops(fitting), "peak" if low else "float32"
+    update = _timed(last.found, flops, topology, rate)
     gather = largest(last.found.collectives, fitting, placed)
     return Planned(same, given, tries, placed, update, gather, made, product)
 
@@ -153,7 +153,7 @@ def _product(
 
     def of(windows: int) -> Product:
         tell(f"compiling a Hessian-vector product of {windows} x {placed.spread.parts} examples")
-        found = compiled(programs.product(group, placed, windows), len(topology.devices))
+        found = compiled(programs.product(group, placed, windows), *topology.count_and_platform)
         examples = windows * placed.spread.parts
         why = too_large(found, topology.memory)
         timed = None

@@ -1,5 +1,5 @@
-"""The programs of a run, lowered for devices that are not here: an update, the initialisation, and a
-Hessian-vector product."""
+"""The programs of a run, lowered for devices that are not here: an update, the initialisation, and
+a Hessian-vector product."""
 
 from __future__ import annotations
 
@@ -126,13 +126,12 @@ def product_flops(group: Group, examples: int) -> float:
     """Of one Hessian-vector product's matrix products."""
     model = models.for_probes(group[0].model)
     params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def of(params, vector, batch):
+        return jax.jvp(jax.grad(lambda p: model.loss(p, batch)), (params,), (vector,))[1]
+
     batch = cost.batch_shapes(group[0].data, examples)
-
-    def of(params, vector):
-        return jax.jvp(jax.grad(lambda p: model.loss(p, batch_)), (params,), (vector,))[1]
-
-    batch_ = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
-    return float(cost.flops_of(of, params, params))
+    return float(cost.flops_of(of, params, params, batch))
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

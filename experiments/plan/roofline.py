@@ -34,9 +34,7 @@ class Roofline:
 def roofline(found: Compiled, flops: float, rate: float, device: Device) -> Roofline:
     """Of a program with so many FLOPs a device, at a rate of operations a second."""
     received = sum(each.times * each.received for each in found.collectives)
-    return Roofline(
-        flops / rate, found.memory_bytes / device.bandwidth, received / device.links
-    )
+    return Roofline(flops / rate, found.memory_bytes / device.bandwidth, received / device.links)
 
 
 def compilers_seconds(found: Compiled, device: Device) -> float | None:

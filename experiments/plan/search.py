@@ -96,7 +96,7 @@ def _try(
     except ValueError as error:
         return Try(settings, None, str(error))
     tell(f"compiling {named(settings)}")
-    found = compiled(programs.update(group, placed), len(topology.devices))
+    found = compiled(programs.update(group, placed), *topology.count_and_platform)
     return Try(settings, found, too_large(found, topology.memory))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.cli.table import aligned
+from experiments.devices import Device
 from experiments.estimate import batch_of, model_of
 from experiments.plan import programs
 from experiments.plan.compiling import Compiled, Refused
@@ -15,14 +16,13 @@ from experiments.plan.roofline import compilers_seconds
 from experiments.plan.search import named
 from experiments.plan.traffic import Collective
 
-_GIB = 2**30
-
 
 def told(plan: Plan) -> list[str]:
     """Lines of text."""
     topology = plan.topology
     lines = [
-        f"{topology.name}: {len(topology.devices)} x {topology.kind}, {_size(topology.memory)} each",
+        f"{topology.name}: {len(topology.devices)} x {topology.kind}, "
+        f"{_size(topology.memory)} each",
         f"compiler: {topology.compiler}",
     ]
     for planned in plan.programs:
@@ -46,16 +46,16 @@ def _of_program(plan: Plan, planned: Planned) -> Iterator[str]:
     yield _verdict(planned)
     if planned.update is None:
         return
-    yield from _moved("an update", planned.update)
+    yield from _moved("an update", planned.update, plan.topology.row)
     if gather := planned.gather:
         of = " or ".join(gather.of) or "no parameter's shape"
         more = "no gather of more than" if gather.a_layer else "NOT within"
         yield f"largest gather: {_size(gather.bytes)}, {of}; {more} a layer's weights at a time"
     if (product := planned.product) and product.timed:
-        yield from _moved("a product", product.timed)
+        yield from _moved("a product", product.timed, plan.topology.row)
 
 
-_HEADER = ("GiB of a device", "state", "temporaries", "code", "in all", "", "compiled in")
+_HEADER = ("memory of a device", "state", "temporaries", "code", "in all", "", "compiled in")
 
 
 def _rows(plan: Plan, planned: Planned) -> Iterator[tuple[str, ...]]:
@@ -72,42 +72,45 @@ def _rows(plan: Plan, planned: Planned) -> Iterator[tuple[str, ...]]:
 
 def _row(what: str, found: Compiled | Refused | None, why: str, limit: float) -> tuple[str, ...]:
     if found is None:
-        return what, "", "", "", "", why, ""
+        return what, "", "", "", "", "cannot be cut so", ""
     took = f"{found.seconds:.0f} s"
     if isinstance(found, Refused):
-        return what, "", "", "", f"> {found.needed / _GIB:.2f}", f"refused: {found.said}", took
+        return what, "", "", "", f"> {_size(found.needed)}", "refused", took
     memory = found.memory
     sizes = (memory.arguments + memory.outputs, memory.temporaries, memory.code, memory.total)
-    fits = "fits" if memory.total <= limit else f"of {limit / _GIB:.2f}"
-    return what, *(f"{size / _GIB:.3f}" for size in sizes), fits, took
+    return what, *map(_size, sizes), "fits" if memory.total <= limit else "too much", took
 
 
 def _verdict(planned: Planned) -> str:
     if planned.fits:
         return "It fits."
+    own = planned.tries[0]
+    wrong = "It does NOT fit as it is" if own.found else f"It does NOT run as it is: {own.why}"
     if planned.settings is None:
+        tried = len(planned.tries)
         return (
-            f"It does NOT fit, with none of {len(planned.tries)} settings tried: take more devices, "
-            "or a smaller model, batch or length."
+            f"{wrong}. Nor does it with other settings, {tried} in all: take more devices, or a "
+            "smaller model, batch or length."
         )
-    flags = planned.settings.flags(planned.given)
-    return f"It does NOT fit as it is; with {flags} it does."
+    return f"{wrong}. With {planned.settings.flags(planned.given)} it does."
 
 
-def _moved(what: str, timed: Timed) -> Iterator[str]:
+def _moved(what: str, timed: Timed, row: Device | None) -> Iterator[str]:
     found = timed.found
     if rows := [
-        (kind, f"{count:,}", f"{size / _GIB:.3f}", f"{got / _GIB:.3f}")
+        (kind, f"{count:,}", _size(size), _size(got))
         for kind, (count, size, got) in _by_kind(found.collectives).items()
     ]:
-        header = (f"collectives of {what}", "count", "GiB", "received by a device")
+        header = (f"collectives of {what}", "count", "whole arrays", "received by a device")
         yield from aligned([header, *rows], range(1, 4))
     else:
         yield f"collectives of {what}: none"
     if found.unknown_loops:
         yield f"{found.unknown_loops} loops of unknown length were counted once"
-    if (line := timed.line) is None:
+    if (line := timed.line) is None or row is None:
         return
+    if (own := compilers_seconds(found, row)) is not None:
+        yield f"seconds of {what} by the compiler: {own:.3g}, without kernels and collectives"
     yield (
         f"seconds of {what}, at least: {line.least:.3g} (products {line.products:.3g}, memory "
         f"{line.memory:.3g}, interconnect {line.interconnect:.3g}); {line.apart:.3g} if none goes "
@@ -221,9 +224,7 @@ def _program(plan: Plan, planned: Planned) -> dict[str, Any]:
         ],
         **_memory(last),
         **(_times(update) if update else dict.fromkeys(_TIMES)),
-        "compilers_seconds_per_update": update
-        and row
-        and compilers_seconds(update.found, row),
+        "compilers_seconds_per_update": update and row and compilers_seconds(update.found, row),
         "largest_gather": planned.gather and planned.gather._asdict(),
         "initialisation": planned.initialisation and _memory(planned.initialisation),
         "product": planned.product and _product(planned.product),
@@ -264,6 +265,5 @@ def _product(product: Product) -> dict[str, Any]:
 
 
 def _size(count: float) -> str:
-    if count < 2**20:
-        return f"{count / 2**10:.3g} KiB"
-    return f"{count / _GIB:.4g} GiB" if count >= _GIB / 10 else f"{count / 2**20:.3g} MiB"
+    unit = next((i for i in (3, 2) if count >= 2 ** (10 * i) / 10), 1)
+    return f"{count / 2 ** (10 * unit):.3g} {' KMG'[unit]}iB"

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from experiments import devices
+from experiments.devices import Device, known
 from experiments.plan.targets import TARGETS
 from wsdjax import memory
 from wsdjax.errors import ConfigError
@@ -54,8 +54,12 @@ class Topology:
     """Whether the compiler is the CPU's."""
     memory: float
     """Bytes of each device that a program may use."""
-    row: devices.Device | None
+    row: Device | None
     """What it can do; None for CPUs."""
+
+    @property
+    def count_and_platform(self) -> tuple[int, str]:
+        return len(self.devices), self.devices[0].platform
 
 
 def topology(name: str) -> Topology:
@@ -74,12 +78,12 @@ def topology(name: str) -> Topology:
         return _gpus(name, kind, _count(name, shape or "1"))
     if kind in _TPUS:
         return _tpus(name, _TPUS[kind], shape)
-    known = near(kind, [*_TPUS, *TARGETS, "cpu"]) or ""
-    raise ConfigError(f"--devices={shortened(name)}: no such devices{known}; write {FORMS}")
+    meant = near(kind, [*_TPUS, *TARGETS, "cpu"]) or ""
+    raise ConfigError(f"--devices={shortened(name)}: no such devices{meant}; write {FORMS}")
 
 
 def _tpus(name: str, tpu: _Tpu, shape: str) -> Topology:
-    row = devices.known(tpu.kind)
+    row = known(tpu.kind)
     assert row is not None
     sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d+(x\d+)+", shape) else []
     if not 2 <= len(sides) <= 3 or min(sides) < 1 or math.prod(sides) > 2**16:
@@ -89,13 +93,13 @@ def _tpus(name: str, tpu: _Tpu, shape: str) -> Topology:
             f"--devices={shortened(name)}: a TPU's are so many chips a side, {kind}:{example}"
         )
     if not importlib.util.find_spec("libtpu"):
-        found = _cpus(math.prod(sides) * tpu.a_chip)
-        return Topology(name, found, tpu.kind, _stand_in("tpu", "libtpu"), True, row.memory, row)
+        cpus = _cpus(math.prod(sides) * tpu.a_chip)
+        return Topology(name, cpus, tpu.kind, _stand_in("tpu", "libtpu"), True, row.memory, row)
     options = dict(tpu.options)
     if math.prod(sides) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        found = topologies.get_topology_desc(name, "tpu", **options).devices
+        found: Sequence[Any] = topologies.get_topology_desc(name, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
         said = str(error).partition("\n")[0].replace("INVALID_ARGUMENT: ", "")
         raise ConfigError(
@@ -107,15 +111,15 @@ def _tpus(name: str, tpu: _Tpu, shape: str) -> Topology:
 
 
 def _gpus(name: str, kind: str, count: int) -> Topology:
-    row = devices.known(kind.upper())
+    row = known(kind.upper())
     assert row is not None
     plugin = next(
         (f"cuda{i}" for i in (13, 12) if importlib.util.find_spec(f"jax_cuda{i}_plugin")), None
     )
     if plugin is None:
-        found = _cpus(count)
-        return Topology(name, found, row.kind, _stand_in("gpu", "CUDA"), True, row.memory, row)
-    found = topologies.get_topology_desc(
+        cpus = _cpus(count)
+        return Topology(name, cpus, row.kind, _stand_in("gpu", "CUDA"), True, row.memory, row)
+    found: Sequence[Any] = topologies.get_topology_desc(
         "", "cuda", target_config=TARGETS[kind], topology=f"1x1x{count}"
     ).devices
     have = f"the GPU's own, jax-{plugin}-plugin {_version(f'jax-{plugin}-plugin')}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experiments.plan.hlo import KINDS, Array, Program, Run, of_operands
-
 
 GATHER_BY_SUM = "all-gather by all-reduce"
 
@@ -72,8 +70,9 @@ def _collective(kind: str, run: Run, devices: int) -> Collective:
     taken = of_operands(run)
     size = sum(array.bytes for array in taken)
     whole = size * group if kind == "all-gather" else size
-    rounds = {"all-reduce": 2.0, GATHER_BY_SUM: 2.0, "collective-permute": group / max(1, group - 1)}.get(kind, 1.0)
-    received = rounds * whole * (group - 1) / group
+    # Round a ring, of all but a device's own part: a sum goes twice, a permutation once and whole.
+    rounds = 2 if kind in ("all-reduce", GATHER_BY_SUM) else 1
+    received = whole * (1.0 if kind == "collective-permute" else rounds * (group - 1) / group)
     shapes = tuple((array.dtype, array.shape) for array in taken)
     return Collective(kind, run.times, whole, received, shapes, group)
 
@@ -178,9 +177,5 @@ def estimated_cycles(program: Program) -> int | None:
 
 
 def dimensions(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape without its ones and in order of size: what a transposition or an axis more leaves."""
+    """A shape without its ones, in order of size: what transposing it, or an axis more, leaves."""
     return tuple(sorted(size for size in shape if size != 1))
-
-
-def size_of(shape: Iterable[int]) -> int:
-    return math.prod(shape)

@@ -34,7 +34,8 @@ def largest(found: Sequence[Collective], group: Group, placed: Shardings) -> Gat
         return None
     shapes = jax.eval_shape(models.build(group[0].model).init, jax.random.key(0))
     together = programs.replicates(group) // placed.mesh.shape["replica"]
-    parameters, parts = {}, {}
+    parameters: dict[str, tuple[int, ...]] = {}
+    parts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         stacked = name.startswith(f"{STACK}/")
