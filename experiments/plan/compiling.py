@@ -69,13 +69,13 @@ def compiled(lower: Callable[[], Any], devices: int, platform: str) -> Compiled 
     """Of ``lower()``, what `jax.jit(...).lower` gives, for so many devices of a platform, "tpu".
 
     Raises:
-      NotCompiled: for any error of the compiler but that it does not fit.
+      NotCompiled: for any error of the compiler but that it does not fit, and for what it does
+        not know, such as a kernel on this kind of device.
     """
     begun = time.perf_counter()
-    lowered = lower()
     try:
-        program = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
+        program = lower().compile()
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         said = str(error)
         if (refused := _refused(said)) is None:
             line = re.sub(r"\s+", " ", said)
