@@ -20,7 +20,7 @@ from wsdjax.config import Mesh
 from wsdjax.config.json import key
 from wsdjax.placement.mesh import Shardings
 
-_WINDOWS = 64
+_WINDOWS = 16
 """Examples of a product on each device that are tried at most."""
 
 
@@ -74,7 +74,7 @@ class Planned:
         return self.tries[-1].settings if self.tries[-1].fits else None
 
     @property
-    def largest(self) -> Compiled | Refused | None:
+    def said(self) -> Compiled | Refused | None:
         """What the compiler said last of the update."""
         return next((each.found for each in reversed(self.tries) if each.found), None)
 
@@ -103,7 +103,9 @@ def plan(
     for same in ordered:
         names = ", ".join(branch.name for branch in same[0])
         tell(f"the update of {names}, for {len(topology.devices)} x {topology.kind}")
-        found.append(_planned(same, asked, topology, products if with_product else None, tell))
+        hint = next((each.settings for each in found if not each.fits), None)
+        wanted = products if with_product else None
+        found.append(_planned(same, asked, topology, hint, wanted, tell))
     return Plan(topology, found)
 
 
@@ -121,11 +123,12 @@ def _planned(
     same: list[Group],
     asked: Mesh,
     topology: Topology,
+    hint: Settings | None,
     products: dict[Any, Product] | None,
     tell: Callable[[str], None],
 ) -> Planned:
     group = same[0]
-    given, tries = Settings.of(group[0]), search(group, asked, topology, tell)
+    given, tries = Settings.of(group[0]), search(group, asked, topology, tell, hint)
     last = tries[-1]
     if not last.fits or not isinstance(last.found, Compiled):
         return Planned(same, given, tries, None, None, None, None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -52,13 +51,18 @@ def place(group: Group, asked: Mesh, topology: Topology) -> Shardings:
 
 
 def search(
-    group: Group, asked: Mesh, topology: Topology, tell: Callable[[str], None] = lambda _: None
+    group: Group,
+    asked: Mesh,
+    topology: Topology,
+    tell: Callable[[str], None] = lambda _: None,
+    hint: Settings | None = None,
 ) -> list[Try]:
     """What was tried, in order; if anything fits it is the last.
 
-    The config's own settings come first. Then come others in the order of the seconds that they
-    would take by their products, their gathers and their sums of gradients, without those that
-    cannot fit: no program needs less of its memory than in proportion to its micro-batches.
+    The config's own settings come first, then those of the `hint`, which fit another program. Then
+    come others in the order of the seconds that they would take by their products, their gathers
+    and their sums of gradients, without those that cannot fit: no program needs less of its memory
+    than in proportion to its micro-batches.
 
     Raises:
       ConfigError: for a mesh that the devices do not make, or that no batch can be cut for.
@@ -70,10 +74,14 @@ def search(
     except ValueError as error:
         raise ConfigError(f"--devices={topology.name}: {error}") from None
     tries = [_try(group, given, asked, topology, tell)]
+    if tries[0].fits:
+        return tries
     waiting = sorted(
         (settings for settings in _others(group, asked, topology) if settings != given),
         key=_expected(group, asked, topology),
     )
+    if hint in waiting:
+        waiting = [hint, *(settings for settings in waiting if settings != hint)]
     while not tries[-1].fits and len(tries) <= TRIES:
         left = [settings for settings in waiting if _may_fit(settings, tries, topology.memory)]
         if not left:
@@ -160,10 +168,9 @@ def _may_fit(settings: Settings, tries: Sequence[Try], limit: float) -> bool:
     for tried in tries:
         if tried.found is None or tried.fits or _rank(settings) > _rank(tried.settings):
             continue
-        least = needed(tried.found) * min(1, tried.settings.accumulate / settings.accumulate)
-        if math.isnan(least) and settings.accumulate <= tried.settings.accumulate:
-            return False
-        if least > limit or settings.accumulate <= tried.settings.accumulate:
+        as_much = settings.accumulate <= tried.settings.accumulate
+        least = needed(tried.found) * tried.settings.accumulate / settings.accumulate
+        if as_much or least > limit:
             return False
     return True
 

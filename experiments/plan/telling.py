@@ -15,6 +15,7 @@ from experiments.plan.planning import Plan, Planned, Product, Timed
 from experiments.plan.roofline import compilers_seconds
 from experiments.plan.search import named
 from experiments.plan.traffic import Collective
+from wsdjax.wording import listed
 
 
 def told(plan: Plan) -> list[str]:
@@ -48,9 +49,9 @@ def _of_program(plan: Plan, planned: Planned) -> Iterator[str]:
         return
     yield from _moved("an update", planned.update, plan.topology.row)
     if gather := planned.gather:
-        of = " or ".join(gather.of) or "no parameter's shape"
-        more = "no gather of more than" if gather.a_layer else "NOT within"
-        yield f"largest gather: {_size(gather.bytes)}, {of}; {more} a layer's weights at a time"
+        of = listed(gather.of, 3) if gather.of else "no parameter's shape"
+        told = "no gather of more than" if gather.a_layer else "which is MORE than"
+        yield f"largest gather: {_size(gather.bytes)}, {of}; {told} a layer's weights at a time"
     if (product := planned.product) and product.timed:
         yield from _moved("a product", product.timed, plan.topology.row)
 
@@ -205,7 +206,7 @@ _ON_TOP = ("bytes_per_device", "seconds_per_update", "collectives", "largest_gat
 def _program(plan: Plan, planned: Planned) -> dict[str, Any]:
     update, first = planned.update, planned.groups[0][0]
     row, settings = plan.topology.row, planned.settings
-    last = planned.largest
+    last = planned.said
     remedy = None
     if not planned.fits and settings is not None:
         remedy = {**settings._asdict(), "flags": settings.flags(planned.given)}
