@@ -299,7 +299,7 @@ def fake_compiler(monkeypatch, temporaries):
         size = temporaries(settings)
         if size > 16:
             return compiling.Refused(size * GIB, 16 * GIB, "Ran out of memory", 1.0)
-        memory = compiling.Memory(GIB // 8, 0, int(size * GIB), 0)
+        memory = compiling.Memory(GIB // 8, 0, int(size * GIB), 0, 0)
         return compiling.Compiled(memory, [], 0, None, 0, 1.0)
 
     monkeypatch.setattr(search.programs, "update", lowered)

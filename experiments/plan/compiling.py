@@ -32,6 +32,9 @@ class Memory:
     """Those that do not take the place of arguments."""
     temporaries: int
     code: int
+    counted: int
+    """Temporaries as JAX's analysis of memory counts them: of a TPU's program more than are there
+    at a time."""
 
     @property
     def total(self) -> int:
@@ -86,13 +89,13 @@ def compiled(lower: Callable[[], Any], devices: int, platform: str) -> Compiled 
     text = Program.of(program.as_text())
     given = found.argument_size_in_bytes
     made = found.output_size_in_bytes - found.alias_size_in_bytes
-    temporaries = found.temp_size_in_bytes
+    temporaries = counted = found.temp_size_in_bytes
     if platform == "tpu":
-        # A TPU's compiler counts more temporaries than are there at a time (17.2 GB beside a peak
-        # of 11.3 GB, of a program that it accepts for 16.9): what it goes by is the peak.
+        # The analysis counts more than are there at a time (17.2 GB beside a peak of 11.3 GB, of a
+        # program that the compiler accepts for 16.9): what the compiler goes by is the peak.
         temporaries = max(0, found.peak_memory_in_bytes - given - made)
     return Compiled(
-        memory=Memory(given, made, temporaries, found.generated_code_size_in_bytes),
+        memory=Memory(given, made, temporaries, found.generated_code_size_in_bytes, counted),
         collectives=traffic.collectives(text, devices),
         memory_bytes=traffic.memory_bytes(text),
         cycles=traffic.estimated_cycles(text),

@@ -79,7 +79,10 @@ def _row(what: str, found: Compiled | Refused | None, why: str, limit: float) ->
         return what, "", "", "", f"> {_size(found.needed)}", "refused", took
     memory = found.memory
     sizes = (memory.arguments + memory.outputs, memory.temporaries, memory.code, memory.total)
-    return what, *map(_size, sizes), "fits" if memory.total <= limit else "too much", took
+    verdict = "fits" if memory.total <= limit else "too much"
+    if verdict == "fits" and memory.total - memory.temporaries + memory.counted > limit:
+        verdict = "fits by its peak"  # and not if all that was counted were there at once
+    return what, *map(_size, sizes), verdict, took
 
 
 def _verdict(planned: Planned) -> str:
