@@ -17,7 +17,7 @@ import pytest
 from helpers import ROOT, call, command, load_config
 
 from experiments import devices
-from experiments.plan import compiling, search, topology, traffic, weights
+from experiments.plan import compiling, hlo, search, topology, traffic, weights
 from experiments.plan.programs import Settings
 from wsdjax import families, models, probes, tree
 from wsdjax.config import Mesh
@@ -421,3 +421,86 @@ def test_a_row_is_found_by_what_jax_calls_a_device():
     for kind, peak in (("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H200", 989e12)):
         assert devices.known(kind).peak == peak
     assert devices.known("cpu") is None
+
+
+TPU = """HloModule jit_step, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%fused.start (p.0: bf16[1,8,64]) -> (bf16[1,8,64], bf16[1,64,64]) {
+  %p.0 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %gather.1 = bf16[1,64,64]{2,1,0:T(8,128)(2,1)} all-gather(%p.0), channel_id=4, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={1}, frontend_attributes={chain_id="0"}
+  ROOT %begun = (bf16[1,8,64]{2,1,0}, bf16[1,64,64]{2,1,0}) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%fused.end (p.1: bf16[1,8,64]) -> bf16[1,64,64] {
+  %p.1 = bf16[1,8,64]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %gather.2 = bf16[1,64,64]{2,1,0:T(8,128)(2,1)} all-gather(%p.1), channel_id=4, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={1}, frontend_attributes={chain_id="0"}
+  ROOT %ended = bf16[1,64,64]{2,1,0} custom-call(%gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%fused.row (p.2: f32[5,16,16], p.3: s32[]) -> f32[16,16] {
+  %p.2 = f32[5,16,16]{2,1,0} parameter(0)
+  %p.3 = s32[]{:T(128)} parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,16,16]{2,1,0} dynamic-slice(%p.2, %p.3, %zero, %zero), dynamic_slice_sizes={1,16,16}
+  ROOT %flat = f32[16,16]{1,0} bitcast(%row)
+}
+
+%body (p.4: (s32[], f32[5,16,16], bf16[1,8,64], f32[64,64])) -> (s32[], f32[5,16,16], bf16[1,8,64], f32[64,64]) {
+  %p.4 = (s32[]{:T(128)}, f32[5,16,16]{2,1,0}, bf16[1,8,64]{2,1,0:T(8,128)(2,1)S(1)}, f32[64,64]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p.4), index=0
+  %all = f32[5,16,16]{2,1,0} get-tuple-element(%p.4), index=1
+  %part = bf16[1,8,64]{2,1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p.4), index=2
+  %zeros = f32[64,64]{1,0:S(1)} get-tuple-element(%p.4), index=3
+  %one = s32[] constant(1)
+  %next = s32[]{:T(128)} add(%i, %one)
+  %fusion.1 = (bf16[1,8,64]{2,1,0:S(1)}, bf16[1,64,64]{2,1,0:S(1)}) fusion(%part), kind=kCustom, calls=%fused.start
+  %fusion.2 = bf16[1,64,64]{2,1,0:S(1)} fusion(%part), kind=kCustom, calls=%fused.end
+  %fusion.3 = f32[16,16]{1,0:S(1)} fusion(%all, %i), kind=kLoop, calls=%fused.row, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %mine = f32[8,64]{1,0:S(1)} slice(%zeros), slice={[0:8], [0:64]}
+  %placed = f32[64,64]{1,0:S(1)} dynamic-update-slice(%zeros, %mine, %i, %i)
+  %whole = f32[64,64]{1,0:S(1)} all-reduce(%placed), channel_id=5, replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %new = (s32[]{:T(128)}, f32[5,16,16]{2,1,0}, bf16[1,8,64]{2,1,0}, f32[64,64]{1,0}) tuple(%next, %all, %part, %whole)
+}
+
+%condition (p.5: (s32[], f32[5,16,16], bf16[1,8,64], f32[64,64])) -> pred[] {
+  %end = s32[]{:T(128)} constant(5)
+  %p.5 = (s32[]{:T(128)}, f32[5,16,16]{2,1,0}, bf16[1,8,64]{2,1,0}, f32[64,64]{1,0}) parameter(0)
+  %at = s32[]{:T(128)} get-tuple-element(%p.5), index=0
+  ROOT %goes_on = pred[]{:T(512)} compare(%at, %end), direction=LT
+}
+
+ENTRY %main (a: f32[5,16,16], b: bf16[1,8,64], c: f32[64,64]) -> f32[64,64] {
+  %a = f32[5,16,16]{2,1,0} parameter(0)
+  %b = bf16[1,8,64]{2,1,0:S(1)} parameter(1)
+  %c = f32[64,64]{1,0:S(1)} parameter(2)
+  %begin = s32[] constant(0)
+  %copied = s32[]{:T(128)} copy(%begin)
+  %all_in = (s32[]{:T(128)}, f32[5,16,16]{2,1,0}, bf16[1,8,64]{2,1,0}, f32[64,64]{1,0}) tuple(%copied, %a, %b, %c)
+  %loop = (s32[]{:T(128)}, f32[5,16,16]{2,1,0}, bf16[1,8,64]{2,1,0}, f32[64,64]{1,0}) while(%all_in), condition=%condition, body=%body
+  ROOT %out = f32[64,64]{1,0:S(1)} get-tuple-element(%loop), index=3
+}
+"""  # noqa: E501
+
+
+def test_a_tpus_text_is_read():
+    """Loops without a count beside them, a gather in two pieces, a gather in the form of a sum, and
+    what is not in the device's memory at all."""
+    program = hlo.Program.of(TPU)
+    assert program.unknown == 0
+    gather, by_sum = traffic.collectives(program, 8)
+    assert (gather.kind, gather.times, gather.bytes) == ("all-gather", 5, 64 * 64 * 2)
+    assert gather.received == 64 * 64 * 2 * 7 / 8
+    assert (by_sum.kind, by_sum.times, by_sum.group) == (traffic.GATHER_BY_SUM, 5, 8)
+    assert by_sum.bytes == 64 * 64 * 4
+    # Five times a row of 16 x 16 and the counter, of which an addition makes the next.
+    rows = 5 * (16 * 16 * 4)
+    assert rows <= traffic.memory_bytes(program) <= rows + 400
+    assert traffic.estimated_cycles(program) == 500
+    unlike = TPU.replace("direction=LT", "direction=NE")
+    assert hlo.Program.of(unlike).unknown == 1
