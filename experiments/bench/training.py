@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
+from experiments import cli, devices
 from experiments.cli.results import here, write_result
 from experiments.estimate import batch_of, model_of
 from wsdjax import tree
@@ -31,19 +31,6 @@ from wsdjax.training import cost, state
 from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
-
-PEAK = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
-"""bfloat16 operations a second of what JAX calls a device, dense, as their makers state them (of
-the SXM modules of NVIDIA's; a TPU v3 chip is two devices)."""
 
 
 class Speed(NamedTuple):
@@ -148,8 +135,8 @@ def told(result: dict[str, Any]) -> list[str]:
 def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
     """None for a device that is not in the table, or for other than bfloat16."""
     kind = jax.devices()[0].device_kind
-    peak = next((rate for name, rate in PEAK.items() if name in kind), None)
-    return flops_per_second / peak if peak and dtype == jnp.bfloat16 else None
+    device = devices.known(kind)
+    return flops_per_second / device.peak if device and dtype == jnp.bfloat16 else None
 
 
 def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:

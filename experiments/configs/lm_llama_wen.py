@@ -14,10 +14,11 @@ linear in the rate, where ours are in its inverse; its longest run does not coun
 a budget and ends at 53,750 (`plans.wsd_s(..., budgets_include_decays=False)`); and Levanter's
 default mask spares embeddings from weight decay. The peaks below are the paper's as given to us.
 
-Hardware: the paper's was a TPU v3-256. Here parameters and moments are on every device, 19 GiB for
-the largest, and only batches are divided: with 64 micro-batches among 16 devices at most, among
-more with fewer (--config.accumulate). Several processes are not implemented. Not yet run. --dry_run
-tells what it costs.
+Hardware: the paper's was a TPU v3-256. By its compiler 1.2B fits there, and a v5e-256 too, in two
+micro-batches with remat "dots": parameters and moments are divided among all 256 devices, and a
+layer's weights gathered at a time. For other devices `python -m experiments.plan
+--config=experiments/configs/lm_llama_wen.py:1.2B --devices=v3:8x16` tells what fits, what is sent,
+and how long it takes at best. Not yet run.
 """
 
 from wsdjax import families, plans
@@ -40,7 +41,7 @@ def get_config(size: str = "0.1B") -> Experiment:
             | plans.oracle_cosines(budgets, warmup, end_value=peak / 10)
         ),
         batch_size=1_024,
-        accumulate=64,
+        accumulate=2,
         eval_every=500,
         checkpoint_every=2_500,
     )

@@ -12,8 +12,9 @@ peak, but batches of 1,024, a warmup of 1% and a cosine to a tenth. The commands
 for SlimPajama are in `experiments/prepare/README.md`.
 
 Hardware: a GPU or a TPU; --config.model.remat=none is faster where the memory suffices, and more
-micro-batches (--config.accumulate) take less. Not yet run: see the README's list of what is not
-measured. --dry_run tells what it costs.
+micro-batches (--config.accumulate) take less: by its compiler one v5e chip holds 32 without remat.
+`python -m experiments.plan` tells what fits other devices. Not yet run: see the README's list of
+what is not measured. --dry_run tells what it costs.
 """
 
 from wsdjax import families, plans

@@ -6,6 +6,7 @@ stacked over layers; `by_layer` gives the same model with a tree for each layer.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,17 @@ from wsdjax.models.spread import Spread, gathered, of_one_layer
 if TYPE_CHECKING:
     from wsdjax.config import ModelConfig
 
-__all__ = ["Batch", "Model", "Params", "Spread", "build", "by_layer", "stacked", "unstacked"]
+__all__ = [
+    "Batch",
+    "Model",
+    "Params",
+    "Spread",
+    "build",
+    "by_layer",
+    "for_probes",
+    "stacked",
+    "unstacked",
+]
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -47,6 +58,16 @@ class Model:
     def loss(self, params: Params, batch: Batch) -> jax.Array:
         """Mean cross-entropy over the batch's targets, in nats; a float32 scalar."""
         return self.metrics(params, batch)["loss"]
+
+
+def for_probes(config: ModelConfig, spread: Spread | None = None) -> Model:
+    """The model of a config as probes take it: of `unstacked` parameters, with derivatives of every
+    order, in the dtype of its parameters. A transformer's layers are computed again in the backward
+    pass, since a Hessian-vector product would else keep the scores of them all."""
+    again: Any = config
+    if hasattr(config, "remat"):
+        again = dataclasses.replace(again, remat="layers")
+    return by_layer(build(again, spread=spread))
 
 
 def build(config: ModelConfig, training: bool = False, spread: Spread | None = None) -> Model:

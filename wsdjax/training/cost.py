@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +69,12 @@ def of_state(config: ModelConfig, averaged: Averages | None = None) -> tuple[Par
     params = jax.eval_shape(model.init, jax.random.key(0))
     kept = jax.eval_shape(lambda p: averages.init(averaged or Averages(), p), params)
     return params, 4 * _bytes(params) + _bytes(kept)
+
+
+def flops_of(function: Callable, *arguments: Any) -> int:
+    """FLOPs of the matrix products of ``function(*arguments)``, those that rematerialisation
+    repeats included; of the arguments the shapes are enough."""
+    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def of_branch(branch: ResolvedBranch) -> Cost:

@@ -92,8 +92,13 @@ def made(make: Callable[..., State], placed: Shardings, *arguments: Any) -> Stat
 
     It is equal to the bit to what `make` gives outside of `jit`.
     """
+    return maker(make, placed, *arguments)(*arguments)
+
+
+def maker(make: Callable[..., State], placed: Shardings, *arguments: Any) -> jax.stages.Wrapped:
+    """The jitted function of `made`; of the arguments the shapes are enough."""
     where = placed.of(jax.eval_shape(make, *arguments))
-    return jax.jit(_one_by_one(make, where), out_shardings=where)(*arguments)
+    return jax.jit(_one_by_one(make, where), out_shardings=where)
 
 
 def _one_by_one(make: Callable[..., State], like: State) -> Callable[..., State]:
