@@ -139,7 +139,11 @@ def test_the_first_rule_that_is_found_divides_the_last_dimensions():
         assert tuple(rules.spec(rules.RULES, path, shape, sizes, "replica")) == expected
 
 
-EIGHT = "import jax; jax.config.update('jax_num_cpu_devices', 8)\n"
+EIGHT = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # to be compiled quickly
+"""
 
 
 def test_every_mesh_trains_as_one_device_does():

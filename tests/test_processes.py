@@ -30,6 +30,7 @@ def begin(count, *commands, devices=2, **environment):
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # to be compiled quickly
         **environment,
     }
     flags = [f"--coordinator=localhost:{port}", f"--process_count={count}"]
@@ -123,13 +124,14 @@ def test_of_two_processes_one_is_killed_and_one_is_told_to_stop(whole, config, t
 
 
 TOLD_TO_STOP = """
-import os, signal, sys
+import os, signal, sys, time
 from experiments import cli, run
 from wsdjax.branches import BranchStore
 
 def tell(event, branch, step):
     if (event, branch, step) == ("read", "again", 10):
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # in which the processes agree, and none goes on alone
 
 BranchStore.tell = staticmethod(tell)
 cli.end(run.main(sys.argv[1:]))
@@ -171,7 +173,7 @@ def test_batches_are_the_same_for_any_number_of_processes(tmp_path):
         assert codes == [0] * count, err
         found.append(json.loads((tmp_path / "sums.json").read_text()))
     assert found[0] == found[1] == found[2]
-    assert len(set(map(str, found[0]))) == len(found[0]) == 3 * 3 * 3
+    assert len(found[0]) == 3 * 3  # on every mesh the same
 
 
 BATCHES = """

@@ -130,9 +130,7 @@ def _run(
     keeper: Keeper, every: float, command: Sequence[str], lock: int, pass_signals: bool
 ) -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the same python
-    # gcsfs keeps what it once listed, and so would not see checkpoints that other hosts wrote.
-    uncached = json.dumps({"use_listings_cache": False})
-    environment = {"FSSPEC_GCS": uncached, **os.environ, "PATH": path}
+    environment = {**os.environ, "PATH": path}
     child: subprocess.Popen | None = None
 
     def noted(number, _):

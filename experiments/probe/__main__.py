@@ -149,8 +149,13 @@ class _Loss:
         self._store, self._branch, self._sample, self._flags = store, branch, sample, flags
         self._branches = store.branches()
         self._resolved = self._branches[branch]
-        self._placed, model = placed, models.build(self._resolved.model, spread=placed.spread)
-        self._loss_fn = models.by_layer(model).loss
+        model = self._resolved.model
+        # On a CPU memory is not what is scarce.
+        if placed.spread.device.platform == "cpu":
+            probed = models.by_layer(models.build(model, spread=placed.spread))
+        else:
+            probed = models.for_probes(model, placed.spread)
+        self._placed, self._loss_fn = placed, probed.loss
         self._place = placed.of if placed.mesh.size > 1 else None
         # Of a node each replicate in turn asks for the same.
         read = functools.partial(store.params, branch, place=self._place)

@@ -9,6 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# Before any path of a bucket is opened: gcsfs keeps what it once listed, and would not see the
+# checkpoints that orbax or another process has written since.
+os.environ.setdefault("FSSPEC_GCS", '{"use_listings_cache": false}')
+
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp

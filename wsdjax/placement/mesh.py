@@ -61,11 +61,14 @@ class Shardings:
         """What every device has whole, such as metrics."""
         return self._along()
 
+    def examples(self, count: int) -> NamedSharding:
+        """Leaves [B, ...] that all replicates see, such as a batch to evaluate: spread over
+        examples, or everywhere if their `count` cannot be divided."""
+        return self._along(EXAMPLES if count % self.spread.parts == 0 else None)
+
     def shared(self, batch: Any) -> Any:
-        """A batch, leaves [B, ...], that all replicates see, where it is to live: spread over
-        examples, or everywhere if it cannot be divided."""
-        even = len(jax.tree.leaves(batch)[0]) % self.spread.parts == 0
-        return put(batch, self._along(EXAMPLES if even else None))
+        """A batch that all replicates see, where it is to live."""
+        return put(batch, self.examples(len(jax.tree.leaves(batch)[0])))
 
     def of(self, state: Any, divide_replicates: bool = True) -> Any:
         """A sharding for each leaf of a state, or of what is like one: arrays or their shapes.

@@ -16,8 +16,8 @@ from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.operators import Block, Chosen
 from wsdjax.probes.vectors import ProbeError, Tree
 
-# A linearization holds what the forward pass left behind; beyond this many bytes it is made
-# again for every product.
+# A linearization holds what the forward pass left behind; beyond this many bytes of each device it
+# is made again for every product.
 LINEARIZED_BYTES = 2 * 2**30
 
 
@@ -59,15 +59,16 @@ class Hessian:
             self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
             return
         with objective.forward_mode():
-            first = _linearize(loss_fn, self.params, batches[0])
-        held = len(batches) * sum(leaf.nbytes for leaf in jax.tree.leaves(first[1]))
-        if held <= LINEARIZED_BYTES:
-            rest = [_linearize(loss_fn, self.params, batch) for batch in batches[1:]]
-            slopes, linears = zip(first, *rest, strict=True)
+            left = jax.eval_shape(partial(_linearize, loss_fn), self.params, batches[0])[1]
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(left))
+        sharing = len(jax.tree.leaves(self.params)[0].sharding.device_set)
+        if len(batches) * held / sharing <= LINEARIZED_BYTES:
+            pairs = [_linearize(loss_fn, self.params, batch) for batch in batches]
+            slopes, linears = zip(*pairs, strict=True)
             self.gradient = objective.finite(objective.total(self._shares, slopes))
             self._products = [partial(_apply, linear) for linear in linears]
         else:
-            objective.finite(first[0])
+            objective.finite(objective.batch_gradient(loss_fn, self.params, batches[0]))
             self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
 
     def __call__(self, vector: Tree) -> Tree:
