@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from wsdjax.checksum import checksums
 from wsdjax.errors import ConfigError, UserError
+from wsdjax.placement import processes
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.wording import listed
@@ -110,16 +111,22 @@ class Checkpoints:
         if step not in steps:
             there = ", ".join(map(str, steps)) or "none yet"
             raise MissingNode(f"no checkpoint {self.name}@{step}; the steps saved are {there}")
-        path = self.directory / str(step)
+        path, found, damage = self.directory / str(step), None, None
         try:
-            return _load(path, self.name, place)
+            found = _load(path, self.name, place)
         except Exception as error:
             if not _is_damage(error):
                 raise
-            cause = error.__cause__ or error
-            said = f"it has no {cause}" if isinstance(cause, KeyError) else str(cause)
-            reason = " ".join(said.split())[:200]
-            raise DamagedCheckpoint(f"{path} is damaged: {reason}") from error
+            damage = error
+        reason = _reason(damage) if damage else ""
+        if place:  # each of several processes has read a part, and may alone know of damage
+            reason = next(filter(None, processes.told_by_all(reason, "damage")), "")
+        if found and not reason:
+            state, sums = found
+            if int(state.step) == step and checksums(state) == sums:
+                return state
+            reason = "its content is not what was saved (the checksums differ)"
+        raise DamagedCheckpoint(f"{path} is damaged: {reason}") from damage
 
     def set_aside(self, step: int) -> None:
         """Takes a checkpoint out of use, renamed to `STEP.damaged`."""
@@ -181,7 +188,15 @@ def _is_damage(error: Exception) -> bool:
     return not isinstance(error, ConfigError | MemoryError | jax.errors.JaxRuntimeError)
 
 
-def _load(path: epath.Path, branch: str, place: Place | None) -> State:
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    said = f"it has no {cause}" if isinstance(cause, KeyError) else str(cause)
+    return " ".join(said.split())[:200] or type(cause).__name__
+
+
+def _load(path: epath.Path, branch: str, place: Place | None) -> tuple[State, dict[str, int]]:
+    """(the state, the checksums that its record keeps); of several processes each reads what its
+    own devices hold."""
     saved = ocp.metadata(path)
     record = saved.custom_metadata or {}
     if (owner := record.get("branch", branch)) != branch:
@@ -206,10 +221,20 @@ def _load(path: epath.Path, branch: str, place: Place | None) -> State:
     template = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), wanted, where
     )
-    state = State(**ocp.load(path, _saved(template)))
-    if int(state.step) != int(path.name) or checksums(state) != was:
-        raise ValueError("its content is not what was saved (the checksums differ)")
-    return state
+    with _alone():
+        return State(**ocp.load(path, _saved(template))), was
+
+
+def _alone() -> ocp.Context:
+    """A process that finds damage would not come to the barrier at which orbax has the others wait
+    for it: they do not wait, and agree afterwards."""
+    if not processes.several():
+        return ocp.Context()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.Context(multiprocessing_options=alone)
 
 
 @dataclasses.dataclass

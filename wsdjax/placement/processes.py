@@ -134,6 +134,27 @@ def agreed(tell: Callable[[], T], what: str) -> T:
                 ) from None
 
 
+def told_by_all(value: T, what: str) -> list[T]:
+    """The value of each process, plain JSON, in all of them; as `agreed`."""
+    if not several():
+        return [value]
+    at = f"wsdjax/told/{next(_serial)}/"
+    _client().key_value_set(f"{at}{jax.process_index():06d}", json.dumps(value))
+
+    def gathered() -> list[T]:
+        until = time.monotonic() + PATIENCE
+        while len(found := _client().key_value_dir_get(at)) < jax.process_count():
+            _raise_failed()
+            if time.monotonic() > until:
+                there = {int(key.rpartition("/")[2]) for key, _ in found}
+                lost = ", ".join(str(i) for i in range(jax.process_count()) if i not in there)
+                raise Lost(f"{_self()} waited {PATIENCE} s for process {lost} to tell {what}")
+            time.sleep(0.05)
+        return [json.loads(told) for _, told in sorted(found)]
+
+    return agreed(gathered, what)
+
+
 def barrier(what: str, patience: int = PATIENCE) -> None:
     """Returns when all processes are there; `Lost` names those that were not within `patience`
     seconds."""
