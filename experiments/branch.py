@@ -159,6 +159,7 @@ def _extend(store, given: Given, name: str) -> int:
 def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
     """Trains a new branch by the same code as the config's tree, and draws the report."""
     from experiments.launch import launch
+    from wsdjax.branches.workdir import mesh_of
     from wsdjax.trainer import resolved_in
 
     if given.steps is None:
@@ -177,6 +178,7 @@ def _add(store, given: Given, name: str, node: str, schedule: Schedule) -> int:
         raise ConfigError(f"{store.workdir} has no config.json, which tells how it is watched")
     cli.check_writable("--checkpoint_dir", given.checkpoint_dir)
     resolved = resolved_in(store, name, branch, experiment)
+    experiment = dataclasses.replace(experiment, mesh=mesh_of(store.workdir, resolved))
     return launch(experiment, store, {name: resolved}, declared=False)
 
 

@@ -1,6 +1,7 @@
 """Several devices compute what one does, and what they saved is read on any number."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from helpers import (
     ROOT,
     TINY,
+    call,
     finish,
     grow,
     load_config,
@@ -18,31 +20,14 @@ from helpers import (
 )
 
 from wsdjax.branches import BranchStore
-from wsdjax.config import CNN, Branch, Cooldown, Mesh, Transformer
+from wsdjax.config import CNN, Branch, ConfigError, Cooldown, Mesh, Transformer
+from wsdjax.files import read_json, write_json
 from wsdjax.placement import mesh, rules
 from wsdjax.trainer import fork
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="the devices are the CPU's, simulated"
 )
-
-
-def test_four_devices_train_as_one_does(finished, tmp_path):
-    """Two along the replicates, two along the batch; equal over the first updates."""
-    process = start(
-        "experiments.run",
-        f"--config={TINY}",
-        f"--workdir={tmp_path}/w",
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
-    )
-    code, _, err = finish(process)
-    assert code == 0, err
-    four, one = BranchStore(tmp_path / "w"), BranchStore(finished)
-    assert "4 x cpu" in (four.directory("trunk") / "branch.json").read_text()
-    for name in ("loss", "grad_norm"):
-        losses = [store.metrics("decay").updates[name][:6] for store in (four, one)]
-        np.testing.assert_allclose(*losses, rtol=2e-5)
-    assert four.restore("decay").params["conv1"]["kernel"].shape == (2, 3, 3, 3, 4)
 
 
 def test_siblings_of_one_seed_train_on_two_devices(tmp_path):
@@ -89,7 +74,7 @@ TREE = {
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(mesh.jax, "device_count", lambda: 4)
     shardings = functools.partial(mesh.shardings, Mesh(), CNN())
-    with pytest.raises(ValueError, match="batch_size = 7: must be a multiple of 2"):
+    with pytest.raises(ConfigError, match="batch_size = 7: must be a multiple of 2"):
         shardings(2, 7)
     with pytest.raises(
         ValueError, match=r"a multiple of 8.*leave 2 for each batch in 4 micro-batches"
@@ -104,7 +89,7 @@ def test_a_mesh_that_cannot_be_is_refused_by_the_name_of_its_field():
         (Mesh(replica=4), language, 2, r"mesh.replica = 4: must divide the 2 replicates"),
         (Mesh(1, 2, 2), images, 2, r"2 times as many devices are there, 8; leave one axis out"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ConfigError, match=said):
             mesh.shape(asked, model, replicates, 8)
 
 
@@ -204,12 +189,12 @@ def divided(state):
 for kind, of in EXPERIMENTS.items():
     branch = tree.resolve(of)["t"]
     losses, evaluated, whole = trained(branch, (1, 1, 1))
-    for shape in ((2, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)):
+    for shape in ((2, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2)):
         others, values, state = trained(branch, shape)
         np.testing.assert_allclose(others, losses, rtol=2e-6)
         for name, value in evaluated.items():
             np.testing.assert_allclose(values[name], value, rtol=2e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), state, whole)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), state, whole)
         assert on_a_device(state) <= on_a_device(whole) / shape[0] + 8
         if kind == "lm":
             parts, mine = shape[0] * shape[2], divided(state)
@@ -266,7 +251,7 @@ from wsdjax.trainer import Stopped, Trainer, Watch
 
 root = pathlib.Path(sys.argv[1])
 branches = tree.resolve(load_config(root / "config.py"))
-for name, stops in (("whole", ()), ("stopped", (3, 2, 5))):
+for name, stops in (("whole", ()), ("stopped", (3, 9))):
     store = BranchStore(root / name)
     store.register(branches)
     for until in (*stops, None):
@@ -299,38 +284,59 @@ def test_probes_of_divided_parameters_are_those_of_whole_ones():
 PROBES = """
 import numpy as np
 from wsdjax import models, probes
-from wsdjax.config import Mesh, RNN, Transformer
+from wsdjax.config import Mesh, Transformer
 from wsdjax.placement import mesh
 from wsdjax.probes.vectors import random_like
 
 random = np.random.default_rng(0)
 tokens = random.integers(0, 48, (20, 9)).astype(np.int32)
 batches = [{"inputs": tokens[a:b, :-1], "targets": tokens[a:b, 1:]} for a, b in ((0, 16), (16, 20))]
-for config in (Transformer(48, 16, 2, 2, hidden=32, rotary_fraction=0.5), RNN(48, 16)):
-    found = []
-    for shape in ((1, 1, 1), (1, 2, 4)):
-        placed = mesh.shardings(Mesh(*shape), config, devices=jax.devices()[: np.prod(shape)])
-        model = models.by_layer(models.build(config, spread=placed.spread))
-        init = lambda seed: jax.jit(lambda: model.init(jax.random.key(seed)))()
-        iterates = [jax.device_put(tree, placed.of_one(tree)) for tree in map(init, range(4))]
-        params, of = iterates[0], (model.loss, iterates[0], [placed.shared(b) for b in batches])
-        vector = random_like(jax.random.key(5), params)
-        largest = jax.tree.leaves(vector)[0]
-        assert largest.sharding.is_equivalent_to(jax.tree.leaves(params)[0].sharding, largest.ndim)
-        product = probes.hvp(*of[:2], vector, of[2])
-        for leaf in jax.tree.leaves(product):
-            assert leaf.sharding.is_fully_replicated == (leaf.ndim < 2) or shape == (1, 1, 1)
-        found.append({
-            "product": product,
-            "sharpness": probes.sharpness(*of, k=2, tol=1e-3).eigenvalues,
-            "moments": probes.moments(*of, 2, 0).trace.value,
-            "line": probes.interpolate(model.loss, params, iterates[1], [-0.2, 0.5, 1], of[2]),
-            "components": probes.principal_components(iterates, 2).explained_variance_ratio,
-            "tau": probes.weak_quasi_convexity(model.loss, iterates[:-1], iterates[-1], of[2]),
-            "alignment": probes.update_alignment(model.loss, iterates, of[2]),
-        })
-    # tau is over a difference of losses, which float32 has few digits of.
-    taus = [each.pop("tau") for each in found]
-    np.testing.assert_allclose(*taus, rtol=5e-3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), *found)
+config, found = Transformer(48, 16, 2, 2, hidden=32, rotary_fraction=0.5), []
+for shape in ((1, 1, 1), (1, 2, 4)):
+    placed = mesh.shardings(Mesh(*shape), config, devices=jax.devices()[: np.prod(shape)])
+    model = models.by_layer(models.build(config, spread=placed.spread))
+    init = lambda seed: jax.jit(lambda: model.init(jax.random.key(seed)))()
+    iterates = [jax.device_put(tree, placed.of_one(tree)) for tree in map(init, range(4))]
+    params, of = iterates[0], (model.loss, iterates[0], [placed.shared(b) for b in batches])
+    vector = random_like(jax.random.key(5), params)
+    largest = jax.tree.leaves(vector)[0]
+    assert largest.sharding.is_equivalent_to(jax.tree.leaves(params)[0].sharding, largest.ndim)
+    product = probes.hvp(*of[:2], vector, of[2])
+    for leaf in jax.tree.leaves(product):
+        assert leaf.sharding.is_fully_replicated == (leaf.ndim < 2) or shape == (1, 1, 1)
+    found.append({
+        "product": product,
+        "sharpness": probes.sharpness(*of, k=2, tol=1e-3).eigenvalues,
+        "moments": probes.moments(*of, 2, 0).trace.value,
+        "line": probes.interpolate(model.loss, params, iterates[1], [-0.2, 0.5, 1], of[2]),
+        "components": probes.principal_components(iterates, 2).explained_variance_ratio,
+        "tau": probes.weak_quasi_convexity(model.loss, iterates[:-1], iterates[-1], of[2]),
+        "alignment": probes.update_alignment(model.loss, iterates, of[2]),
+    })
+# tau is over a difference of losses, which float32 has few digits of.
+taus = [each.pop("tau") for each in found]
+np.testing.assert_allclose(*taus, rtol=5e-3)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), *found)
 """
+
+
+def test_a_run_of_a_mesh_that_is_not_here_is_probed_and_forked_all_the_same(finished, tmp_path):
+    """On one device, of a run on two: with a warning, and not in the name of a field that nobody
+    wrote here; to train by the config itself is refused."""
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    content = read_json(workdir / "config.json", "")
+    content["mesh"]["fsdp"] = 2
+    write_json(workdir / "config.json", content)
+    probe = f"--workdir={workdir}", "--node=decay@24:36", "--probe=distances", "--examples=5"
+    code, _, err = call("experiments.probe", *probe)
+    assert code == 0, err
+    assert "the run's mesh is not for the devices here, which are shared anew: mesh.fsdp = 2" in err
+    fork = "fork", "trunk", f"--workdir={workdir}", "--name=here", "--steps=2"
+    code, _, err = call("experiments.branch", *fork)
+    assert code == 0, err
+    for more in ((), ("--dry_run",)):
+        run = f"--config={TINY}", f"--workdir={tmp_path}/new", "--config.mesh.fsdp=2", *more
+        code, _, err = call("experiments.run", *run)
+        assert code == 2
+        assert err.strip() == "error: mesh.fsdp = 2: must divide the 1 devices that there are"

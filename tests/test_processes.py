@@ -141,16 +141,16 @@ cli.end(run.main(sys.argv[1:]))
 def test_a_probe_of_two_processes_measures_what_one_device_does(whole, tmp_path):
     def probe(*flags):
         base = command("experiments.probe", f"--workdir={whole}", "--node=last@6:17:11")
-        return [*base, "--examples=20", "--tol=1e-2", *flags]
+        return [*base, "--examples=8", "--tol=5e-2", "--points=2", *flags]
 
-    codes, err = ended(begin(2, probe("--probe=sharpness,interpolate,distances", "--points=3")))
+    codes, err = ended(begin(2, probe("--probe=sharpness,interpolate,distances")))
     assert codes == [0, 0], err
     directory = whole / "branches" / "last" / "probes"
     found = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
     assert len(found) == 3
     for path in directory.glob("*.json"):
         path.rename(path.with_suffix(".two"))
-    alone = probe("--probe=sharpness,interpolate,distances", "--points=3")
+    alone = probe("--probe=sharpness,interpolate,distances")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(alone, cwd=ROOT, env=environment, check=True, capture_output=True)
     for path, two in zip(sorted(directory.glob("*.json")), found, strict=True):

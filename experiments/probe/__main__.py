@@ -114,7 +114,8 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     if len(steps) < 2 and (along := [name for name in given.probe if MEASURES[name].along]):
         raise ConfigError(f"--probe={along[0]} goes along nodes: give a range of two or more")
     resolved = store.branches()[branch]
-    placed = mesh.shardings(mesh.for_one(workdir.mesh_of(store.workdir)), resolved.model)
+    asked = mesh.for_one(workdir.mesh_of(store.workdir, resolved))
+    placed = mesh.shardings(asked, resolved.model)
     split, parts = getattr(data.load(resolved.data), given.split), placed.spread.parts
     sample = sampling.draw(split, given.split, given.examples, given.sample_seed, parts)
     if parts > 1:

@@ -12,6 +12,8 @@ from wsdjax.config.json import from_json
 from wsdjax.config.validation import check
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, read_json, write_atomically
+from wsdjax.placement import mesh
+from wsdjax.tree.branch import ResolvedBranch
 
 _REMEDY = "delete it and give the command that trained the run again"
 
@@ -30,10 +32,12 @@ def experiment_of(workdir: Path) -> Experiment | None:
     return experiment
 
 
-def mesh_of(workdir: Path) -> Mesh:
-    """How the workdir's experiment shares devices; raises as `experiment_of`."""
+def mesh_of(workdir: Path, branch: ResolvedBranch) -> Mesh:
+    """How the workdir's experiment shares devices, as far as those here can be for a branch; raises
+    as `experiment_of`."""
     experiment = experiment_of(workdir)
-    return experiment.mesh if experiment else Mesh()
+    asked = experiment.mesh if experiment else Mesh()
+    return mesh.as_far_as(asked, branch.model, branch.seeds)
 
 
 def report_of(workdir: Path) -> Path:

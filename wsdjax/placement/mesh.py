@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wsdjax import config
+from wsdjax.errors import ConfigError
 from wsdjax.models.spread import Spread
 from wsdjax.placement import rules
+
+log = logging.getLogger("wsdjax")
 
 
 class Shape(NamedTuple):
@@ -118,7 +122,7 @@ class Shardings:
 
 
 def shape(asked: config.Mesh, model: config.ModelConfig, replicates: int, devices: int) -> Shape:
-    """How the devices are shared; a `ValueError` if they cannot be as `asked`.
+    """How the devices are shared; a `ConfigError` if they cannot be as `asked`.
 
     What is not asked is chosen: for a language model all devices along `fsdp`; else as many along
     `replica` as divide the replicates, and the others along `data`.
@@ -128,12 +132,12 @@ def shape(asked: config.Mesh, model: config.ModelConfig, replicates: int, device
     told = ", ".join(f"mesh.{axis} = {size}" for axis, size in given.items())
     left, odd = divmod(devices, math.prod(given.values()))
     if odd:
-        raise ValueError(f"{told}: must divide the {devices} devices that there are")
+        raise ConfigError(f"{told}: must divide the {devices} devices that there are")
     if "replica" not in given:
         given["replica"] = 1 if language else math.gcd(replicates, left)
         left //= given["replica"]
     elif replicates % given["replica"]:
-        raise ValueError(
+        raise ConfigError(
             f"mesh.replica = {given['replica']}: must divide the {replicates} replicates (seeds, "
             "of all branches that train together)"
         )
@@ -141,7 +145,7 @@ def shape(asked: config.Mesh, model: config.ModelConfig, replicates: int, device
         if axis not in given:
             given[axis], left = left, 1
     if left > 1:
-        raise ValueError(
+        raise ConfigError(
             f"{told}: {left} times as many devices are there, {devices}; leave one axis out, "
             "which takes them all"
         )
@@ -156,14 +160,14 @@ def shardings(
     accumulate: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Shardings:
-    """The devices, all that there are by default, shared as `shape` says; a `ValueError` too if a
+    """The devices, all that there are by default, shared as `shape` says; a `ConfigError` too if a
     batch, or each of its `accumulate` micro-batches, cannot be divided among those that share
     it."""
     count = jax.device_count() if devices is None else len(devices)
     along = shape(asked, model, replicates, count)
     if batch_size % (along.examples * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
-        raise ValueError(
+        raise ConfigError(
             f"batch_size = {batch_size}: must be a multiple of {along.examples * accumulate}, "
             f"since {replicates} replicates on {count} devices leave {along.examples} for each "
             f"batch{parts}"
@@ -178,6 +182,17 @@ def for_one(asked: config.Mesh) -> config.Mesh:
     """The mesh of a probe, which sees one replicate at a time: what was along `replica` goes where
     it goes by default."""
     return dataclasses.replace(asked, replica=1, data=None if asked.replica else asked.data)
+
+
+def as_far_as(asked: config.Mesh, model: config.ModelConfig, replicates: int) -> config.Mesh:
+    """The mesh of a run, which may have been trained on other devices; where those that are here
+    cannot be shared so, the default, with a warning."""
+    try:
+        shape(asked, model, replicates, jax.device_count())
+    except ConfigError as error:
+        log.warning("the run's mesh is not for the devices here, which are shared anew: %s", error)
+        return config.Mesh()
+    return asked
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

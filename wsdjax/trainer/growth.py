@@ -203,7 +203,7 @@ def fork(
     resolved = resolved_in(store, name, branch, experiment)
     if watch is None:
         watch = Watch.of(experiment, progress) if experiment else Watch()
-    grow(store, {name: resolved}, watch, mesh=workdir.mesh_of(store.workdir))
+    grow(store, {name: resolved}, watch, mesh=workdir.mesh_of(store.workdir, resolved))
     return resolved
 
 

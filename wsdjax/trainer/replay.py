@@ -32,8 +32,8 @@ def replay(store: BranchStore, name: str, steps: Sequence[int]) -> Iterator[tupl
       ConfigError: if the data are not those that the branch was trained on.
       MissingNode: for a step beyond the branch's end, or before a fork whose node is gone.
     """
-    compiled = Compiled(workdir.mesh_of(store.workdir))
     asked, branches = sorted(set(steps)), store.branches()
+    compiled = Compiled(workdir.mesh_of(store.workdir, branches[name]))
     end = branches[name].end
     if asked and not 0 <= asked[0] <= asked[-1] <= end:
         raise MissingNode(f"{name} has the updates 0 to {end:,}, not {asked[-1]:,}")
