@@ -71,13 +71,13 @@ def _branch(given: Given) -> int | None:
     cli.refuse_unused(given, name, taken)
 
     from experiments.cli.together import together
-    from wsdjax.branches import BranchStore
+    from wsdjax.branches.shared import open_store
     from wsdjax.branches.workdir import experiment_of
     from wsdjax.placement import processes
 
     with together(given) if taken else contextlib.nullcontext():
         workdir = processes.agreed(lambda: str(cli.run_directory(given.workdir)), "the workdir")
-        store = BranchStore.shared(workdir, given.checkpoint_dir)
+        store = open_store(workdir, given.checkpoint_dir)
         given.experiment = experiment_of(store.workdir)
         if given.experiment:
             store.keep = given.experiment.keep

@@ -50,11 +50,11 @@ def run(given: argparse.Namespace) -> int:
     from experiments.cli.together import together
     from experiments.launch import launch
     from wsdjax import tree
-    from wsdjax.branches import BranchStore
+    from wsdjax.branches.shared import open_store
 
     branches = tree.resolve(given.experiment, describe_all(given.experiment.data_sets()))
     with together(given):
-        store = BranchStore.shared(workdir, given.checkpoint_dir, given.experiment.keep)
+        store = open_store(workdir, given.checkpoint_dir, given.experiment.keep)
         return launch(given.experiment, store, branches)
 
 

@@ -121,7 +121,7 @@ def test_the_first_rule_that_is_found_divides_the_last_dimensions():
         ("opt_state/1/count", (2,), ("replica",)),
         ("step", (), ()),
     ):
-        assert tuple(rules.spec(rules.RULES, path, shape, sizes, "replica")) == expected
+        assert tuple(rules.spec(path, shape, sizes, "replica")) == expected
 
 
 EIGHT = """
@@ -138,9 +138,9 @@ def test_every_mesh_trains_as_one_device_does():
 
 
 EVERY_MESH = """
-import math
+import dataclasses, functools, math
 import numpy as np
-from wsdjax import data, tree
+from wsdjax import data, models, tree
 from wsdjax.config import (
     CNN, AdamW, Averages, Bigram, Branch, Constant, Experiment, Mesh, Photos, Transformer)
 from wsdjax.placement import mesh
@@ -191,15 +191,31 @@ for kind, of in EXPERIMENTS.items():
     losses, evaluated, whole = trained(branch, (1, 1, 1))
     for shape in ((2, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2)):
         others, values, state = trained(branch, shape)
-        np.testing.assert_allclose(others, losses, rtol=2e-6)
+        np.testing.assert_allclose(others, losses, rtol=1e-5)
         for name, value in evaluated.items():
-            np.testing.assert_allclose(values[name], value, rtol=2e-6)
+            np.testing.assert_allclose(values[name], value, rtol=1e-5)
+        # A sixth of what one update moves a parameter by.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), state, whole)
         assert on_a_device(state) <= on_a_device(whole) / shape[0] + 8
         if kind == "lm":
             parts, mine = shape[0] * shape[2], divided(state)
             assert on_a_device(mine) * parts == on_a_device(divided(whole))
             assert len(mine) == 4 * len(divided(state.params))  # two moments and an average
+
+# Kernels that travel in bfloat16: sums of gradients are in float32 even so.
+halves = dataclasses.replace(LM, compute="bfloat16")
+params = models.build(halves).init(jax.random.key(0))
+tokens = np.random.default_rng(0).integers(0, 48, (64, 9))
+batch, gradients = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}, []
+for shape in ((1, 1, 1), (1, 1, 8)):
+    placed = mesh.shardings(Mesh(*shape), halves, devices=jax.devices()[: math.prod(shape)])
+    model = models.build(halves, training=True, spread=placed.spread)
+    there = jax.device_put(params, placed.of_one(params))
+    gradients.append(jax.jit(jax.grad(model.loss))(there, batch))
+for path, one in jax.tree_util.tree_leaves_with_path(gradients[0]):
+    many = functools.reduce(lambda at, key: at[key.key], path, gradients[1])
+    apart = np.linalg.norm(np.subtract(one, many)) / np.linalg.norm(one)
+    assert apart < 0.01, (path, apart)
 """
 
 

@@ -27,7 +27,8 @@ def together(given: argparse.Namespace) -> Iterator[None]:
             quiet.enter_context(contextlib.redirect_stdout(None))
         try:
             yield
-        except processes.Lost:
+        except processes.Lost as error:
+            processes.fail(str(error), error.code)
             raise
         except jax.errors.JaxRuntimeError as error:
             # Most likely what is left of an operation that another process has not finished.

@@ -50,6 +50,7 @@ from experiments.report.probes.measure import SPLITS, Measure, Nodes, Values, wi
 from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore, MissingNode, provenance, workdir
+from wsdjax.branches.shared import open_store
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
 from wsdjax.placement import mesh, processes
@@ -87,7 +88,7 @@ def _main(given: argparse.Namespace) -> None:
     if not given.words:
         with together(given):
             found = processes.agreed(lambda: str(cli.run_directory(given.workdir)), "the workdir")
-            _probe(BranchStore.shared(found), given)
+            _probe(open_store(found), given)
         return
     store = BranchStore(cli.run_directory(given.workdir))
     command, *names = given.words
@@ -128,7 +129,7 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
     for name in given.probe:
         try:
             of.measure(name, steps)
-        except (probes.ProbeError, DamagedFile) as error:
+        except (probes.ProbeError, DamagedFile, processes.Told) as error:
             refused.append(f"--probe={name} at --node={given.node}: {error}")
     if store.leads:
         write_report(store.workdir)
@@ -178,8 +179,10 @@ class _Loss:
             directory = self._store.directory(owner) / "probes"
             directory.mkdir(exist_ok=True)
             stem = "-".join(filter(None, (name, ends, tag)))
-            path, there = results.place(directory, stem, at, settings)
-            if not self._store.agreed(functools.partial(bool, there), "what is measured"):
+            look = functools.partial(self._look, directory, stem, at, settings)
+            file, there = self._store.agreed(look, f"whether {name} is measured")
+            path = directory / file
+            if not there:
                 title = f"{name} of {owner}@{at[0]}"
                 title += f":{at[-1]}, {len(at)} nodes" if kind.along else ""
                 missing.append((path, title, at))
@@ -206,6 +209,13 @@ class _Loss:
             said = f"loss of the sample {losses}; " if losses else ""
             print(f"    {said}{time.monotonic() - began:.0f} s", flush=True)
 
+    def _look(
+        self, directory: Path, stem: str, steps: list[int], settings: Values
+    ) -> tuple[str, bool]:
+        """The name of a result's file, and whether it is there."""
+        path, there = results.place(directory, stem, steps, settings)
+        return path.name, there
+
     def _measured(
         self, kind: Measure, path: Path, title: str, steps: list[int], settings: Values
     ) -> Iterator[Values]:
@@ -220,7 +230,7 @@ class _Loss:
                     self._resolved.start,
                     functools.partial(self._preconditioner, steps[-1], i),
                     # Several processes would not find the same there.
-                    None if self._store.is_shared else path.with_name(f"{path.stem}-seed{i}.cells"),
+                    None if processes.several() else path.with_name(f"{path.stem}-seed{i}.cells"),
                     tell=display.show,
                 )
                 found = kind.measure(nodes, **{name: settings[name] for name in kind.settings})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,16 +184,3 @@ def check_empty(directory: Path) -> None:
             f"{directory} has {', '.join(left[:3])} and no branch.json, which tells what they are "
             f"of; {_REMEDY}"
         )
-
-
-def texts(workdir: Path) -> dict[str, str]:
-    """The files that tell what a workdir is, by their paths in it."""
-    files = [*workdir.glob("config.json"), *workdir.glob("branches/*/branch.json")]
-    return {path.relative_to(workdir).as_posix(): path.read_text() for path in files}
-
-
-def write_texts(workdir: Path, texts: Mapping[str, str]) -> None:
-    """Writes files that `texts` has read."""
-    for name, text in texts.items():
-        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-        (workdir / name).write_text(text)

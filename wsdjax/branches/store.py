@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 from etils import epath
 
 from wsdjax.branches import metrics, records, registration
@@ -28,7 +25,6 @@ from wsdjax.branches.records import Records
 from wsdjax.errors import ConfigError
 from wsdjax.files import sweep
 from wsdjax.lock import held
-from wsdjax.placement import processes
 from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.tree.branch import ResolvedBranch
@@ -45,10 +41,8 @@ class BranchStore(Records):
         a bucket too.
       keep: how many of a branch's newest checkpoints stay beside its fork points and end.
 
-    One that several processes train in is opened by `shared`.
+    One that several processes train in is opened by `wsdjax.branches.shared.open_store`.
     """
-
-    is_shared = False
 
     @staticmethod
     def tell(event: str, branch: str, step: int) -> None:
@@ -64,60 +58,15 @@ class BranchStore(Records):
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
-    @classmethod
-    def shared(
-        cls, workdir: str | Path, checkpoint_dir: str | None = None, keep: int = 2
-    ) -> BranchStore:
-        """The store of all processes that are there. The workdir is the first one's own: others
-        get its records in a directory of theirs, and what they write there is gone with them.
-        Checkpoints go to one place that all must see: `checkpoint_dir`, or the workdir itself on
-        disks that they share. All must call what reads or writes nodes, at the same point."""
-        if not processes.several():
-            return cls(workdir, checkpoint_dir, keep)
-        home = Path(workdir).expanduser().absolute()
-        home = Path(processes.agreed(lambda: str(home), "the workdir"))
-        told = processes.agreed(lambda: records.texts(home), "the workdir's records")
-        store = cls(workdir, checkpoint_dir, keep)
-        if not processes.is_first():
-            scratch = tempfile.TemporaryDirectory(prefix="wsdjax-process-")
-            store = cls(scratch.name, checkpoint_dir, keep)
-            store._scratch = scratch  # deleted with it
-            records.write_texts(store.workdir, told)
-        store._home, store.is_shared = home, True
-        return store
-
-    _scratch: tempfile.TemporaryDirectory | None = None
-
-    def check_seen(self) -> None:
-        """That all processes have the place for checkpoints before them; else a `ConfigError`."""
-        if not self.is_shared:
-            return
-        place = epath.Path(self._checkpoint_dir or self._home).expanduser()
-        mark = place / self.agreed(lambda: f".seen-{secrets.token_hex(4)}", "the name of a file")
-
-        def put() -> None:
-            place.mkdir(parents=True, exist_ok=True)
-            mark.write_text("")
-
-        self.agreed(put, f"whether {place} can be written")
-        seen = mark.exists()
-        processes.barrier(f"a look at {place}")
-        if self.leads:
-            mark.unlink()
-        if not seen:
-            raise ConfigError(
-                f"{place} of process 0 is not there for process {jax.process_index()}: give all a "
-                "--checkpoint_dir that they share, such as a bucket"
-            )
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process keeps the rows and the records."""
-        return not self.is_shared or processes.is_first()
+    leads = True
+    """Whether this process keeps the records and the rows."""
 
     def agreed(self, tell: Callable[[], T], what: str) -> T:
-        """As `processes.agreed`, if it is shared."""
-        return processes.agreed(tell, what) if self.is_shared else tell()
+        """``tell()``; of a store that several processes share, that of the one that leads."""
+        return tell()
+
+    def check_seen(self) -> None:
+        """That all processes that share the store have the place for checkpoints before them."""
 
     def create(self, branch: ResolvedBranch, trained_with: Sequence[str] = ()) -> None:
         """Writes the record of a new branch, a root or one that starts from the node

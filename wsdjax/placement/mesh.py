@@ -31,7 +31,7 @@ class Shape(NamedTuple):
     fsdp: int
 
     @property
-    def examples(self) -> int:
+    def parts(self) -> int:
         """How many share the examples of a batch."""
         return self.data * self.fsdp
 
@@ -45,7 +45,6 @@ class Shardings:
     since a jitted function compiles anew for another placement of its arguments."""
 
     mesh: Mesh
-    rules: rules.Rules = rules.RULES
 
     def _along(self, *axes: Any) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
@@ -81,7 +80,7 @@ class Shardings:
 
         def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            spec = rules.spec(self.rules, name, leaf.shape, self.mesh.shape, first)
+            spec = rules.spec(name, leaf.shape, self.mesh.shape, first)
             return NamedSharding(self.mesh, spec)
 
         return jax.tree.map_with_path(sharding, state)
@@ -116,7 +115,7 @@ class Shardings:
         """What a model needs to know of it."""
 
         def spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
-            return rules.spec(self.rules, path, shape, self.mesh.shape)
+            return rules.spec(path, shape, self.mesh.shape)
 
         return Spread(self.mesh, EXAMPLES, spec)
 
@@ -165,17 +164,17 @@ def shardings(
     it."""
     count = jax.device_count() if devices is None else len(devices)
     along = shape(asked, model, replicates, count)
-    if batch_size % (along.examples * accumulate):
+    if batch_size % (along.parts * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise ConfigError(
-            f"batch_size = {batch_size}: must be a multiple of {along.examples * accumulate}, "
-            f"since {replicates} replicates on {count} devices leave {along.examples} for each "
+            f"batch_size = {batch_size}: must be a multiple of {along.parts * accumulate}, "
+            f"since {replicates} replicates on {count} devices leave {along.parts} for each "
             f"batch{parts}"
         )
     # Explicit axes, the default, are refused by embedding look-ups.
     kinds = (AxisType.Auto,) * len(Shape._fields)
     mesh = jax.make_mesh(tuple(along), Shape._fields, axis_types=kinds, devices=devices)
-    return Shardings(mesh, rules.RULES)
+    return Shardings(mesh)
 
 
 def for_one(asked: config.Mesh) -> config.Mesh:

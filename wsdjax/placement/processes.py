@@ -7,18 +7,17 @@ keys and values what the first one found. Whoever waits for another waits a boun
 
 from __future__ import annotations
 
-import ctypes
 import glob
 import itertools
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
@@ -26,6 +25,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from wsdjax.errors import ConfigError, UserError
+from wsdjax.placement import aborts
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ _FAILED, _SIGNS = "wsdjax/failed", ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZ
 _serial = itertools.count()
 _step = itertools.count()
 _over = threading.Lock()
+
+
+class Told(UserError):
+    """An error of process 0, in the others."""
 
 
 class Lost(UserError):
@@ -74,7 +78,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
             raise ConfigError(f"--process_id={index}: must be between 0 and {count - 1}")
     elif not _others_to_be_found():
         return
-    _translate_aborts(index, count)
+    aborts.catch(partial(_has_aborted, index=index, count=count))
     jax.distributed.initialize(
         coordinator,
         count,
@@ -114,14 +118,28 @@ def is_first() -> bool:
 
 def agreed(tell: Callable[[], T], what: str) -> T:
     """What `tell` gives in process 0, which alone calls it, in all: plain JSON. All must ask for
-    the same at the same point; an error of `tell` is raised in process 0, and `Lost` in others."""
+    the same at the same point; a `UserError` of `tell` is raised in process 0, and is `Told` in the
+    others."""
     if not several():
         return tell()
     key = f"wsdjax/{next(_serial)}"
     if is_first():
-        found = tell()
-        _client().key_value_set(key, json.dumps(found))
+        try:
+            found = tell()
+        except UserError as error:
+            _client().key_value_set(key, json.dumps({"what": what, "error": str(error)}))
+            raise
+        _client().key_value_set(key, json.dumps({"what": what, "found": found}))
         return found
+    told = _told(key, what)
+    if told["what"] != what:
+        raise Lost(f"{_self()} asks for {what}, and process 0 is at {told['what']}; {_SAME}")
+    if "error" in told:
+        raise Told(told["error"])
+    return told["found"]
+
+
+def _told(key: str, what: str) -> dict[str, Any]:
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -259,60 +277,19 @@ def _watch() -> None:
             _end(str(failed), failed.code)
 
 
+def _has_aborted(said: str, index: int | None, count: int | None) -> None:
+    """Ends this process, whose coordination service says why it cannot go on."""
+    me = "this process" if index is None else f"process {index} of {count}"
+    unhealthy = re.search(r"stopped sending heartbeats\):\s*((?:\d+\s*)+)", said)
+    if "RegisterTask" in said:
+        lost = f"waited {PATIENCE} s for the others to start"
+    else:  # nothing is told of the first, which carries the service
+        names = ", ".join(unhealthy[1].split()[:8]) if unhealthy else "0"
+        lost = f"has lost process {names}, which has died or cannot be reached"
+    _end(f"{me} {lost}; {_SAME}", LOST)
+
+
 def _end(message: str, code: int) -> NoReturn:
     if _over.acquire(blocking=False):
         print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(code)
-
-
-_NOISE = ("[Gloo]", "preemption_notifier", "coordination_service", "preemption_sync_manager")
-
-
-def _translate_aborts(index: int | None, count: int | None) -> None:
-    """JAX's coordination service aborts the process, with a stack of C++, when another is lost:
-    tells in a line which, and ends with the exit code `LOST`.
-
-    What C++ writes to standard output and error passes through here for that, and Python's own does
-    not.
-    """
-    sys.stdout.flush()
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
-    read, write = os.pipe()
-    for stream in (1, 2):
-        os.dup2(write, stream)
-    fatal: list[str] = []
-
-    def relay() -> None:
-        told = True
-        with os.fdopen(read, errors="replace") as lines:
-            for line in lines:
-                if fatal or "JAX distributed service detected fatal errors" in line:
-                    fatal.append(line)
-                    continue
-                if re.match(r"[IWE]\d{4} |\[Gloo\]", line):  # others go on with one before
-                    told = not any(noise in line for noise in _NOISE)
-                if told:
-                    sys.stderr.write(line)
-
-    def on_abort(_: int) -> None:
-        time.sleep(0.2)  # in which the relay reads to the end
-        if not fatal:
-            return  # to the system, which ends the process
-        me = "this process" if index is None else f"process {index} of {count}"
-        said = "".join(fatal)
-        unhealthy = re.search(r"stopped sending heartbeats\):\s*((?:\d+\s*)+)", said)
-        if "RegisterTask" in said:
-            lost = f"waited {PATIENCE} s for the others to start"
-        else:
-            names = ", ".join(unhealthy[1].split()[:8]) if unhealthy else "0"
-            lost = f"has lost process {names}, which has died or cannot be reached"
-        _end(f"{me} {lost}; {_SAME}", LOST)
-
-    threading.Thread(target=relay, daemon=True).start()
-    _KEPT.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort))
-    # Not `signal.signal`: its handlers run in the main thread, which may wait for ever.
-    ctypes.CDLL(None).signal(signal.SIGABRT, _KEPT[0])
-
-
-_KEPT: list[Any] = []
-"""What C calls must not be collected."""

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 
 from jax.sharding import PartitionSpec
 
-Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-
-RULES: Rules = (
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embedding$", (None, "fsdp")),
     (r"kernel$", ("fsdp", None)),
     (r"", ()),
@@ -21,15 +19,11 @@ Biases and gains are whole everywhere: they are a thousandth of a model."""
 
 
 def spec(
-    rules: Rules,
-    path: str,
-    shape: tuple[int, ...],
-    sizes: Mapping[str, int],
-    first: str | None = None,
+    path: str, shape: tuple[int, ...], sizes: Mapping[str, int], first: str | None = None
 ) -> PartitionSpec:
     """How a leaf of this shape is divided; replicates, which come first, by `first`. A dimension
     that the devices of an axis, of which there are `sizes`, do not divide evenly stays whole."""
-    axes = next((axes for pattern, axes in rules if re.search(pattern, path)), ())
+    axes = next((axes for pattern, axes in RULES if re.search(pattern, path)), ())
     axes = tuple(
         axis if axis is None or (sizes[axis] > 1 and size % sizes[axis] == 0) else None
         for axis, size in zip(axes, shape[len(shape) - len(axes) :], strict=True)

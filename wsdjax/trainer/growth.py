@@ -16,6 +16,7 @@ from wsdjax.config import Branch, Experiment, Mesh, describe_all, validate_branc
 from wsdjax.config.json import differences, to_json
 from wsdjax.errors import ConfigError
 from wsdjax.files import write_json
+from wsdjax.placement import processes
 from wsdjax.trainer import loop, preflight, start
 from wsdjax.trainer.group import Group
 from wsdjax.trainer.loop import Diverged, Stopped
@@ -230,7 +231,7 @@ def _check_same(store: BranchStore, branches: Mapping[str, ResolvedBranch]) -> N
             for name, branch in branches.items()
         }
 
-    if not store.is_shared:
+    if not processes.several():
         return
     first, mine = store.agreed(told, "its branches"), json.loads(json.dumps(told()))
     for path, theirs, ours in differences(first, mine):

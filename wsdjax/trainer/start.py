@@ -92,7 +92,7 @@ def _from_nothing(group: Group) -> State:
         return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
 
     weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
-    where = group.placed.of(weights, divide_replicates=False)
+    where = group.placed.of_one(weights)
     weights = jax.tree.map(mesh.put, weights, where)
     return states.made(make, group.placed, np.asarray(seeds, np.uint32), weights)
 

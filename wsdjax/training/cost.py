@@ -38,7 +38,7 @@ class Cost(NamedTuple):
     def bytes_of_device(self, replicates: int, along: mesh.Shape) -> float:
         """On each device, for so many replicates: states are shared along `replica` and `fsdp`,
         activations along all axes."""
-        each = self.state_bytes / along.fsdp + self.activation_bytes / along.examples
+        each = self.state_bytes / along.fsdp + self.activation_bytes / along.parts
         return replicates / along.replica * each
 
 
