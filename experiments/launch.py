@@ -60,7 +60,7 @@ def launch(
             noted.close()
             print(write_report(where))
 
-        watch = Watch.of(experiment, Training() if store.leads else None)
+        watch = Watch.of(experiment, Training())
         watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})
         declares = experiment if declared else None
         try:

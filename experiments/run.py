@@ -52,8 +52,8 @@ def run(given: argparse.Namespace) -> int:
     from wsdjax import tree
     from wsdjax.branches.shared import open_store
 
-    branches = tree.resolve(given.experiment, describe_all(given.experiment.data_sets()))
     with together(given):
+        branches = tree.resolve(given.experiment, describe_all(given.experiment.data_sets()))
         store = open_store(workdir, given.checkpoint_dir, given.experiment.keep)
         return launch(given.experiment, store, branches)
 

@@ -1,4 +1,5 @@
-"""How far a command is: a bar on a terminal, a line every so often elsewhere."""
+"""How far a command is: a bar on a terminal, a line every so often elsewhere. Of several processes
+the first speaks for all."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 
 from tqdm import tqdm
 
+from wsdjax.placement import processes
 from wsdjax.trainer import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -18,8 +20,8 @@ class Display:
     def __init__(self, title: str, done: int = 0, total: int = 0, unit: str = ""):
         self._title, self._total, self._unit = title, total, unit
         self._last = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
+        self._bar, self._is_shown = None, processes.is_first()
+        if self._is_shown and sys.stderr.isatty():
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}"
             form = form + "{postfix}]" if total else "{desc}{postfix}"
             self._bar = tqdm(
@@ -37,7 +39,7 @@ class Display:
         if self._bar is not None:
             self._bar.set_postfix_str(said, refresh=at_once)
             self._bar.update(max(0, done - self._bar.n))
-        elif at_once or now - self._last >= _SECONDS_BETWEEN_LINES:
+        elif self._is_shown and (at_once or now - self._last >= _SECONDS_BETWEEN_LINES):
             self._last = now
             count = f"{done} of {self._total} {self._unit}, " if self._total else ""
             print(f"{self._title}: {count}{said}{more}", file=sys.stderr, flush=True)
