@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from experiments.devices import Device
-from experiments.plan.compiling import Compiled
+from experiments.plan.compiling import Told
 
 
-@dataclass(frozen=True)
-class Roofline:
-    """Seconds of one run if each of the three were all that it does (Williams et al.,
-    "Roofline")."""
+def roofline(told: Told, flops: float, rate: float, device: Device) -> dict[str, float]:
+    """Of a program with so many FLOPs a device, at a rate of operations a second: seconds of one
+    run if each were all that it does (Williams et al., "Roofline").
 
-    products: float
-    """Matrix products at the device's peak."""
-    memory: float
-    """Bytes from and to the device's memory, at its bandwidth."""
-    interconnect: float
-    """Bytes from other devices, over all links."""
-
-    @property
-    def least(self) -> float:
-        """Where all three go on beside each other."""
-        return max(self.products, self.memory, self.interconnect)
-
-    @property
-    def apart(self) -> float:
-        """Where nothing does."""
-        return self.products + self.memory + self.interconnect
+    They are of its matrix `products`; of bytes from and to the device's `memory`; of those from
+    other devices over all links, `interconnect`; and the sum, where none goes on beside another,
+    `apart`. The least that it takes is the largest of the three.
+    """
+    received = sum(each.times * each.received for each in told.collectives)
+    seconds = {
+        "products": flops / rate,
+        "memory": told.memory_bytes / device.bandwidth,
+        "interconnect": received / device.links,
+    }
+    return {**seconds, "apart": sum(seconds.values())}
 
 
-def roofline(found: Compiled, flops: float, rate: float, device: Device) -> Roofline:
-    """Of a program with so many FLOPs a device, at a rate of operations a second."""
-    received = sum(each.times * each.received for each in found.collectives)
-    return Roofline(flops / rate, found.memory_bytes / device.bandwidth, received / device.links)
+def least(seconds: dict[str, float]) -> float:
+    """Where all three go on beside each other."""
+    return max(seconds["products"], seconds["memory"], seconds["interconnect"])
 
 
-def compilers_seconds(found: Compiled, device: Device) -> float | None:
+def compilers_seconds(told: Told, device: Device | None) -> float | None:
     """By the compiler's own estimate of its fusions; None where it gives none."""
-    if found.cycles is None or device.clock is None:
+    if told.cycles is None or device is None or device.clock is None:
         return None
-    return found.cycles / device.clock
+    return told.cycles / device.clock

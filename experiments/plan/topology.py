@@ -19,7 +19,7 @@ from wsdjax import memory
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened
 
-FORMS = "v5e:16x16, v3:8x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16 (chips), h100, h100:8, h200, cpu:8"
+FORMS = "v5e:16x16, v3:8x16, v2:4x4, v4:4x4x4, v5p:4x4x4, v6e:16x16 (chips), h100:8, h200 or cpu:8"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,6 @@ class Topology:
     """Bytes of each device that a program may use."""
     row: Device | None
     """What it can do; None for CPUs."""
-
-    @property
-    def count_and_platform(self) -> tuple[int, str]:
-        return len(self.devices), self.devices[0].platform
 
 
 def topology(name: str) -> Topology:

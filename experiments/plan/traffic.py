@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from experiments.plan.hlo import KINDS, Array, Program, Run, of_operands
+from experiments.plan.hlo import Array, Module, Run, source
 
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GATHER_BY_SUM = "all-gather by all-reduce"
 
 
@@ -21,13 +23,13 @@ class Collective:
     """Of the whole array: gathered, or before it is summed."""
     received: float
     """Bytes that each device receives where they go round a ring."""
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    """The dtype and shape of each array that it takes."""
+    arrays: tuple[Array, ...]
+    """Those whole arrays."""
     group: int
     """How many devices take part."""
 
 
-def collectives(program: Program, devices: int) -> list[Collective]:
+def collectives(program: Module, devices: int) -> list[Collective]:
     """Those of a program for so many devices."""
     found, seen = [], set()
     for run in program.runs:
@@ -51,14 +53,12 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     return found
 
 
-def _is_gather(program: Program, run: Run) -> bool:
+def _is_gather(program: Module, run: Run) -> bool:
     """Whether what is summed is a device's part of an array in the midst of zeros: a TPU's
     compiler gathers small arrays so."""
     written = []
     for name in run.instruction.operands:
-        of = run.computation.get(name)
-        while of is not None and of.op in ("copy", "bitcast") and of.operands:
-            of = run.computation.get(of.operands[0])
+        of = source(run.computation, name)
         if of is not None and of.op == "fusion":
             of = list(program.computations[of.called[0]].values())[-1]
         written.append(of is not None and of.op == "dynamic-update-slice")
@@ -67,14 +67,15 @@ def _is_gather(program: Program, run: Run) -> bool:
 
 def _collective(kind: str, run: Run, devices: int) -> Collective:
     group = _group(run.instruction.attributes, devices)
-    taken = of_operands(run)
+    taken = [array for array in run.taken() if array]
+    if kind == "all-gather":
+        axis = int(re.findall(r"\bdimensions=\{(\d+)", run.instruction.attributes)[0])
+        taken = [array.times(group, axis) for array in taken]
     size = sum(array.bytes for array in taken)
-    whole = size * group if kind == "all-gather" else size
     # Round a ring, of all but a device's own part: a sum goes twice, a permutation once and whole.
     rounds = 2 if kind in ("all-reduce", GATHER_BY_SUM) else 1
-    received = whole * (1.0 if kind == "collective-permute" else rounds * (group - 1) / group)
-    shapes = tuple((array.dtype, array.shape) for array in taken)
-    return Collective(kind, run.times, whole, received, shapes, group)
+    received = size * (1.0 if kind == "collective-permute" else rounds * (group - 1) / group)
+    return Collective(kind, run.times, size, received, tuple(taken), group)
 
 
 def _group(attributes: str, devices: int) -> int:
@@ -86,13 +87,42 @@ def _group(attributes: str, devices: int) -> int:
     return devices
 
 
+def by_kind(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
+    """Of each kind how many there are in one run, the bytes of their arrays, and those that a
+    device receives."""
+    kinds = {}
+    for kind in sorted({each.kind for each in found}):
+        of = [each for each in found if each.kind == kind]
+        kinds[kind] = {
+            "count": sum(each.times for each in of),
+            "bytes": sum(each.times * each.bytes for each in of),
+            "received_bytes": sum(each.times * each.received for each in of),
+        }
+    return kinds
+
+
+def largest_gather(found: Sequence[Collective], layer: int) -> dict[str, Any] | None:
+    """Its bytes, the shapes of its arrays, and whether no gather has more numbers than `a_layer`,
+    which has so many; None where nothing is gathered."""
+    gathers = [each for each in found if each.kind in ("all-gather", GATHER_BY_SUM)]
+    if not gathers:
+        return None
+    most = max(gathers, key=lambda each: each.bytes)
+    numbers = max(sum(array.size for array in each.arrays) for each in gathers)
+    return {
+        "bytes": most.bytes,
+        "shapes": [str(array) for array in most.arrays],
+        "a_layer": numbers <= layer,
+    }
+
+
 _MOVES_NOTHING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"),
 }
 
 
-def memory_bytes(program: Program) -> int:
+def memory_bytes(program: Module) -> int:
     """Bytes that one run reads from and writes to a device's memory: of each instruction what it
     takes and gives, of a slice of a larger array the slice alone."""
     total = 0
@@ -104,13 +134,8 @@ def memory_bytes(program: Program) -> int:
     return total
 
 
-def _moved(program: Program, run: Run) -> int:
-    instruction = run.instruction
-    taken = [
-        each.out[0] if each is not None and each.out else None
-        for each in map(run.computation.get, instruction.operands)
-    ]
-    given = instruction.out
+def _moved(program: Module, run: Run) -> int:
+    instruction, taken, given = run.instruction, run.taken(), run.instruction.out
     if instruction.op == "fusion":
         body = program.computations[instruction.called[0]]
         inside = list(body.values())
@@ -166,7 +191,7 @@ def _in_memory(found: Iterable[Array]) -> int:
     return sum(array.bytes for array in found if array.in_memory)
 
 
-def estimated_cycles(program: Program) -> int | None:
+def estimated_cycles(program: Module) -> int | None:
     """Of a TPU's cores, by its compiler's estimate of each fusion; kernels and collectives have
     none. None where it gives none at all."""
     total, any_there = 0, False
@@ -174,8 +199,3 @@ def estimated_cycles(program: Program) -> int | None:
         if found := re.search(r'"estimated_cycles":"(\d+)"', run.instruction.line):
             total, any_there = total + run.times * int(found[1]), True
     return total if any_there else None
-
-
-def dimensions(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape without its ones, in order of size: what transposing it, or an axis more, leaves."""
-    return tuple(sorted(size for size in shape if size != 1))
