@@ -295,8 +295,8 @@ def told(size):
     """Of a program of so many GiB, by the compiler of a device of 16."""
     if size is None or size > 16:
         return compiling.Told(1.0, size and size * GIB, "Ran out of memory")
-    memory = compiling.Memory(GIB // 8, 0, int(size * GIB), 0, 0)
-    return compiling.Told(1.0, memory.total, memory=memory)
+    memory = dict(arguments=0, outputs=0, temporaries=size * GIB, code=0, counted=size * GIB)
+    return compiling.Told(1.0, size * GIB, memory=memory)
 
 
 def fake_compiler(monkeypatch, temporaries):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,24 +23,6 @@ class NotCompiled(UserError):
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one device."""
-
-    arguments: int
-    outputs: int
-    """Those that do not take the place of arguments."""
-    temporaries: int
-    code: int
-    counted: int
-    """Temporaries as JAX's analysis of memory counts them: of a TPU's program more than are there
-    at a time."""
-
-    @property
-    def total(self) -> int:
-        return self.arguments + self.outputs + self.temporaries + self.code
-
-
-@dataclass(frozen=True)
 class Told:
     """What a compiler says of a program."""
 
@@ -50,7 +32,11 @@ class Told:
     """Bytes of a device, at least; None for a refusal that has no number."""
     refused: str = ""
     """In the compiler's words; what follows is of a program that it takes."""
-    memory: Memory | None = None
+    memory: Mapping[str, int] | None = None
+    """Bytes of one device: `arguments`, `outputs` that do not take the place of those,
+    `temporaries`, `code`; and temporaries as JAX's analysis has them, `counted`: of a TPU's program
+    more than are there at a time, 17.2 GB beside a peak of 11.3 GB of one that its compiler takes
+    for 16.9."""
     collectives: Sequence[traffic.Collective] = ()
     memory_bytes: int = 0
     """Read from and written to a device's memory in one run."""
@@ -85,16 +71,14 @@ def ask(what: str, lower: Callable[[], Any], topology: Topology) -> Told:
     found, module = program.memory_analysis(), Module.of(program.as_text())
     given = found.argument_size_in_bytes
     made = found.output_size_in_bytes - found.alias_size_in_bytes
-    temporaries = counted = found.temp_size_in_bytes
-    if topology.devices[0].platform == "tpu":
-        # The analysis counts more than are there at a time (17.2 GB beside a peak of 11.3 GB, of a
-        # program that the compiler accepts for 16.9): what the compiler goes by is the peak.
-        temporaries = max(0, found.peak_memory_in_bytes - given - made)
-    memory = Memory(given, made, temporaries, found.generated_code_size_in_bytes, counted)
+    temporaries, code = found.temp_size_in_bytes, found.generated_code_size_in_bytes
+    memory = {"arguments": given, "outputs": made, "temporaries": temporaries, "code": code}
+    if topology.devices[0].platform == "tpu":  # its compiler goes by the peak
+        memory["temporaries"] = max(0, found.peak_memory_in_bytes - given - made)
     return Told(
         seconds,
-        memory.total,
-        memory=memory,
+        sum(memory.values()),
+        memory={**memory, "counted": temporaries},
         collectives=traffic.collectives(module, len(topology.devices)),
         memory_bytes=traffic.memory_bytes(module),
         cycles=traffic.estimated_cycles(module),

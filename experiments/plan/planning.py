@@ -10,7 +10,7 @@ from experiments.estimate import batch_of, model_of
 from experiments.plan import programs, traffic
 from experiments.plan.compiling import Told, ask
 from experiments.plan.programs import Settings, Siblings
-from experiments.plan.roofline import compilers_seconds, least, roofline
+from experiments.plan.roofline import roofline
 from experiments.plan.search import search
 from experiments.plan.topology import Topology
 from wsdjax.config import Mesh
@@ -83,7 +83,7 @@ def _planned(
     siblings, first, given = same[0], same[0][0], Settings.of(same[0][0])
     tries, taken = search(siblings, compiled, topology, hint)
     made = product = gather = placed = None
-    update: Json = {**_cost(None, 0, "", topology), "compilers_seconds_per_update": None}
+    update = _cost(None, 0, "", topology)
     if taken and taken.told:
         siblings = programs.changed(siblings, taken.settings)
         placed = compiled.placed(siblings)
@@ -96,9 +96,8 @@ def _planned(
         low = getattr(first.model, "compute", "float32") == "bfloat16"
         flops, rate = programs.update_flops(siblings), "peak" if low else "float32"
         update = _cost(taken.told, flops, rate, topology)
-        update["compilers_seconds_per_update"] = compilers_seconds(taken.told, topology.row)
-        most = programs.layer(siblings, placed)
-        gather = traffic.largest_gather(taken.told.collectives, most)
+        layer = programs.layer(siblings, placed)
+        gather = traffic.largest_gather(taken.told.collectives, layer)
     ready = made is None or made["fits"]
     fits, remedy = tries[0].fits and ready, None
     if taken and ready and not fits:
@@ -148,21 +147,24 @@ def _said(told: Told | None, limit: float, why: str | None = None) -> Json:
 def _memory(told: Told | None) -> Json:
     return {
         "bytes_per_device": told and told.needed,
-        "memory": told and told.memory and vars(told.memory),
+        "memory": told and told.memory,
         "seconds_to_compile": told and told.seconds,
     }
 
 
 def _cost(told: Told | None, flops: float, rate: str, topology: Topology) -> Json:
     """Of a program with so many FLOPs on all devices, at one of the rates of `Device`."""
-    row, line = topology.row, None
+    row, least, line, own = topology.row, None, None, None
     if told and row:
-        line = roofline(told, flops / len(topology.devices), getattr(row, rate), row)
+        each = flops / len(topology.devices)
+        least, line = roofline(told, each, getattr(row, rate), row)
+        own = told.cycles and row.clock and told.cycles / row.clock
     return {
-        "seconds_per_update": line and least(line),
+        "seconds_per_update": least,
         "roofline": line,
         "collectives": told and traffic.by_kind(told.collectives),
         "unknown_loops": told and told.unknown_loops,
+        "compilers_seconds_per_update": own,
     }
 
 

@@ -6,13 +6,13 @@ from experiments.devices import Device
 from experiments.plan.compiling import Told
 
 
-def roofline(told: Told, flops: float, rate: float, device: Device) -> dict[str, float]:
-    """Of a program with so many FLOPs a device, at a rate of operations a second: seconds of one
-    run if each were all that it does (Williams et al., "Roofline").
+def roofline(told: Told, flops: float, rate: float, device: Device) -> tuple[float, dict]:
+    """Of one run of a program with so many FLOPs a device, at a rate of operations a second.
 
-    They are of its matrix `products`; of bytes from and to the device's `memory`; of those from
-    other devices over all links, `interconnect`; and the sum, where none goes on beside another,
-    `apart`. The least that it takes is the largest of the three.
+    Returns:
+      The least, and what it would take for each alone (Williams et al., "Roofline"): its matrix
+      `products`, bytes from and to the device's `memory`, and those from other devices over all
+      links, `interconnect`. If none goes on beside another it is their sum, `apart`.
     """
     received = sum(each.times * each.received for each in told.collectives)
     seconds = {
@@ -20,16 +20,4 @@ def roofline(told: Told, flops: float, rate: float, device: Device) -> dict[str,
         "memory": told.memory_bytes / device.bandwidth,
         "interconnect": received / device.links,
     }
-    return {**seconds, "apart": sum(seconds.values())}
-
-
-def least(seconds: dict[str, float]) -> float:
-    """Where all three go on beside each other."""
-    return max(seconds["products"], seconds["memory"], seconds["interconnect"])
-
-
-def compilers_seconds(told: Told, device: Device | None) -> float | None:
-    """By the compiler's own estimate of its fusions; None where it gives none."""
-    if told.cycles is None or device is None or device.clock is None:
-        return None
-    return told.cycles / device.clock
+    return max(seconds.values()), {**seconds, "apart": sum(seconds.values())}

@@ -95,10 +95,11 @@ def _moved(what: str, told: Json) -> Iterator[str]:
     yield from aligned([header, *rows], range(1, 4)) if rows else [f"{header[0]}: none"]
     if told["unknown_loops"]:
         yield f"{told['unknown_loops']} loops of unknown length were counted once"
-    if (own := told.get("compilers_seconds_per_update")) is not None:
+    of = what.split()[1]
+    if own := told[f"compilers_seconds_per_{of}"]:
         yield f"seconds of {what} by the compiler: {own:.3g}, without kernels and collectives"
     if line := told["roofline"]:
-        least = told[f"seconds_per_{what.split()[1]}"]
+        least = told[f"seconds_per_{of}"]
         yield (
             f"seconds of {what}, at least: {least:.3g} (products {line['products']:.3g}, memory "
             f"{line['memory']:.3g}, interconnect {line['interconnect']:.3g}); {line['apart']:.3g} "
