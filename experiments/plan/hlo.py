@@ -16,6 +16,7 @@ from typing import NamedTuple
 _WIDTHS = {"pred": 1, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?=, |$)(.*)")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|(?:branch|called)_computations|(?:true|false)_computation)="
     r"(\{[^}]*\}|%[\w.\-]+)"
@@ -63,7 +64,6 @@ class Instruction:
     op: str
     operands: tuple[str, ...]
     attributes: str
-    line: str
 
     @cached_property
     def out(self) -> list[Array]:
@@ -72,10 +72,6 @@ class Instruction:
     @cached_property
     def called(self) -> list[str]:
         return [name for group in _CALLED.findall(self.attributes) for name in _names(group)]
-
-    def attribute(self, name: str) -> str | None:
-        found = re.search(rf'\b{name}=("[^"]*"|%?[\w.\-]+)', self.attributes)
-        return found[1].strip('"%') if found else None
 
 
 Computation = dict[str, Instruction]
@@ -140,7 +136,7 @@ class Module:
         but JAX's loops count up by one to a constant that their condition compares with."""
         if told := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(told[1])
-        condition = self.computations[loop.attribute("condition") or ""]
+        condition = self.computations[re.findall(r"condition=%([\w.\-]+)", loop.attributes)[0]]
         root = list(condition.values())[-1]
         inside = self.computations[root.called[0]] if root.op == "fusion" else condition
         compared = [each.attributes for each in inside.values() if each.op == "compare"]
@@ -151,8 +147,8 @@ class Module:
             return None
         if (len(ends), len(counters), given.op) != (1, 1, "tuple"):
             return None
-        start = source(computation, given.operands[int(counters[0].attribute("index") or 0)])
-        end, begun = _constant(ends[0]), _constant(start)
+        at = int(re.findall(r"index=(\d+)", counters[0].attributes)[0])
+        end, begun = _constant(ends[0]), _constant(source(computation, given.operands[at]))
         return None if end is None or begun is None else end - begun
 
     def inside(self, run: Run) -> Iterator[Run]:
@@ -178,28 +174,11 @@ def source(computation: Computation, name: str) -> Instruction | None:
 
 
 def _instruction(line: str) -> Instruction | None:
-    found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-    if not found:
+    if not (found := _LINE.match(line)):
         return None
-    rest = line[found.end() :]
-    end = _closing(rest) if rest.startswith("(") else rest.find(" ")
-    shape, rest = rest[:end], rest[end:].lstrip()
-    op, _, rest = rest.partition("(")
-    end = _closing("(" + rest)
-    operands, attributes = rest[: end - 2], rest[end - 1 :]
-    if op in ("constant", "parameter"):
-        return Instruction(found[1], shape, op, (operands,), attributes, line)
-    return Instruction(found[1], shape, op, tuple(_names(operands)), attributes, line)
-
-
-def _closing(text: str) -> int:
-    """Where the parenthesis that a text begins with has been closed."""
-    depth = 0
-    for at, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if not depth:
-            return at + 1
-    return len(text)
+    name, shape, op, operands, attributes = found.groups()
+    names = (operands,) if op in ("constant", "parameter") else tuple(_names(operands))
+    return Instruction(name, shape, op, names, attributes)
 
 
 def _names(text: str) -> list[str]:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from experiments.plan.hlo import Array, Module, Run, source
+from experiments.plan.hlo import Array, Computation, Instruction, Module, Run, source
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GATHER_BY_SUM = "all-gather by all-reduce"
 
 
-@dataclass(frozen=True)
-class Collective:
+class Collective(NamedTuple):
     """One of a program's collectives, which runs `times` times."""
 
     kind: str
     times: int
-    bytes: int
-    """Of the whole array: gathered, or before it is summed."""
     received: float
     """Bytes that each device receives where they go round a ring."""
     arrays: tuple[Array, ...]
-    """Those whole arrays."""
-    group: int
-    """How many devices take part."""
+    """Whole: gathered, or before they are summed."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
 
 
 def collectives(program: Module, devices: int) -> list[Collective]:
@@ -40,7 +38,9 @@ def collectives(program: Module, devices: int) -> list[Collective]:
                 continue
             # A TPU's compiler cuts one that goes on beside computation into pieces, each of which
             # shows it whole, in fusions that bear one name.
-            name = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', instruction.line)
+            name = re.search(
+                r'(?:chain_id|async_collective_name)="([^"]*)"', instruction.attributes
+            )
             if name:
                 if (name[0], inner.times) in seen:
                     continue
@@ -71,11 +71,11 @@ def _collective(kind: str, run: Run, devices: int) -> Collective:
     if kind == "all-gather":
         axis = int(re.findall(r"\bdimensions=\{(\d+)", run.instruction.attributes)[0])
         taken = [array.times(group, axis) for array in taken]
-    size = sum(array.bytes for array in taken)
     # Round a ring, of all but a device's own part: a sum goes twice, a permutation once and whole.
+    share = 1.0 if kind == "collective-permute" else (group - 1) / group
     rounds = 2 if kind in ("all-reduce", GATHER_BY_SUM) else 1
-    received = size * (1.0 if kind == "collective-permute" else rounds * (group - 1) / group)
-    return Collective(kind, run.times, size, received, tuple(taken), group)
+    received = rounds * share * sum(array.bytes for array in taken)
+    return Collective(kind, run.times, received, tuple(taken))
 
 
 def _group(attributes: str, devices: int) -> int:
@@ -136,59 +136,46 @@ def memory_bytes(program: Module) -> int:
 
 def _moved(program: Module, run: Run) -> int:
     instruction, taken, given = run.instruction, run.taken(), run.instruction.out
+    names: Sequence[str] = instruction.operands
+    users, results, body = [instruction], [instruction] * len(given), run.computation
     if instruction.op == "fusion":
         body = program.computations[instruction.called[0]]
-        inside = list(body.values())
-        reads = [
-            _read(index, array, inside) for index, array in enumerate(taken) if array is not None
-        ]
-        root = next(each for each in inside if each.line.lstrip().startswith("ROOT"))
-        results = [root] if root.op != "tuple" else [body[name] for name in root.operands]
-        writes = [
-            _written(result.op, [body[name].out for name in result.operands if name in body], out)
-            for result, out in zip(results, given, strict=False)
-        ]
-        return sum(reads) + sum(writes)
-    if instruction.op in ("dynamic-slice", "slice", "gather"):
-        return 2 * _in_memory(given)
-    if instruction.op == "dynamic-update-slice":
-        return 2 * _in_memory([array for array in taken[1:2] if array])
+        users = list(body.values())
+        at = {each.operands[0]: each.name for each in users if each.op == "parameter"}
+        names = [at[str(index)] for index in range(len(taken))]
+        root = users[-1]
+        results = [body[name] for name in root.operands] if root.op == "tuple" else [root]
     if instruction.op.endswith("-start"):  # (what it takes, what it gives, flags)
         given = given[:1] if instruction.op == "copy-start" else given[1:2]
-    return _in_memory(array for array in taken if array) + _in_memory(given)
+    reads = [
+        _read(name, array, [user for user in users if name in user.operands])
+        for name, array in zip(names, taken, strict=True)
+        if array is not None and array.in_memory
+    ]
+    writes = [
+        _written(result, body, out)
+        for result, out in zip(results, given, strict=False)
+        if out.in_memory
+    ]
+    return sum(reads) + sum(writes)
 
 
-def _read(index: int, array: Array, inside: list) -> int:
-    """Of an operand of a fusion."""
-    if not array.in_memory:
-        return 0
-    parameter = next(
-        (each for each in inside if each.op == "parameter" and each.operands == (str(index),)), None
-    )
-    if parameter is None:
-        return array.bytes
-    users = [each for each in inside if parameter.name in each.operands and each is not parameter]
+def _read(name: str, array: Array, users: Sequence[Instruction]) -> int:
+    """Of an operand, by what takes it."""
     total = 0
     for user in users:
-        if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == parameter.name:
+        first = user.operands[0] == name
+        if user.op in ("dynamic-slice", "slice", "gather") and first:
             total += sum(out.bytes for out in user.out)
-        elif user.op == "dynamic-update-slice" and user.operands[0] == parameter.name:
-            continue  # in place
-        else:
+        elif not (user.op == "dynamic-update-slice" and first):  # which is in place
             return array.bytes
     return min(total, array.bytes)
 
 
-def _written(op: str, operands: list[list[Array]], out: Array) -> int:
-    if not out.in_memory:
-        return 0
-    if op == "dynamic-update-slice" and len(operands) > 1 and operands[1]:
-        return operands[1][0].bytes
-    return out.bytes
-
-
-def _in_memory(found: Iterable[Array]) -> int:
-    return sum(array.bytes for array in found if array.in_memory)
+def _written(result: Instruction, body: Computation, out: Array) -> int:
+    if result.op != "dynamic-update-slice" or result.operands[1] not in body:
+        return out.bytes
+    return body[result.operands[1]].out[0].bytes
 
 
 def estimated_cycles(program: Module) -> int | None:
@@ -196,6 +183,6 @@ def estimated_cycles(program: Module) -> int | None:
     none. None where it gives none at all."""
     total, any_there = 0, False
     for run in program.runs:
-        if found := re.search(r'"estimated_cycles":"(\d+)"', run.instruction.line):
+        if found := re.search(r'"estimated_cycles":"(\d+)"', run.instruction.attributes):
             total, any_there = total + run.times * int(found[1]), True
     return total if any_there else None
