@@ -102,9 +102,10 @@ def _planned(
     fits, remedy = tries[0].fits and ready, None
     if taken and ready and not fits:
         remedy = {**taken.settings._asdict(), "flags": taken.settings.flags(given)}
-    told = taken or next((each for each in reversed(tries) if each.told), tries[0])
+    said = [_said(each.told, topology.memory, each.why) for each in tries]
+    shown = said[tries.index(taken)] if taken else said[-1]
     return {
-        "branches": [branch.name for siblings in same for branch in siblings],
+        "branches": [branch.name for each in same for branch in each],
         "model": model_of(first),
         "batch": batch_of(first),
         "replicates": programs.replicates(siblings),
@@ -112,11 +113,8 @@ def _planned(
         "settings": given._asdict(),
         "fits": fits,
         "remedy": remedy,
-        "tries": [
-            {**each.settings._asdict(), **_said(each.told, topology.memory, each.why)}
-            for each in tries
-        ],
-        **_memory(told.told),
+        "tries": [each.settings._asdict() | told for each, told in zip(tries, said, strict=True)],
+        **{name: shown[name] for name in ("bytes_per_device", "memory", "seconds_to_compile")},
         **update,
         "largest_gather": gather,
         "initialisation": made,
@@ -141,11 +139,9 @@ def _product(siblings: Siblings, compiled: Compiled, topology: Topology) -> Json
 
 def _said(told: Told | None, limit: float, why: str | None = None) -> Json:
     why = told.wrong(limit) if told and why is None else why
-    return {"fits": not why, "why": why, **_memory(told)}
-
-
-def _memory(told: Told | None) -> Json:
     return {
+        "fits": not why,
+        "why": why,
         "bytes_per_device": told and told.needed,
         "memory": told and told.memory,
         "seconds_to_compile": told and told.seconds,

@@ -132,18 +132,14 @@ def _expected(
 def _may_fit(settings: Settings, tries: Sequence[Try], limit: float) -> bool:
     """Whether what was tried leaves it open."""
     for tried in tries:
-        if tried.told is None or not tried.told.wrong(limit) or _more(settings, tried.settings):
+        told, times = tried.told, settings.accumulate / tried.settings.accumulate
+        if told is None or not told.wrong(limit) or _rank(settings) > _rank(tried.settings):
             continue
-        as_much = settings.accumulate <= tried.settings.accumulate
-        # Of a refusal without a number: more than there is.
-        least = (tried.told.needed or limit) * tried.settings.accumulate / settings.accumulate
-        if as_much or least > limit:
+        # A refusal without a number is of more than there is.
+        if times <= 1 or (told.needed or limit) / times > limit:
             return False
     return True
 
 
-def _more(settings: Settings, than: Settings) -> bool:
-    """Whether more is computed again."""
-    return None not in (settings.remat, than.remat) and (
-        REMAT.index(str(settings.remat)) > REMAT.index(str(than.remat))
-    )
+def _rank(settings: Settings) -> int:
+    return REMAT.index(settings.remat) if settings.remat else 0
