@@ -125,13 +125,12 @@ _MOVES_NOTHING = {
 def memory_bytes(program: Module) -> int:
     """Bytes that one run reads from and writes to a device's memory: of each instruction what it
     takes and gives, of a slice of a larger array the slice alone."""
-    total = 0
-    for run in program.runs:
-        op = run.instruction.op
-        if op in _MOVES_NOTHING or op.endswith(("-done", "-update")):
-            continue
-        total += run.times * _moved(program, run)
-    return total
+    return sum(
+        run.times * _moved(program, run)
+        for run in program.runs
+        if run.instruction.op not in _MOVES_NOTHING
+        and not run.instruction.op.endswith(("-done", "-update"))
+    )
 
 
 def _moved(program: Module, run: Run) -> int:
@@ -152,11 +151,8 @@ def _moved(program: Module, run: Run) -> int:
         for name, array in zip(names, taken, strict=True)
         if array is not None and array.in_memory
     ]
-    writes = [
-        _written(result, body, out)
-        for result, out in zip(results, given, strict=False)
-        if out.in_memory
-    ]
+    pairs = zip(results, given, strict=False)
+    writes = [_written(result, body, out) for result, out in pairs if out.in_memory]
     return sum(reads) + sum(writes)
 
 
@@ -181,8 +177,10 @@ def _written(result: Instruction, body: Computation, out: Array) -> int:
 def estimated_cycles(program: Module) -> int | None:
     """Of a TPU's cores, by its compiler's estimate of each fusion; kernels and collectives have
     none. None where it gives none at all."""
-    total, any_there = 0, False
-    for run in program.runs:
-        if found := re.search(r'"estimated_cycles":"(\d+)"', run.instruction.attributes):
-            total, any_there = total + run.times * int(found[1]), True
-    return total if any_there else None
+    cycles = re.compile(r'"estimated_cycles":"(\d+)"')
+    found = [
+        run.times * int(each)
+        for run in program.runs
+        for each in cycles.findall(run.instruction.attributes)
+    ]
+    return sum(found) if found else None
