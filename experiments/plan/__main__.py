@@ -4,23 +4,25 @@ fits, what the devices send each other, and how long it lasts at best.
 python -m experiments.plan --config=experiments/configs/NAME.py --devices=v5e:16x16
     [--config.field=value ...] [--branch=NAME] [--probe=sharpness] [--out=FILE]
 
---devices are chips of a TPU, v5e:16x16, v3:8x16, v4:4x4x4, v5p:4x4x4, v6e:16x16; GPUs of one host,
-h100, h100:8, h200; or simulated ones, cpu:8. Every program of the config's tree is compiled as
-training compiles it, by the device's own compiler where it is installed (pip install "wsdjax[tpu]"
-or "wsdjax[gpu]", in environments of their own), else by the CPU's for as many simulated devices.
+--devices are chips of a TPU, v5e:16x16, v6e:16x16, v2:4x4, v3:8x16, v4:4x4x4, v5p:4x4x4; GPUs of
+one host, h100, h100:8, h200; or simulated ones, cpu:8. Every program of the config's tree is
+compiled as training compiles it, by the device's own compiler where it is installed (pip install
+"wsdjax[tpu]" or "wsdjax[gpu]", in environments of their own), else by the CPU's for as many
+simulated devices.
 Nothing runs, and the data need not be there. What does not fit is tried with other micro-batches
-(accumulate) and with more rematerialised (model.remat), those that cost least in speed first.
+(accumulate) and with more rematerialised (model.remat), those that cost least in speed first. It
+fits if the update does, and what makes the first state.
 
---probe=sharpness compiles the product of the Hessian and a vector too, with as many examples at a
-time as fit. --branch plans one branch and its siblings alone. Times are bounds from what the
-devices can do (experiments/devices.py), and the compiler's own estimate: no measurement.
+--probe=sharpness compiles the product of the Hessian and a vector too, of as many examples at a
+time as experiments.probe takes of a sample of a multiple of them. --branch plans one branch and its
+siblings alone. Times are bounds from what the devices can do (experiments/devices.py), and the
+compiler's own estimate: no measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +58,8 @@ def _plan(given: argparse.Namespace) -> int:
 
     from experiments.cli.results import here, write_result
     from experiments.plan.planning import plan
-    from experiments.plan.telling import result, told
     from experiments.plan.topology import topology
+    from experiments.plan.words import words
     from wsdjax import tree
 
     in_epochs = tree.measured_in(given.experiment, "epoch")
@@ -69,16 +71,10 @@ def _plan(given: argparse.Namespace) -> int:
         if not groups:
             known = near(given.branch, branches) or f"; the branches are {listed(branches)}"
             raise ConfigError(f"--branch={shortened(given.branch)}: there is none{known}")
-    found = plan(
-        groups,
-        given.experiment.mesh,
-        topology(given.devices),
-        bool(given.probe),
-        lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    print("\n".join(told(found)))
+    found = plan(groups, given.experiment.mesh, topology(given.devices), bool(given.probe))
+    print("\n".join(words(found)))
     if given.out:
-        write_result(given.out, result(found) | here())
+        write_result(given.out, found | here())
     return 0
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from experiments.plan import traffic
-from experiments.plan.hlo import Program
+from experiments.plan.hlo import Module
+from experiments.plan.topology import Topology
 from wsdjax.errors import UserError
 from wsdjax.wording import shortened
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class NotCompiled(UserError):
@@ -24,103 +23,78 @@ class NotCompiled(UserError):
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one device."""
-
-    arguments: int
-    outputs: int
-    """Those that do not take the place of arguments."""
-    temporaries: int
-    code: int
-    counted: int
-    """Temporaries as JAX's analysis of memory counts them: of a TPU's program more than are there
-    at a time."""
-
-    @property
-    def total(self) -> int:
-        return self.arguments + self.outputs + self.temporaries + self.code
-
-
-@dataclass(frozen=True)
-class Compiled:
+class Told:
     """What a compiler says of a program."""
 
-    memory: Memory
-    collectives: list[traffic.Collective]
-    memory_bytes: int
-    """Read from and written to a device's memory in one run."""
-    cycles: int | None
-    """Of a TPU's cores in one run, without kernels and collectives."""
-    unknown_loops: int
-    """Loops that were counted once since the text does not tell how often they run."""
     seconds: float
     """To lower and to compile."""
+    needed: float | None
+    """Bytes of a device, at least; None for a refusal that has no number."""
+    refused: str = ""
+    """In the compiler's words; what follows is of a program that it takes."""
+    memory: Mapping[str, int] | None = None
+    """Bytes of one device: `arguments`, `outputs` that do not take the place of those,
+    `temporaries`, `code`; and temporaries as JAX's analysis has them, `counted`: of a TPU's program
+    more than are there at a time, 17.2 GB beside a peak of 11.3 GB of one that its compiler takes
+    for 16.9."""
+    collectives: Sequence[traffic.Collective] = ()
+    memory_bytes: int = 0
+    """Read from and written to a device's memory in one run."""
+    cycles: int | None = None
+    """Of a TPU's cores in one run, without kernels and collectives."""
+    unknown_loops: int = 0
+    """Loops that were counted once since the text does not tell how often they run."""
+
+    def wrong(self, limit: float) -> str:
+        """In words, of what does not fit; empty for what does."""
+        return self.refused or ("more than the device has" if (self.needed or 0) > limit else "")
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A program that does not fit, by the compiler's own word."""
-
-    needed: float
-    """Bytes of a device, at least."""
-    available: float | None
-    said: str
-    seconds: float
-
-
-def compiled(lower: Callable[[], Any], devices: int, platform: str) -> Compiled | Refused:
-    """Of ``lower()``, what `jax.jit(...).lower` gives, for so many devices of a platform, "tpu".
+def ask(what: str, lower: Callable[[], Any], topology: Topology) -> Told:
+    """The compiler, of ``lower()``: what `jax.jit(...).lower` gives.
 
     Raises:
       NotCompiled: for any error of the compiler but that it does not fit, and for what it does
         not know, such as a kernel on this kind of device.
     """
+    print(f"compiling {what}", file=sys.stderr, flush=True)
     begun = time.perf_counter()
     try:
         program = lower().compile()
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         said = str(error)
-        if (refused := _refused(said)) is None:
-            line = re.sub(r"\s+", " ", said)
-            raise NotCompiled(f"the compiler refuses the program: {shortened(line, 300)}") from None
-        return dataclasses.replace(refused, seconds=time.perf_counter() - begun)
+        if not re.search("RESOURCE_EXHAUSTED|out of memory", said, re.IGNORECASE):
+            raise NotCompiled(f"the compiler refuses the program: {shortened(said, 300)}") from None
+        line = shortened(said.partition("\n")[0], 250)
+        return Told(time.perf_counter() - begun, bytes_needed(said), line)
     seconds = time.perf_counter() - begun
-    found = program.memory_analysis()
-    text = Program.of(program.as_text())
+    found, module = program.memory_analysis(), Module.of(program.as_text())
     given = found.argument_size_in_bytes
     made = found.output_size_in_bytes - found.alias_size_in_bytes
-    temporaries = counted = found.temp_size_in_bytes
-    if platform == "tpu":
-        # The analysis counts more than are there at a time (17.2 GB beside a peak of 11.3 GB, of a
-        # program that the compiler accepts for 16.9): what the compiler goes by is the peak.
-        temporaries = max(0, found.peak_memory_in_bytes - given - made)
-    return Compiled(
-        memory=Memory(given, made, temporaries, found.generated_code_size_in_bytes, counted),
-        collectives=traffic.collectives(text, devices),
-        memory_bytes=traffic.memory_bytes(text),
-        cycles=traffic.estimated_cycles(text),
-        unknown_loops=text.unknown,
-        seconds=seconds,
+    temporaries, code = found.temp_size_in_bytes, found.generated_code_size_in_bytes
+    memory = {"arguments": given, "outputs": made, "temporaries": temporaries, "code": code}
+    if topology.devices[0].platform == "tpu":  # its compiler goes by the peak
+        memory["temporaries"] = max(0, found.peak_memory_in_bytes - given - made)
+    return Told(
+        seconds,
+        sum(memory.values()),
+        memory={**memory, "counted": temporaries},
+        collectives=traffic.collectives(module, len(topology.devices)),
+        memory_bytes=traffic.memory_bytes(module),
+        cycles=traffic.estimated_cycles(module),
+        unknown_loops=module.unknown,
     )
 
 
-def _refused(said: str) -> Refused | None:
-    """The numbers of "Ran out of memory", in the two forms that it has."""
-    if "RESOURCE_EXHAUSTED" not in said and "out of memory" not in said.lower():
-        return None
+def bytes_needed(said: str) -> float | None:
+    """Of a device, in one of the four forms in which compilers refuse a program for its memory."""
     size = r"([\d.]+)\s?([KMGT]?)i?B?"
     for form in (
-        rf"\({size}\) exceeds available \w+ \({size}\)",
-        rf"Used {size} of {size} hbm",
+        rf"\({size}\) exceeds available",
+        rf"Used {size} of [\d.]+\w* hbm",
         rf"Total hbm usage >= {size}",
         rf"[Oo]ut of memory.*?{size} bytes",
     ):
         if found := re.search(form, said):
-            needed, available = found.groups()[:2], found.groups()[2:]
-            line = shortened(said.partition("\n")[0], 250)
-            return Refused(_bytes(*needed), _bytes(*available) if available else None, line, 0.0)
-    return Refused(float("nan"), None, shortened(said.partition("\n")[0], 250), 0.0)
-
-
-def _bytes(number: str, unit: str) -> float:
-    return float(number) * _UNITS[unit]
+            return float(found[1]) * 2 ** (10 * " KMGT".index(found[2] or " "))
+    return None

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _WIDTHS = {"pred": 1, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?=, |$)(.*)")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|(?:branch|called)_computations|(?:true|false)_computation)="
     r"(\{[^}]*\}|%[\w.\-]+)"
@@ -32,9 +32,21 @@ class Array(NamedTuple):
     """And not in a TPU's vector memory."""
 
     @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         width = _WIDTHS.get(self.dtype) or int(re.sub(r"\D", "", self.dtype)) // 8 or 1
-        return width * math.prod(self.shape)
+        return width * self.size
+
+    def times(self, count: int, axis: int) -> Array:
+        """So many of it along an axis."""
+        shape = [size * count if i == axis else size for i, size in enumerate(self.shape)]
+        return self._replace(shape=tuple(shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
 def arrays(text: str) -> list[Array]:
@@ -52,7 +64,6 @@ class Instruction:
     op: str
     operands: tuple[str, ...]
     attributes: str
-    line: str
 
     @cached_property
     def out(self) -> list[Array]:
@@ -61,10 +72,6 @@ class Instruction:
     @cached_property
     def called(self) -> list[str]:
         return [name for group in _CALLED.findall(self.attributes) for name in _names(group)]
-
-    def attribute(self, name: str) -> str | None:
-        found = re.search(rf'\b{name}=("[^"]*"|%?[\w.\-]+)', self.attributes)
-        return found[1].strip('"%') if found else None
 
 
 Computation = dict[str, Instruction]
@@ -77,14 +84,19 @@ class Run(NamedTuple):
     computation: Computation
     times: int
 
+    def taken(self) -> list[Array | None]:
+        """The array that each operand is, or the first of several."""
+        found = map(self.computation.get, self.instruction.operands)
+        return [each.out[0] if each and each.out else None for each in found]
+
 
 @dataclass(frozen=True)
-class Program:
+class Module:
     computations: dict[str, Computation]
     entry: str
 
     @classmethod
-    def of(cls, text: str) -> Program:
+    def of(cls, text: str) -> Module:
         found: dict[str, Computation] = {}
         entry, current = "", {}
         for line in text.splitlines():
@@ -120,28 +132,24 @@ class Program:
                 yield from self._runs(called, each)
 
     def _trips(self, loop: Instruction, computation: Computation) -> int | None:
-        """JAX's loops count up by one to a constant that their condition compares with."""
+        """How often a loop runs. A TPU's text has no known_trip_count, which other compilers write;
+        but JAX's loops count up by one to a constant that their condition compares with."""
         if told := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(told[1])
-        condition = self.computations[loop.attribute("condition") or ""]
+        condition = self.computations[re.findall(r"condition=%([\w.\-]+)", loop.attributes)[0]]
         root = list(condition.values())[-1]
         inside = self.computations[root.called[0]] if root.op == "fusion" else condition
-        compare = next((each for each in inside.values() if each.op == "compare"), None)
-        if compare is None or "direction=LT" not in compare.attributes:
-            return None
-        ends = [_constant(each) for each in condition.values() if each.op == "constant"]
-        if len(ends) != 1 or ends[0] is None:
-            return None
+        compared = [each.attributes for each in inside.values() if each.op == "compare"]
+        ends = [each for each in condition.values() if each.op == "constant"]
         counters = [each for each in condition.values() if each.op == "get-tuple-element"]
-        at = int(counters[0].attribute("index") or 0) if len(counters) == 1 else None
         given = computation.get(loop.operands[0])
-        if at is None or given is None or given.op != "tuple":
+        if not compared or "direction=LT" not in compared[0] or given is None:
             return None
-        start: Instruction | None = computation.get(given.operands[at])
-        while start is not None and start.op in ("copy", "bitcast"):
-            start = computation.get(start.operands[0])
-        begun = _constant(start) if start is not None else None
-        return None if begun is None else ends[0] - begun
+        if (len(ends), len(counters), given.op) != (1, 1, "tuple"):
+            return None
+        at = int(re.findall(r"index=(\d+)", counters[0].attributes)[0])
+        end, begun = _constant(ends[0]), _constant(source(computation, given.operands[at]))
+        return None if end is None or begun is None else end - begun
 
     def inside(self, run: Run) -> Iterator[Run]:
         """What an instruction that runs is made of: itself, or the instructions of a fusion or of
@@ -157,41 +165,26 @@ class Program:
                 yield from self.inside(inner)
 
 
-def of_operands(run: Run) -> list[Array]:
-    """The arrays that an instruction takes."""
-    found = (run.computation.get(name) for name in run.instruction.operands)
-    return [array for each in found if each is not None for array in each.out]
+def source(computation: Computation, name: str) -> Instruction | None:
+    """What makes an operand, behind its copies."""
+    found = computation.get(name)
+    while found is not None and found.op in ("copy", "bitcast") and found.operands:
+        found = computation.get(found.operands[0])
+    return found
 
 
 def _instruction(line: str) -> Instruction | None:
-    found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-    if not found:
+    if not (found := _LINE.match(line)):
         return None
-    rest = line[found.end() :]
-    end = _closing(rest) if rest.startswith("(") else rest.find(" ")
-    shape, rest = rest[:end], rest[end:].lstrip()
-    op, _, rest = rest.partition("(")
-    end = _closing("(" + rest)
-    operands, attributes = rest[: end - 2], rest[end - 1 :]
-    if op in ("constant", "parameter"):
-        return Instruction(found[1], shape, op, (operands,), attributes, line)
-    return Instruction(found[1], shape, op, tuple(_names(operands)), attributes, line)
-
-
-def _closing(text: str) -> int:
-    """Where the parenthesis that a text begins with has been closed."""
-    depth = 0
-    for at, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if not depth:
-            return at + 1
-    return len(text)
+    name, shape, op, operands, attributes = found.groups()
+    names = (operands,) if op in ("constant", "parameter") else tuple(_names(operands))
+    return Instruction(name, shape, op, names, attributes)
 
 
 def _names(text: str) -> list[str]:
     return re.findall(r"%([\w.\-]+)", text)
 
 
-def _constant(instruction: Instruction) -> int | None:
-    value = instruction.operands[0] if instruction.op == "constant" else ""
+def _constant(instruction: Instruction | None) -> int | None:
+    value = instruction.operands[0] if instruction and instruction.op == "constant" else ""
     return int(value) if re.fullmatch(r"-?\d+", value) else None

@@ -1,192 +1,180 @@
-"""Every distinct program of a tree, compiled for devices that are not here."""
+"""A plan: every distinct program of a tree, compiled for devices that are not here, as JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from experiments.plan import programs
-from experiments.plan.compiling import Compiled, Refused, compiled
-from experiments.plan.programs import Group, Settings
-from experiments.plan.roofline import Roofline, roofline
-from experiments.plan.search import Try, place, search, too_large
+from experiments.estimate import batch_of, model_of
+from experiments.plan import programs, traffic
+from experiments.plan.compiling import Told, ask
+from experiments.plan.programs import Settings, Siblings
+from experiments.plan.roofline import roofline
+from experiments.plan.search import search
 from experiments.plan.topology import Topology
-from experiments.plan.weights import Gather, largest
 from wsdjax.config import Mesh
 from wsdjax.config.json import key
-from wsdjax.placement.mesh import Shardings
+from wsdjax.training.compiled import Compiled
 
-_WINDOWS = 16
-"""Examples of a product on each device that are tried at most."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A compiled program that fits, and the least that one run of it takes."""
-
-    found: Compiled
-    flops: float
-    """Of each device's matrix products."""
-    line: Roofline | None
-    """None for CPUs."""
+Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Product:
-    """A Hessian-vector product."""
+def plan(groups: Sequence[Siblings], asked: Mesh, topology: Topology, with_product: bool) -> Json:
+    """What is distinct among the programs of groups of siblings; raises as `search` and `ask`.
 
-    windows: int
-    """Examples on each device."""
-    examples: int
-    """On all of them."""
-    found: Compiled | Refused
-    why: str
-    timed: Timed | None
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One program of updates, for all groups of siblings that run it."""
-
-    groups: list[Group]
-    given: Settings
-    tries: list[Try]
-    placed: Shardings | None
-    """None if nothing fits."""
-    update: Timed | None
-    gather: Gather | None
-    initialisation: Compiled | Refused | None
-    """None where no root starts from it."""
-    product: Product | None
-
-    @property
-    def fits(self) -> bool:
-        """As the config is."""
-        return self.tries[0].fits
-
-    @property
-    def settings(self) -> Settings | None:
-        """Those that fit."""
-        return self.tries[-1].settings if self.tries[-1].fits else None
-
-    @property
-    def said(self) -> Compiled | Refused | None:
-        """What the compiler said last of the update."""
-        return next((each.found for each in reversed(self.tries) if each.found), None)
-
-
-@dataclass(frozen=True)
-class Plan:
-    topology: Topology
-    programs: list[Planned]
-
-
-def plan(
-    groups: Sequence[Group],
-    asked: Mesh,
-    topology: Topology,
-    with_product: bool,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Plan:
-    """Compiles what is distinct among the groups' programs; raises as `search`."""
-    alike: dict[str, list[Group]] = {}
-    for group in groups:
-        alike.setdefault(_program(group), []).append(group)
+    What stands at the top is the program's that takes most of a device's memory.
+    """
+    compiled, alike = Compiled(asked, topology.devices), dict[str, list[Siblings]]()
+    for siblings in groups:
+        alike.setdefault(_program(siblings), []).append(siblings)
     # What takes most comes first: settings that make it fit are tried first for the others too.
     ordered = sorted(alike.values(), key=lambda same: -programs.replicates(same[0]))
-    found: list[Planned] = []
-    products: dict[Any, Product] = {}
+    found: list[Json] = []
+    products: dict[str, Json] = {}
     for same in ordered:
-        names = ", ".join(branch.name for branch in same[0])
-        tell(f"the update of {names}, for {len(topology.devices)} x {topology.kind}")
-        hint = next((each.settings for each in found if not each.fits), None)
-        wanted = products if with_product else None
-        found.append(_planned(same, asked, topology, hint, wanted, tell))
-    return Plan(topology, found)
+        hint = next(
+            (Settings(r["accumulate"], r["remat"]) for f in found if (r := f["remedy"])), None
+        )
+        found.append(_planned(same, compiled, topology, hint, products if with_product else None))
+    branches = [
+        _branch(siblings, each["seconds_per_update"], len(topology.devices))
+        for same, each in zip(ordered, found, strict=True)
+        for siblings in same
+    ]
+    first = max(found, key=lambda each: each["bytes_per_device"] or 0)
+    on_top = ("bytes_per_device", "seconds_per_update", "collectives", "largest_gather", "product")
+    hours = [branch["hours"] for branch in branches if branch["hours"] is not None]
+    return {
+        "devices": topology.name,
+        "device_kind": topology.kind,
+        "device_count": len(topology.devices),
+        "device_memory_bytes": topology.memory if math.isfinite(topology.memory) else None,
+        "compiler": topology.compiler,
+        "simulated": topology.simulated,
+        "fits": all(each["fits"] for each in found),
+        "remedy": next((each["remedy"] for each in found if each["remedy"]), None),
+        **{name: first[name] for name in on_top},
+        "programs": found,
+        "branches": branches,
+        "hours": sum(hours) if hours else None,
+        "device_hours": sum(hours) * len(topology.devices) if hours else None,
+    }
 
 
-def _program(group: Group) -> str:
+def _program(siblings: Siblings) -> str:
     """What tells one program from another: what `wsdjax.training.compiled` goes by, and the shapes
     of what it is given."""
-    first = group[0]
+    first = siblings[0]
     return key(
         *(first.model, first.averages, first.accumulate, first.batch_size),
-        *(first.data.shapes, programs.replicates(group)),
+        *(first.data.shapes, programs.replicates(siblings)),
     )
 
 
 def _planned(
-    same: list[Group],
-    asked: Mesh,
+    same: list[Siblings],
+    compiled: Compiled,
     topology: Topology,
     hint: Settings | None,
-    products: dict[Any, Product] | None,
-    tell: Callable[[str], None],
-) -> Planned:
-    group = same[0]
-    given, tries = Settings.of(group[0]), search(group, asked, topology, tell, hint)
-    last = tries[-1]
-    if not last.fits or not isinstance(last.found, Compiled):
-        return Planned(same, given, tries, None, None, None, None, None)
-    fitting = programs.changed(group, last.settings)
-    placed = place(fitting, asked, topology)
-    made, product = None, None
-    if any(not each[0].parent for each in same):
-        tell("compiling the initialisation")
-        made = compiled(programs.initialisation(fitting, placed), *topology.count_and_platform)
-    if products is not None:
-        of = key(group[0].model, group[0].data.shapes)
-        product = products.get(of) or _product(fitting, placed, topology, tell)
-        products[of] = product
-    low = getattr(group[0].model, "compute", "float32") == "bfloat16"
-    flops, rate = programs.update_flops(fitting), "peak" if low else "float32"
-    update = _timed(last.found, flops, topology, rate)
-    gather = largest(last.found.collectives, fitting, placed)
-    return Planned(same, given, tries, placed, update, gather, made, product)
+    products: dict[str, Json] | None,
+) -> Json:
+    """The program of alike groups of siblings: it fits if its update and the initialisation do."""
+    siblings, first, given = same[0], same[0][0], Settings.of(same[0][0])
+    tries, taken = search(siblings, compiled, topology, hint)
+    made = product = gather = placed = None
+    update = _cost(None, 0, "", topology)
+    if taken and taken.told:
+        siblings = programs.changed(siblings, taken.settings)
+        placed = compiled.placed(siblings)
+        if any(not each[0].parent for each in same):
+            lower = programs.initialisation(siblings, compiled)
+            made = _said(ask("the initialisation", lower, topology), topology.memory)
+        if products is not None:
+            of = key(first.model, first.data.shapes)
+            products[of] = product = products.get(of) or _product(siblings, compiled, topology)
+        low = getattr(first.model, "compute", "float32") == "bfloat16"
+        flops, rate = programs.update_flops(siblings), "peak" if low else "float32"
+        update = _cost(taken.told, flops, rate, topology)
+        layer = programs.layer(siblings, placed)
+        gather = traffic.largest_gather(taken.told.collectives, layer)
+    ready = made is None or made["fits"]
+    fits, remedy = tries[0].fits and ready, None
+    if taken and ready and not fits:
+        remedy = {**taken.settings._asdict(), "flags": taken.settings.flags(given)}
+    said = [_said(each.told, topology.memory, each.why) for each in tries]
+    shown = said[tries.index(taken)] if taken else said[-1]
+    return {
+        "branches": [branch.name for each in same for branch in each],
+        "model": model_of(first),
+        "batch": batch_of(first),
+        "replicates": programs.replicates(siblings),
+        "mesh": placed and dict(placed.mesh.shape),
+        "settings": given._asdict(),
+        "fits": fits,
+        "remedy": remedy,
+        "tries": [each.settings._asdict() | told for each, told in zip(tries, said, strict=True)],
+        **{name: shown[name] for name in ("bytes_per_device", "memory", "seconds_to_compile")},
+        **update,
+        "largest_gather": gather,
+        "initialisation": made,
+        "product": product,
+    }
 
 
-def _product(
-    group: Group, placed: Shardings, topology: Topology, tell: Callable[[str], None]
-) -> Product:
-    """On one example a device; then on as many as fit even if all temporaries grow with them."""
-
-    def of(windows: int) -> Product:
-        tell(f"compiling a Hessian-vector product of {windows} x {placed.spread.parts} examples")
-        found = compiled(programs.product(group, placed, windows), *topology.count_and_platform)
-        examples = windows * placed.spread.parts
-        why = too_large(found, topology.memory)
-        timed = None
-        if isinstance(found, Compiled) and not why:
-            flops = programs.product_flops(group, examples)
-            timed = _timed(found, flops, topology, "highest")
-        return Product(windows, examples, found, why, timed)
-
-    one = of(1)
-    if one.why or not isinstance(one.found, Compiled):
-        return one
-    memory = one.found.memory
-    room = topology.memory - (memory.total - memory.temporaries)
-    most = min(_WINDOWS, int(room / max(1, memory.temporaries)))
-    if most < 2:
-        return one
-    more = of(2 ** int(math.log2(most)))
-    return one if more.why else more
+def _product(siblings: Siblings, compiled: Compiled, topology: Topology) -> Json:
+    """A Hessian-vector product of one batch as probes have them."""
+    placed = compiled.placed(siblings)
+    examples = programs.probed_together(siblings[0].data, placed.spread.parts)
+    what = f"a Hessian-vector product of {examples:,} examples"
+    again = topology.kind != "cpu"
+    told = ask(what, programs.product(siblings, placed, examples, again), topology)
+    said = {"examples": examples, **_said(told, topology.memory)}
+    if not said["fits"]:
+        return said
+    flops = programs.product_flops(siblings, examples)
+    cost = _cost(told, flops, "highest", topology)
+    return said | {name.replace("update", "product"): value for name, value in cost.items()}
 
 
-def _timed(found: Compiled, flops: float, topology: Topology, rate: str) -> Timed:
-    each = flops / len(topology.devices)
-    row = topology.row
-    line = roofline(found, each, getattr(row, rate), row) if row else None
-    return Timed(found, each, line)
+def _said(told: Told | None, limit: float, why: str | None = None) -> Json:
+    why = told.wrong(limit) if told and why is None else why
+    return {
+        "fits": not why,
+        "why": why,
+        "bytes_per_device": told and told.needed,
+        "memory": told and told.memory,
+        "seconds_to_compile": told and told.seconds,
+    }
 
 
-def parameters(group: Group) -> int:
-    """Of one replicate."""
-    from wsdjax import models
+def _cost(told: Told | None, flops: float, rate: str, topology: Topology) -> Json:
+    """Of a program with so many FLOPs on all devices, at one of the rates of `Device`."""
+    row, least, line, own = topology.row, None, None, None
+    if told and row:
+        each = flops / len(topology.devices)
+        least, line = roofline(told, each, getattr(row, rate), row)
+        own = told.cycles and row.clock and told.cycles / row.clock
+    return {
+        "seconds_per_update": least,
+        "roofline": line,
+        "collectives": told and traffic.by_kind(told.collectives),
+        "unknown_loops": told and told.unknown_loops,
+        "compilers_seconds_per_update": own,
+    }
 
-    shapes = jax.eval_shape(models.build(group[0].model).init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+def _branch(siblings: Siblings, seconds: float | None, devices: int) -> Json:
+    """Of siblings, which train together."""
+    first = siblings[0]
+    updates = first.end - first.start
+    examples = programs.replicates(siblings) * first.batch_size
+    hours = seconds and seconds * updates / 3_600
+    return {
+        "names": [branch.name for branch in siblings],
+        "updates": updates,
+        "hours": hours,
+        "device_hours": hours and hours * devices,
+        "per_second": seconds and examples * first.data.units / seconds,
+        "unit": first.data.unit,
+    }

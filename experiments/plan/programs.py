@@ -12,17 +12,20 @@ import jax
 import numpy as np
 
 from wsdjax import models
-from wsdjax.config import ModelConfig
+from wsdjax.config import DataConfig, ModelConfig
+from wsdjax.data.device import DeviceSplit
+from wsdjax.data.split import TOKENS_TOGETHER
+from wsdjax.models.layers import STACK
 from wsdjax.placement.mesh import Shardings
 from wsdjax.probes import hessian
 from wsdjax.training import cost
 from wsdjax.training import state as states
+from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
-from wsdjax.training.step import make_step
 from wsdjax.tree.branch import ResolvedBranch
 
-Group = Sequence[ResolvedBranch]
-"""Siblings, which train together."""
+Siblings = Sequence[ResolvedBranch]
+"""Branches that train together."""
 
 
 class Settings(NamedTuple):
@@ -38,40 +41,38 @@ class Settings(NamedTuple):
 
     def flags(self, given: Settings) -> str:
         """What sets them on a command line where `given` is in the config."""
-        fields = [("accumulate", "accumulate"), ("remat", "model.remat")]
-        return " ".join(
-            f"--config.{path}={getattr(self, name)}"
-            for name, path in fields
-            if getattr(self, name) != getattr(given, name)
-        )
+        paths = ("accumulate", "model.remat")
+        changes = zip(paths, self, given, strict=True)
+        return " ".join(f"--config.{path}={to}" for path, to, was in changes if to != was)
+
+    def __str__(self) -> str:
+        remat = "" if self.remat is None else f", remat {self.remat}"
+        return f"{self.accumulate} micro-batch{'es' * (self.accumulate > 1)}{remat}"
 
 
-def changed(group: Group, to: Settings) -> list[ResolvedBranch]:
+def changed(siblings: Siblings, to: Settings) -> list[ResolvedBranch]:
     """The siblings with other settings."""
 
-    def model(config: ModelConfig) -> ModelConfig:
-        # A config's classes are dataclasses, which its base class does not tell.
-        with_remat: Any = config
-        return config if to.remat is None else dataclasses.replace(with_remat, remat=to.remat)
+    def model(config: Any) -> ModelConfig:
+        return config if to.remat is None else dataclasses.replace(config, remat=to.remat)
 
     return [
         dataclasses.replace(branch, accumulate=to.accumulate, model=model(branch.model))
-        for branch in group
+        for branch in siblings
     ]
 
 
-def replicates(group: Group) -> int:
-    return sum(branch.seeds for branch in group)
+def replicates(siblings: Siblings) -> int:
+    return sum(branch.seeds for branch in siblings)
 
 
-def update(group: Group, placed: Shardings) -> Callable[[], Any]:
-    """Lowers the step that trains siblings, as `wsdjax.training.compiled` makes it."""
-    first, count = group[0], replicates(group)
-    model = models.build(first.model, training=True, spread=placed.spread)
-    step: Any = make_step(model, placed, first.averages, first.accumulate)
-    state = jax.eval_shape(
-        lambda seeds: states.create(model, seeds, first.averages), np.zeros(count, np.uint32)
-    )
+def update(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
+    """Lowers the step that trains siblings."""
+    first, count, placed = siblings[0], replicates(siblings), compiled.placed(siblings)
+    program = compiled.program(first, placed)
+    step: Any = program.step
+    create = partial(states.create, program.model, config=first.averages)
+    state = jax.eval_shape(create, np.zeros(count, np.uint32))
     batch = {
         name: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=placed.batch)
         for name, leaf in cost.batch_shapes(first.data, first.batch_size).items()
@@ -81,37 +82,42 @@ def update(group: Group, placed: Shardings) -> Callable[[], Any]:
     return lambda: step.lower(_placed(state, placed.of(state)), batch, hyper)
 
 
-def initialisation(group: Group, placed: Shardings) -> Callable[[], Any]:
+def initialisation(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
     """Lowers what makes the first state where it is to live."""
-    first, count = group[0], replicates(group)
-    model = models.build(first.model, training=True, spread=placed.spread)
-    seeds = jax.ShapeDtypeStruct((count,), np.uint32, sharding=placed.everywhere)
-    make = partial(_create, model, averages=first.averages)
-    return lambda: states.maker(make, placed, seeds).lower(seeds)
+    first, placed = siblings[0], compiled.placed(siblings)
+    model = compiled.program(first, placed).model
+    seeds = jax.ShapeDtypeStruct((replicates(siblings),), np.uint32, sharding=placed.everywhere)
+    create = partial(states.create, model, config=first.averages)
+    return lambda: states.maker(create, placed, seeds).lower(seeds)
 
 
-def _create(model: models.Model, seeds: Any, averages: Any) -> states.State:
-    return states.create(model, seeds, averages)
-
-
-def product(group: Group, placed: Shardings, windows: int) -> Callable[[], Any]:
-    """Lowers the product of the Hessian and a vector on so many examples for each device, as
-    `wsdjax.probes` makes it of parameters that live as in training."""
-    model = models.for_probes(group[0].model, placed.spread)
+def product(siblings: Siblings, placed: Shardings, examples: int, again: bool) -> Callable[[], Any]:
+    """Lowers the product of the Hessian and a vector as `experiments.probe` has it, on parameters
+    that live as in training; with layers computed `again` as on all devices but CPUs."""
+    config = siblings[0].model
+    plain = models.by_layer(models.build(config, spread=placed.spread))
+    model = models.for_probes(config, placed.spread) if again else plain
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    params = _placed(shapes, placed.of(shapes, divide_replicates=False))
-    examples = windows * placed.spread.parts
+    params = _placed(shapes, placed.of_one(shapes))
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed.examples(examples))
-        for name, leaf in cost.batch_shapes(group[0].data, examples).items()
+        for name, leaf in cost.batch_shapes(siblings[0].data, examples).items()
     }
-    return lambda: hessian._product.lower(model.loss, params, batch, params)
+    return lambda: hessian.batch_product.lower(model.loss, params, batch, params)
 
 
-def update_flops(group: Group) -> float:
+def probed_together(data: DataConfig, parts: int) -> int:
+    """Examples in a probe's batches (`wsdjax.data.sample`), but for what is left over of a sample
+    that is no multiple of them."""
+    tokens = data.unit == "tokens"
+    size = max(1, TOKENS_TOGETHER // data.units) if tokens else DeviceSplit.together
+    return max(parts, size - size % parts)
+
+
+def update_flops(siblings: Siblings) -> float:
     """Of all replicates' matrix products in one update, attention's as if it were plain, and what
     is rematerialised counted as often as it is computed."""
-    first = group[0]
+    first = siblings[0]
     config: Any = first.model
     if hasattr(config, "attention"):
         config = dataclasses.replace(config, attention="plain")
@@ -119,19 +125,26 @@ def update_flops(group: Group) -> float:
     part = cost.batch_shapes(first.data, first.batch_size // first.accumulate)
     params = jax.eval_shape(model.init, jax.random.key(0))
     each = cost.flops_of(jax.value_and_grad(model.loss), params, part)
-    return float(replicates(group) * first.accumulate * each)
+    return float(replicates(siblings) * first.accumulate * each)
 
 
-def product_flops(group: Group, examples: int) -> float:
+def product_flops(siblings: Siblings, examples: int) -> float:
     """Of one Hessian-vector product's matrix products."""
-    model = models.for_probes(group[0].model)
+    model = models.for_probes(siblings[0].model)
     params = jax.eval_shape(model.init, jax.random.key(0))
+    batch = cost.batch_shapes(siblings[0].data, examples)
+    return float(cost.flops_of(partial(hessian.batch_product, model.loss), params, batch, params))
 
-    def of(params, vector, batch):
-        return jax.jvp(jax.grad(lambda p: model.loss(p, batch)), (params,), (vector,))[1]
 
-    batch = cost.batch_shapes(group[0].data, examples)
-    return float(cost.flops_of(of, params, params, batch))
+def layer(siblings: Siblings, placed: Shardings) -> int:
+    """Numbers in a layer, or the embedding or the head if those have more, of the replicates that
+    a device has."""
+    shapes = jax.eval_shape(
+        models.by_layer(models.build(siblings[0].model)).init, jax.random.key(0)
+    )
+    parts = [*shapes.pop(STACK, {}).values(), *shapes.values()]
+    most = max(sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
+    return replicates(siblings) // placed.mesh.shape["replica"] * most
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

@@ -5,159 +5,125 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
-
 from experiments.plan import programs
-from experiments.plan.compiling import Compiled, Refused, compiled
-from experiments.plan.programs import Group, Settings
+from experiments.plan.compiling import Told, ask
+from experiments.plan.programs import Settings, Siblings
 from experiments.plan.topology import Topology
-from wsdjax import models
-from wsdjax.config import Mesh
 from wsdjax.errors import ConfigError
-from wsdjax.placement import mesh
 from wsdjax.placement.mesh import Shardings
+from wsdjax.training import cost
+from wsdjax.training.compiled import Compiled
 
 TRIES = 8
 """Programs that are compiled at most, after the config's own."""
 REMAT = ("none", "dots", "layers")
 """From the least that is computed again to the most."""
+SPARE = 1 / 8
+"""Of a device's memory, that settings should leave if that costs little."""
+LITTLE = 1.05
+"""Times the seconds."""
 
 
 class Try(NamedTuple):
     """One setting, and what the compiler says of it."""
 
     settings: Settings
-    found: Compiled | Refused | None
+    told: Told | None
     """None where a batch cannot be cut so."""
     why: str = ""
     """What is wrong, in words."""
 
     @property
     def fits(self) -> bool:
-        return isinstance(self.found, Compiled) and not self.why
-
-
-def place(group: Group, asked: Mesh, topology: Topology) -> Shardings:
-    """Where siblings live; a `ValueError` for a batch that cannot be cut as its branch says."""
-    first = group[0]
-    return mesh.shardings(
-        asked,
-        first.model,
-        programs.replicates(group),
-        first.batch_size,
-        first.accumulate,
-        topology.devices,
-    )
+        return not self.why
 
 
 def search(
-    group: Group,
-    asked: Mesh,
-    topology: Topology,
-    tell: Callable[[str], None] = lambda _: None,
-    hint: Settings | None = None,
-) -> list[Try]:
-    """What was tried, in order; if anything fits it is the last.
+    siblings: Siblings, compiled: Compiled, topology: Topology, hint: Settings | None = None
+) -> tuple[list[Try], Try | None]:
+    """What was tried, in order, and what to take; None if nothing fits.
 
-    The config's own settings come first, then those of the `hint`, which fit another program. Then
-    come others in the order of the seconds that they would take by their products, their gathers
-    and their sums of gradients, without those that cannot fit: no program needs less of its memory
-    than in proportion to its micro-batches.
+    The config's own settings come first, and are taken if they fit. Then come those of the `hint`,
+    which fit another program, and others in the order of the seconds that they would take by their
+    products, their gathers and their sums of gradients, without those that cannot fit: no program
+    needs less of its memory than in proportion to its micro-batches. The first that fits with an
+    eighth of the memory to spare is taken, if it takes no more than 5% longer than the first that
+    fits at all, else that one.
 
     Raises:
       ConfigError: for a mesh that the devices do not make, or that no batch can be cut for.
     """
-    given = Settings.of(group[0])
-    alone = programs.changed(group, given._replace(accumulate=1))
+    given = Settings.of(siblings[0])
+    whole = programs.changed(siblings, given._replace(accumulate=1))
     try:
-        place(alone, asked, topology)
+        placed = compiled.placed(whole)
     except ValueError as error:
         raise ConfigError(f"--devices={topology.name}: {error}") from None
-    tries = [_try(group, given, asked, topology, tell)]
+    tries = [_try(siblings, given, compiled, topology)]
     if tries[0].fits:
-        return tries
-    waiting = sorted(
-        (settings for settings in _others(group, asked, topology) if settings != given),
-        key=_expected(group, asked, topology),
-    )
-    if hint in waiting:
-        waiting = [hint, *(settings for settings in waiting if settings != hint)]
-    while not tries[-1].fits and len(tries) <= TRIES:
-        left = [settings for settings in waiting if _may_fit(settings, tries, topology.memory)]
-        if not left:
+        return tries, tries[0]
+    expected = _expected(siblings, placed, topology)
+    others = (settings for settings in _all(siblings, placed) if settings != given)
+    waiting = sorted(sorted(others, key=expected), key=lambda settings: settings != hint)
+    taken, enough, longest = None, topology.memory, float("inf")
+    while len(tries) <= TRIES:
+        waiting = [s for s in waiting if _may_fit(s, tries, enough) and expected(s)[0] <= longest]
+        if not waiting:
             break
-        waiting = left[1:]
-        tries.append(_try(group, left[0], asked, topology, tell))
-    return tries
+        tried = _try(siblings, waiting.pop(0), compiled, topology)
+        tries.append(tried)
+        if not tried.fits:
+            continue
+        enough = (1 - SPARE) * topology.memory
+        if tried.told and not tried.told.wrong(enough):
+            return tries, tried
+        if taken is None:
+            taken, longest = tried, LITTLE * expected(tried.settings)[0]
+    return tries, taken
 
 
-def _try(
-    group: Group,
-    settings: Settings,
-    asked: Mesh,
-    topology: Topology,
-    tell: Callable[[str], None],
-) -> Try:
-    group = programs.changed(group, settings)
+def _try(siblings: Siblings, settings: Settings, compiled: Compiled, topology: Topology) -> Try:
+    siblings = programs.changed(siblings, settings)
     try:
-        placed = place(group, asked, topology)
+        compiled.placed(siblings)
     except ValueError as error:
         return Try(settings, None, str(error))
-    tell(f"compiling {named(settings)}")
-    found = compiled(programs.update(group, placed), *topology.count_and_platform)
-    return Try(settings, found, too_large(found, topology.memory))
+    told = ask(str(settings), programs.update(siblings, compiled), topology)
+    return Try(settings, told, told.wrong(topology.memory))
 
 
-def too_large(found: Compiled | Refused, limit: float) -> str:
-    """In words, of what does not fit; empty for what does."""
-    if isinstance(found, Refused):
-        return found.said
-    return "" if found.memory.total <= limit else "more than the device has"
-
-
-def needed(found: Compiled | Refused) -> float:
-    """Bytes of a device, at least."""
-    return found.needed if isinstance(found, Refused) else found.memory.total
-
-
-def named(settings: Settings) -> str:
-    remat = "" if settings.remat is None else f", remat {settings.remat}"
-    return f"{settings.accumulate} micro-batch{'es' * (settings.accumulate > 1)}{remat}"
-
-
-def _others(group: Group, asked: Mesh, topology: Topology) -> Iterator[Settings]:
-    first, one = group[0], Settings.of(group[0])._replace(accumulate=1)
-    parts = place(programs.changed(group, one), asked, topology).spread.parts
-    each = first.batch_size // parts
+def _all(siblings: Siblings, placed: Shardings) -> Iterator[Settings]:
+    each = siblings[0].batch_size // placed.spread.parts
     for accumulate in (n for n in range(1, each + 1) if each % n == 0):
-        for remat in REMAT if one.remat is not None else (None,):
+        for remat in _remat(siblings):
             yield Settings(accumulate, remat)
 
 
+def _remat(siblings: Siblings) -> Sequence[str | None]:
+    return (None,) if Settings.of(siblings[0]).remat is None else REMAT
+
+
 def _expected(
-    group: Group, asked: Mesh, topology: Topology
+    siblings: Siblings, placed: Shardings, topology: Topology
 ) -> Callable[[Settings], tuple[float, int]]:
     """Seconds that settings would take, roughly, for an order; fewer micro-batches before more."""
-    one = Settings.of(group[0])._replace(accumulate=1)
-    placed = place(programs.changed(group, one), asked, topology)
-    shapes = jax.eval_shape(models.build(group[0].model).init, jax.random.key(0))
-    weights = programs.replicates(group) / placed.mesh.shape["replica"]
-    weights *= sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    divided = placed.mesh.shape["fsdp"] > 1
-    row, products = topology.row, {}
-    for remat in REMAT if one.remat is not None else (None,):
-        cut = programs.changed(group, Settings(1, remat))
-        products[remat] = programs.update_flops(cut) / len(topology.devices)
+    along, row = placed.mesh.shape, topology.row
+    weights = cost.of_branch(siblings[0]).parameters
+    weights *= programs.replicates(siblings) // along["replica"]
+    products = {
+        remat: programs.update_flops(programs.changed(siblings, Settings(1, remat)))
+        for remat in _remat(siblings)
+    }
 
     def expected(settings: Settings) -> tuple[float, int]:
-        if row is None:
-            return products[settings.remat], settings.accumulate
-        # Weights are gathered twice in two bytes and summed once in four; sums of gradients are
-        # read, added to and written.
-        gathers = 2 * 2 + 2 * 4 if divided else 0
-        sums = 12 / placed.mesh.shape["fsdp"] if settings.accumulate > 1 else 0
-        a_part = weights * (gathers / row.links + sums / row.bandwidth)
-        seconds = products[settings.remat] / row.peak + settings.accumulate * a_part
+        seconds = products[settings.remat] / len(topology.devices)
+        if row is not None:
+            # Weights are gathered twice in two bytes and summed once in four; sums of gradients
+            # are read, added to and written.
+            gathers = 2 * 2 + 2 * 4 if along["fsdp"] > 1 else 0
+            sums = 12 / along["fsdp"] if settings.accumulate > 1 else 0
+            a_part = weights * (gathers / row.links + sums / row.bandwidth)
+            seconds = seconds / row.peak + settings.accumulate * a_part
         return seconds, settings.accumulate
 
     return expected
@@ -166,14 +132,14 @@ def _expected(
 def _may_fit(settings: Settings, tries: Sequence[Try], limit: float) -> bool:
     """Whether what was tried leaves it open."""
     for tried in tries:
-        if tried.found is None or tried.fits or _rank(settings) > _rank(tried.settings):
+        told, times = tried.told, settings.accumulate / tried.settings.accumulate
+        if told is None or not told.wrong(limit) or _rank(settings) > _rank(tried.settings):
             continue
-        as_much = settings.accumulate <= tried.settings.accumulate
-        least = needed(tried.found) * tried.settings.accumulate / settings.accumulate
-        if as_much or least > limit:
+        # A refusal without a number is of more than there is.
+        if times <= 1 or (told.needed or limit) / times > limit:
             return False
     return True
 
 
 def _rank(settings: Settings) -> int:
-    return REMAT.index(settings.remat) if settings.remat in REMAT else 0
+    return REMAT.index(settings.remat) if settings.remat else 0

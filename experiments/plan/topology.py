@@ -19,7 +19,7 @@ from wsdjax import memory
 from wsdjax.errors import ConfigError
 from wsdjax.wording import near, shortened
 
-FORMS = "v5e:16x16, v3:8x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16 (chips), h100, h100:8, h200, cpu:8"
+FORMS = "v5e:16x16, v3:8x16, v2:4x4, v4:4x4x4, v5p:4x4x4, v6e:16x16 (chips), h100:8, h200 or cpu:8"
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,6 @@ class Topology:
     row: Device | None
     """What it can do; None for CPUs."""
 
-    @property
-    def count_and_platform(self) -> tuple[int, str]:
-        return len(self.devices), self.devices[0].platform
-
 
 def topology(name: str) -> Topology:
     """The devices of a name such as `FORMS` has.
@@ -69,68 +65,69 @@ def topology(name: str) -> Topology:
       ConfigError: for a name or a shape that does not exist.
     """
     kind, _, shape = name.partition(":")
+    ours = f"XLA for CPUs, jaxlib {_version('jaxlib')}, on "
     if kind == "cpu":
-        count = _count(name, shape)
-        have = f"XLA for CPUs, jaxlib {_version('jaxlib')}, on simulated devices"
-        found = _cpus(count)
-        return Topology(name, found, "cpu", have, True, memory.of_machine() / count, None)
+        cpus = _cpus(_count(name, shape))
+        each = memory.of_machine() / len(cpus)
+        return Topology(name, cpus, "cpu", f"{ours}simulated devices", True, each, None)
     if kind in TARGETS:
-        return _gpus(name, kind, _count(name, shape or "1"))
-    if kind in _TPUS:
-        return _tpus(name, _TPUS[kind], shape)
-    meant = near(kind, [*_TPUS, *TARGETS, "cpu"]) or ""
-    raise ConfigError(f"--devices={shortened(name)}: no such devices{meant}; write {FORMS}")
-
-
-def _tpus(name: str, tpu: _Tpu, shape: str) -> Topology:
-    row = known(tpu.kind)
+        extra, lacks, count = "gpu", "CUDA", _count(name, shape or "1")
+        row, found = known(kind.upper()), _gpus(kind, count)
+    elif kind in _TPUS:
+        extra, lacks, sides = "tpu", "libtpu", _sides(name, kind, shape)
+        count, row = math.prod(sides) * _TPUS[kind].a_chip, known(_TPUS[kind].kind)
+        found = _tpus(name, kind, sides)
+    else:
+        meant = near(kind, [*_TPUS, *TARGETS, "cpu"]) or ""
+        raise ConfigError(f"--devices={shortened(name)}: no such devices{meant}; write {FORMS}")
     assert row is not None
+    if found is not None:
+        devices, have = found
+        return Topology(name, devices, devices[0].device_kind, have, False, row.memory, row)
+    have = (
+        f"{ours}as many simulated devices, since there is no {lacks} here (pip install "
+        f'"wsdjax[{extra}]"): its memory and its fusions are others'
+    )
+    return Topology(name, _cpus(count), row.kind, have, True, row.memory, row)
+
+
+def _sides(name: str, kind: str, shape: str) -> list[int]:
     sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d+(x\d+)+", shape) else []
     if not 2 <= len(sides) <= 3 or min(sides) < 1 or math.prod(sides) > 2**16:
-        example = "x".join(["4"] * tpu.dimensions)
-        kind = name.partition(":")[0]
+        example = "x".join(["4"] * _TPUS[kind].dimensions)
         raise ConfigError(
             f"--devices={shortened(name)}: a TPU's are so many chips a side, {kind}:{example}"
         )
+    return sides
+
+
+def _tpus(name: str, kind: str, sides: list[int]) -> tuple[Sequence[Any], str] | None:
+    """Devices, and their compiler; None without it."""
     if not importlib.util.find_spec("libtpu"):
-        cpus = _cpus(math.prod(sides) * tpu.a_chip)
-        return Topology(name, cpus, tpu.kind, _stand_in("tpu", "libtpu"), True, row.memory, row)
-    options = dict(tpu.options)
+        return None
+    options = dict(_TPUS[kind].options)
     if math.prod(sides) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        found: Sequence[Any] = topologies.get_topology_desc(name, "tpu", **options).devices
+        found = topologies.get_topology_desc(name, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
         said = str(error).partition("\n")[0].replace("INVALID_ARGUMENT: ", "")
         raise ConfigError(
             f"--devices={shortened(name)}: the TPU's compiler knows no such topology: "
             f"{shortened(said, 200)}; write {FORMS}"
         ) from None
-    have = f"the TPU's own, libtpu {_version('libtpu')} with jax {jax.__version__}"
-    return Topology(name, found, found[0].device_kind, have, False, row.memory, row)
+    return found, f"the TPU's own, libtpu {_version('libtpu')} with jax {jax.__version__}"
 
 
-def _gpus(name: str, kind: str, count: int) -> Topology:
-    row = known(kind.upper())
-    assert row is not None
-    plugin = next(
-        (f"cuda{i}" for i in (13, 12) if importlib.util.find_spec(f"jax_cuda{i}_plugin")), None
-    )
-    if plugin is None:
-        cpus = _cpus(count)
-        return Topology(name, cpus, row.kind, _stand_in("gpu", "CUDA"), True, row.memory, row)
-    found: Sequence[Any] = topologies.get_topology_desc(
+def _gpus(kind: str, count: int) -> tuple[Sequence[Any], str] | None:
+    plugins = [n for n in (13, 12) if importlib.util.find_spec(f"jax_cuda{n}_plugin")]
+    if not plugins:
+        return None
+    plugin = f"jax-cuda{plugins[0]}-plugin"
+    found = topologies.get_topology_desc(
         "", "cuda", target_config=TARGETS[kind], topology=f"1x1x{count}"
     ).devices
-    have = f"the GPU's own, jax-{plugin}-plugin {_version(f'jax-{plugin}-plugin')}"
-    return Topology(name, found, found[0].device_kind, have, False, row.memory, row)
-
-
-def _stand_in(extra: str, what: str) -> str:
-    return (
-        f"XLA for CPUs, jaxlib {_version('jaxlib')}, on as many simulated devices, since there is "
-        f'no {what} here (pip install "wsdjax[{extra}]"): its memory and its fusions are others'
-    )
+    return found, f"the GPU's own, {plugin} {_version(plugin)}"
 
 
 def _cpus(count: int) -> Sequence[jax.Device]:

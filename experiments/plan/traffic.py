@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from experiments.plan.hlo import KINDS, Array, Program, Run, of_operands
+from experiments.plan.hlo import Array, Computation, Instruction, Module, Run, source
 
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GATHER_BY_SUM = "all-gather by all-reduce"
 
 
-@dataclass(frozen=True)
-class Collective:
+class Collective(NamedTuple):
     """One of a program's collectives, which runs `times` times."""
 
     kind: str
     times: int
-    bytes: int
-    """Of the whole array: gathered, or before it is summed."""
     received: float
     """Bytes that each device receives where they go round a ring."""
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    """The dtype and shape of each array that it takes."""
-    group: int
-    """How many devices take part."""
+    arrays: tuple[Array, ...]
+    """Whole: gathered, or before they are summed."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
 
 
-def collectives(program: Program, devices: int) -> list[Collective]:
+def collectives(program: Module, devices: int) -> list[Collective]:
     """Those of a program for so many devices."""
     found, seen = [], set()
     for run in program.runs:
@@ -38,7 +38,9 @@ def collectives(program: Program, devices: int) -> list[Collective]:
                 continue
             # A TPU's compiler cuts one that goes on beside computation into pieces, each of which
             # shows it whole, in fusions that bear one name.
-            name = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', instruction.line)
+            name = re.search(
+                r'(?:chain_id|async_collective_name)="([^"]*)"', instruction.attributes
+            )
             if name:
                 if (name[0], inner.times) in seen:
                     continue
@@ -51,14 +53,12 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     return found
 
 
-def _is_gather(program: Program, run: Run) -> bool:
+def _is_gather(program: Module, run: Run) -> bool:
     """Whether what is summed is a device's part of an array in the midst of zeros: a TPU's
     compiler gathers small arrays so."""
     written = []
     for name in run.instruction.operands:
-        of = run.computation.get(name)
-        while of is not None and of.op in ("copy", "bitcast") and of.operands:
-            of = run.computation.get(of.operands[0])
+        of = source(run.computation, name)
         if of is not None and of.op == "fusion":
             of = list(program.computations[of.called[0]].values())[-1]
         written.append(of is not None and of.op == "dynamic-update-slice")
@@ -67,14 +67,15 @@ def _is_gather(program: Program, run: Run) -> bool:
 
 def _collective(kind: str, run: Run, devices: int) -> Collective:
     group = _group(run.instruction.attributes, devices)
-    taken = of_operands(run)
-    size = sum(array.bytes for array in taken)
-    whole = size * group if kind == "all-gather" else size
+    taken = [array for array in run.taken() if array]
+    if kind == "all-gather":
+        axis = int(re.findall(r"\bdimensions=\{(\d+)", run.instruction.attributes)[0])
+        taken = [array.times(group, axis) for array in taken]
     # Round a ring, of all but a device's own part: a sum goes twice, a permutation once and whole.
+    share = 1.0 if kind == "collective-permute" else (group - 1) / group
     rounds = 2 if kind in ("all-reduce", GATHER_BY_SUM) else 1
-    received = whole * (1.0 if kind == "collective-permute" else rounds * (group - 1) / group)
-    shapes = tuple((array.dtype, array.shape) for array in taken)
-    return Collective(kind, run.times, whole, received, shapes, group)
+    received = rounds * share * sum(array.bytes for array in taken)
+    return Collective(kind, run.times, received, tuple(taken))
 
 
 def _group(attributes: str, devices: int) -> int:
@@ -86,96 +87,100 @@ def _group(attributes: str, devices: int) -> int:
     return devices
 
 
+def by_kind(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
+    """Of each kind how many there are in one run, the bytes of their arrays, and those that a
+    device receives."""
+    kinds = {}
+    for kind in sorted({each.kind for each in found}):
+        of = [each for each in found if each.kind == kind]
+        kinds[kind] = {
+            "count": sum(each.times for each in of),
+            "bytes": sum(each.times * each.bytes for each in of),
+            "received_bytes": sum(each.times * each.received for each in of),
+        }
+    return kinds
+
+
+def largest_gather(found: Sequence[Collective], layer: int) -> dict[str, Any] | None:
+    """Its bytes, the shapes of its arrays, and whether no gather has more numbers than `a_layer`,
+    which has so many; None where nothing is gathered."""
+    gathers = [each for each in found if each.kind in ("all-gather", GATHER_BY_SUM)]
+    if not gathers:
+        return None
+    most = max(gathers, key=lambda each: each.bytes)
+    numbers = max(sum(array.size for array in each.arrays) for each in gathers)
+    return {
+        "bytes": most.bytes,
+        "shapes": [str(array) for array in most.arrays],
+        "a_layer": numbers <= layer,
+    }
+
+
 _MOVES_NOTHING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"),
 }
 
 
-def memory_bytes(program: Program) -> int:
+def memory_bytes(program: Module) -> int:
     """Bytes that one run reads from and writes to a device's memory: of each instruction what it
     takes and gives, of a slice of a larger array the slice alone."""
-    total = 0
-    for run in program.runs:
-        op = run.instruction.op
-        if op in _MOVES_NOTHING or op.endswith(("-done", "-update")):
-            continue
-        total += run.times * _moved(program, run)
-    return total
+    return sum(
+        run.times * _moved(program, run)
+        for run in program.runs
+        if run.instruction.op not in _MOVES_NOTHING
+        and not run.instruction.op.endswith(("-done", "-update"))
+    )
 
 
-def _moved(program: Program, run: Run) -> int:
-    instruction = run.instruction
-    taken = [
-        each.out[0] if each is not None and each.out else None
-        for each in map(run.computation.get, instruction.operands)
-    ]
-    given = instruction.out
+def _moved(program: Module, run: Run) -> int:
+    instruction, taken, given = run.instruction, run.taken(), run.instruction.out
+    names: Sequence[str] = instruction.operands
+    users, results, body = [instruction], [instruction] * len(given), run.computation
     if instruction.op == "fusion":
         body = program.computations[instruction.called[0]]
-        inside = list(body.values())
-        reads = [
-            _read(index, array, inside) for index, array in enumerate(taken) if array is not None
-        ]
-        root = next(each for each in inside if each.line.lstrip().startswith("ROOT"))
-        results = [root] if root.op != "tuple" else [body[name] for name in root.operands]
-        writes = [
-            _written(result.op, [body[name].out for name in result.operands if name in body], out)
-            for result, out in zip(results, given, strict=False)
-        ]
-        return sum(reads) + sum(writes)
-    if instruction.op in ("dynamic-slice", "slice", "gather"):
-        return 2 * _in_memory(given)
-    if instruction.op == "dynamic-update-slice":
-        return 2 * _in_memory([array for array in taken[1:2] if array])
+        users = list(body.values())
+        at = {each.operands[0]: each.name for each in users if each.op == "parameter"}
+        names = [at[str(index)] for index in range(len(taken))]
+        root = users[-1]
+        results = [body[name] for name in root.operands] if root.op == "tuple" else [root]
     if instruction.op.endswith("-start"):  # (what it takes, what it gives, flags)
         given = given[:1] if instruction.op == "copy-start" else given[1:2]
-    return _in_memory(array for array in taken if array) + _in_memory(given)
+    reads = [
+        _read(name, array, [user for user in users if name in user.operands])
+        for name, array in zip(names, taken, strict=True)
+        if array is not None and array.in_memory
+    ]
+    pairs = zip(results, given, strict=False)
+    writes = [_written(result, body, out) for result, out in pairs if out.in_memory]
+    return sum(reads) + sum(writes)
 
 
-def _read(index: int, array: Array, inside: list) -> int:
-    """Of an operand of a fusion."""
-    if not array.in_memory:
-        return 0
-    parameter = next(
-        (each for each in inside if each.op == "parameter" and each.operands == (str(index),)), None
-    )
-    if parameter is None:
-        return array.bytes
-    users = [each for each in inside if parameter.name in each.operands and each is not parameter]
+def _read(name: str, array: Array, users: Sequence[Instruction]) -> int:
+    """Of an operand, by what takes it."""
     total = 0
     for user in users:
-        if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == parameter.name:
+        first = user.operands[0] == name
+        if user.op in ("dynamic-slice", "slice", "gather") and first:
             total += sum(out.bytes for out in user.out)
-        elif user.op == "dynamic-update-slice" and user.operands[0] == parameter.name:
-            continue  # in place
-        else:
+        elif not (user.op == "dynamic-update-slice" and first):  # which is in place
             return array.bytes
     return min(total, array.bytes)
 
 
-def _written(op: str, operands: list[list[Array]], out: Array) -> int:
-    if not out.in_memory:
-        return 0
-    if op == "dynamic-update-slice" and len(operands) > 1 and operands[1]:
-        return operands[1][0].bytes
-    return out.bytes
+def _written(result: Instruction, body: Computation, out: Array) -> int:
+    if result.op != "dynamic-update-slice" or result.operands[1] not in body:
+        return out.bytes
+    return body[result.operands[1]].out[0].bytes
 
 
-def _in_memory(found: Iterable[Array]) -> int:
-    return sum(array.bytes for array in found if array.in_memory)
-
-
-def estimated_cycles(program: Program) -> int | None:
+def estimated_cycles(program: Module) -> int | None:
     """Of a TPU's cores, by its compiler's estimate of each fusion; kernels and collectives have
     none. None where it gives none at all."""
-    total, any_there = 0, False
-    for run in program.runs:
-        if found := re.search(r'"estimated_cycles":"(\d+)"', run.instruction.line):
-            total, any_there = total + run.times * int(found[1]), True
-    return total if any_there else None
-
-
-def dimensions(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape without its ones, in order of size: what transposing it, or an axis more, leaves."""
-    return tuple(sorted(size for size in shape if size != 1))
+    cycles = re.compile(r'"estimated_cycles":"(\d+)"')
+    found = [
+        run.times * int(each)
+        for run in program.runs
+        for each in cycles.findall(run.instruction.attributes)
+    ]
+    return sum(found) if found else None

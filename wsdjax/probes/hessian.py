@@ -69,7 +69,7 @@ class Hessian:
             self._products = [partial(_apply, linear) for linear in linears]
         else:
             objective.finite(objective.batch_gradient(loss_fn, self.params, batches[0]))
-            self._products = [partial(_product, loss_fn, self.params, b) for b in batches]
+            self._products = [partial(batch_product, loss_fn, self.params, b) for b in batches]
 
     def __call__(self, vector: Tree) -> Tree:
         """H v, like `params`."""
@@ -84,6 +84,12 @@ def hvp(
 ) -> Tree:
     """H v of the mean loss over all examples, like `params`: forward over reverse."""
     return Hessian(loss_fn, params, batches, finite_difference)(vector)
+
+
+@partial(jax.jit, static_argnums=0)
+def batch_product(loss_fn: LossFn, params: Tree, batch: Any, vector: Tree) -> Tree:
+    """H v of the loss of one batch, as one program that linearizes anew."""
+    return jax.jvp(jax.grad(objective.differentiable(loss_fn, batch)), (params,), (vector,))[1]
 
 
 def curvature_along(
@@ -179,11 +185,6 @@ def _linearize(loss_fn, params, batch):
 @jax.jit
 def _apply(linear, vector):
     return linear(vector)
-
-
-@partial(jax.jit, static_argnums=0)
-def _product(loss_fn, params, batch, vector):
-    return jax.jvp(jax.grad(objective.differentiable(loss_fn, batch)), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)

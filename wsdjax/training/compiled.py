@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+
 from wsdjax import data, models
 from wsdjax.config import DataConfig, Mesh
 from wsdjax.config.json import key
@@ -27,10 +29,13 @@ class Compiled:
     """
     Args:
       mesh: how the devices are shared.
+      devices: all that there are, by default; others need not be there for what is compiled alone.
     """
 
-    def __init__(self, mesh: Mesh | None = None) -> None:
-        self.mesh = mesh or Mesh()
+    def __init__(
+        self, mesh: Mesh | None = None, devices: Sequence[jax.Device] | None = None
+    ) -> None:
+        self.mesh, self.devices = mesh or Mesh(), devices
         self._made: dict[Any, Any] = {}
 
     def placed(self, group: Sequence[ResolvedBranch]) -> Shardings:
@@ -38,7 +43,8 @@ class Compiled:
         first, seeds = group[0], sum(branch.seeds for branch in group)
         sizes = seeds, first.batch_size, first.accumulate
         return self._once(
-            key(first.model, sizes), lambda: mesh.shardings(self.mesh, first.model, *sizes)
+            key(first.model, sizes),
+            lambda: mesh.shardings(self.mesh, first.model, *sizes, devices=self.devices),
         )
 
     def place_of_one(self, group: Sequence[ResolvedBranch]) -> Place:
