@@ -156,7 +156,8 @@ def _cost(told: Told | None, flops: float, rate: str, topology: Topology) -> Jso
         least, line = roofline(told, each, getattr(row, rate), row)
         own = told.cycles and row.clock and told.cycles / row.clock
     return {
-        "seconds_per_update": least,
+        # At least: of two bounds from below the higher.
+        "seconds_per_update": max(filter(None, (least, own)), default=None),
         "roofline": line,
         "collectives": told and traffic.by_kind(told.collectives),
         "unknown_loops": told and told.unknown_loops,

@@ -34,8 +34,8 @@ def collectives(program: Module, devices: int) -> list[Collective]:
         for inner in program.inside(run):
             instruction = inner.instruction
             kind = instruction.op.removesuffix("-start")
-            if kind not in KINDS:
-                continue
+            if kind not in KINDS or _group(instruction.attributes, devices) == 1:
+                continue  # along an axis of one device nothing moves
             # A TPU's compiler cuts one that goes on beside computation into pieces, each of which
             # shows it whole, in fusions that bear one name.
             name = re.search(
