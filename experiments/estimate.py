@@ -54,7 +54,8 @@ def model_of(branch: ResolvedBranch) -> str:
     """A branch's model and replicates in words."""
     kind, compute = type(branch.model).__name__, getattr(branch.model, "compute", "float32")
     parameters, seeds = cost.of_branch(branch).parameters, branch.seeds
-    return f"{kind}: {parameters:,} parameters in {compute}, {seeds} seed{'s' * (seeds > 1)}"
+    said = f"{kind}: {parameters:,} parameters, computed in {compute}"
+    return f"{said}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def batch_of(branch: ResolvedBranch) -> str:

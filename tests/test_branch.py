@@ -18,6 +18,7 @@ from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore, DamagedCheckpoint, MissingNode, WorkdirBusy
 from wsdjax.config import Branch, Constant, Cooldown, Overrides, Rewarm
 from wsdjax.errors import ConfigError
+from wsdjax.files import read_json, write_json
 from wsdjax.trainer import Diverged
 from wsdjax.training import optim
 from wsdjax.training import state as states
@@ -413,3 +414,20 @@ def test_a_branch_that_is_made_again_takes_its_old_place(tmp_path):
     config.tree.pop("decay1")
     config.tree["on"] = Branch(parent="decay2", steps=1, schedule=Rewarm())
     assert grow(tmp_path, config).names() == ["trunk", "decay2", "on"]
+
+
+def test_checkpoints_that_went_elsewhere_are_found_when_they_are_brought_home(finished, tmp_path):
+    workdir, bucket = tmp_path / "w", tmp_path / "bucket"
+    shutil.copytree(finished, workdir)
+    place = workdir / "branches" / "decay"
+    expected = BranchStore(workdir).restore("decay")
+    (bucket / "decay").mkdir(parents=True)
+    (place / "checkpoints").rename(bucket / "decay" / "checkpoints")
+    record = read_json(place / "branch.json", "")
+    elsewhere = str(bucket / "decay" / "checkpoints")
+    write_json(place / "branch.json", {**record, "checkpoints": elsewhere})
+    assert same(BranchStore(workdir).restore("decay"), expected)
+    (bucket / "decay" / "checkpoints").rename(place / "checkpoints")
+    store = BranchStore(workdir)
+    assert store.is_done("decay")
+    assert same(store.restore("decay"), expected)

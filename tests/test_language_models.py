@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
 def test_a_run_tells_its_cost_first_and_its_bits_at_the_end(trained):
     """Parameters, tokens; bits a byte beside a bigram's and a 5-gram's of the same text."""
     workdir, out, err = trained
-    assert "Transformer: 12,704 parameters in bfloat16, 2 seeds" in err
+    assert "Transformer: 12,704 parameters, computed in bfloat16, 2 seeds" in err
     assert "18 updates of 8 x 16 tokens in 2 micro-batches, 4.61e+03 tokens in all" in err
     assert "Held-out bits a byte: decay (WSD, linear cooldown)" in out
     assert "experiments.report --baselines counts them" in out

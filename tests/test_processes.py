@@ -213,8 +213,19 @@ def test_one_host_that_is_started_alone_ends_with_a_message(config, tmp_path):
         codes, err = ended(processes)
         assert codes[index] == 75, err
         said = err[index].strip().splitlines()[-1]
-        assert said.startswith(f"error: process {index} of 2 waited 5 s for the others to start")
+        assert said.startswith(
+            f"error: process {index} of 2 waited 5 s for the others to start, and"
+        )
         assert "Traceback" not in err[index]
+
+
+def test_an_interrupt_ends_one_that_waits_for_the_others(config, tmp_path):
+    first, second = begin(2, run(config, tmp_path / "w"))
+    second.kill()
+    assert "waiting until 2 processes are there" in first.stderr.readline()
+    first.send_signal(signal.SIGINT)
+    codes, _ = ended([first], 20)
+    assert codes == [-signal.SIGINT]
 
 
 IMPATIENT = """

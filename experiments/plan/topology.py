@@ -98,6 +98,10 @@ def _sides(name: str, kind: str, shape: str) -> list[int]:
         raise ConfigError(
             f"--devices={shortened(name)}: a TPU's are so many chips a side, {kind}:{example}"
         )
+    if odd := [side for side in sides if side & (side - 1) and side % 4]:
+        raise ConfigError(
+            f"--devices={shortened(name)}: no TPU has {odd[0]} chips a side, but 1, 2, 4, 8, ..."
+        )
     return sides
 
 

@@ -38,6 +38,8 @@ class SharedStore(BranchStore):
     Checkpoints go to `checkpoint_dir`, or to the workdir itself on disks that all share.
     """
 
+    may_be_home = False  # since not all might find them there
+
     def __init__(self, home: Path, texts: Mapping[str, str], checkpoint_dir: str | None, keep: int):
         self.leads = processes.is_first()
         # Deleted with this object.

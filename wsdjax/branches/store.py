@@ -58,6 +58,8 @@ class BranchStore(Records):
         self._opened: dict[tuple[str, str], Checkpoints] = {}
         self._read: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
+    may_be_home = True
+    """Whether checkpoints that went elsewhere may since lie in the workdir."""
     leads = True
     """Whether this process keeps the records and the rows."""
 
@@ -282,10 +284,13 @@ class BranchStore(Records):
 
     def _checkpoints(self, name: str, kind: str = "checkpoints") -> Checkpoints:
         if (name, kind) not in self._opened:
-            # Where the record says, so that a later command need not repeat --checkpoint_dir.
+            # Where the record says, so that a later command need not repeat --checkpoint_dir; but
+            # they may have been brought home since.
+            own = self._home / "branches" / name
             elsewhere = self.record(name)["checkpoints"]
-            own = self._home / "branches" / name / "checkpoints"
-            directory = epath.Path(elsewhere or own).parent / kind
+            if self.may_be_home and any(own.glob("checkpoints/[0-9]*")):
+                elsewhere = None
+            directory = epath.Path(elsewhere or own / "checkpoints").parent / kind
             protected = functools.partial(self.protected, name)
             keep = self.keep if kind == "checkpoints" else None
             written = functools.partial(self.tell, f"{kind} written", name)

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -79,17 +80,30 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     elif not _others_to_be_found():
         return
     aborts.catch(partial(_has_aborted, index=index, count=count))
-    jax.distributed.initialize(
-        coordinator,
-        count,
-        index,
-        initialization_timeout=PATIENCE,
-        heartbeat_timeout_seconds=HEARTBEAT,
-        shutdown_timeout_seconds=PATIENCE,
-        cluster_detection_method=None if lacking else "deactivate",
+    others = (
+        f"{count} processes are there, of {coordinator}" if count else "all processes are there"
     )
-    # Where others are only now given their devices, what needs all of them would time out.
-    barrier("start")
+    said = f"waiting until {others}, {PATIENCE} s at most; each is given the same command"
+    told = threading.Timer(3, print, [said], {"file": sys.stderr, "flush": True})
+    told.daemon = True
+    told.start()
+    # Python answers no signal while C++ waits.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            initialization_timeout=PATIENCE,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=PATIENCE,
+            cluster_detection_method=None if lacking else "deactivate",
+        )
+        # Where others are only now given their devices, what needs all of them would time out.
+        barrier("start")
+    finally:
+        signal.signal(signal.SIGINT, before)
+        told.cancel()
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -282,7 +296,7 @@ def _has_aborted(said: str, index: int | None, count: int | None) -> None:
     me = "this process" if index is None else f"process {index} of {count}"
     unhealthy = re.search(r"stopped sending heartbeats\):\s*((?:\d+\s*)+)", said)
     if "RegisterTask" in said:
-        lost = f"waited {PATIENCE} s for the others to start"
+        lost = f"waited {PATIENCE} s for the others to start, and not all came"
     else:  # nothing is told of the first, which carries the service
         names = ", ".join(unhealthy[1].split()[:8]) if unhealthy else "0"
         lost = f"has lost process {names}, which has died or cannot be reached"
