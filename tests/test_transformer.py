@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -400,8 +401,9 @@ def test_a_step_lowers_to_the_devices_kernel(platform, backend, kernel, remat, l
     """Two replicates, layers under `scan`, micro-batches and a loss in chunks; not run here."""
     if platform == "tpu" and length % 128:
         kernel = "dot_general"  # the TPU's takes multiples of 128 alone
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
+    device = SimpleNamespace(platform=backend, device_kind="TPU v5 lite")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(attention, "_has_cudnn", lambda _: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn_is_called)
     config = dataclasses.replace(NEOX, width=128, compute="bfloat16", remat=remat)
     model = models.build(config, training=True)

@@ -20,7 +20,8 @@ def together(given: argparse.Namespace) -> Iterator[None]:
 
     The first one speaks for all; what the others print is lost.
     """
-    processes.start(given.coordinator, given.process_count, given.process_id)
+    flags = ("coordinator", "process_count", "process_id")
+    processes.start(*(getattr(given, flag, None) for flag in flags))
     with contextlib.ExitStack() as quiet:
         if not processes.is_first():
             logging.getLogger("wsdjax").setLevel(logging.ERROR)

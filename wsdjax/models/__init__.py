@@ -80,7 +80,10 @@ def build(config: ModelConfig, training: bool = False, spread: Spread | None = N
     With `spread` the loss is for parameters that are divided among devices, and divides each batch
     among them. It is equal to the other, and has its derivatives, up to rounding.
     """
-    module, metrics = config.module(training, spread and spread.device)
+    # A device that is described and not here has to be told; a model need not ask for others.
+    described = spread is not None and spread.device not in jax.devices()
+    told = {"device": spread.device} if spread and described else {}
+    module, metrics = config.module(training, **told)
     graph, abstract = nnx.split(nnx.eval_shape(lambda: module(nnx.Rngs(0))))
 
     def init(key):
