@@ -104,7 +104,8 @@ class BranchStore(Records):
     def _there(self, forked: Iterable[str]) -> registration.There:
         branches, records = self.branches(), self.records()
         siblings = {name: record["trained_with"] for name, record in records.items()}
-        saved = {name: self.steps(name) for name in forked if name in branches}
+        # In an order that all processes have, as a set has not.
+        saved = {name: self.steps(name) for name in sorted(forked) if name in branches}
         return registration.There(self.workdir, branches, siblings, saved)
 
     def _check_place(self, name: str) -> None:
