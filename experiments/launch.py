@@ -72,7 +72,7 @@ def launch(
                 processes.reached_stop if processes.several() else lambda: bool(asked),
                 planned,
                 draw,
-                experiment.mesh,
+                mesh=experiment.mesh,
             )
         except Stopped as error:
             if store.leads:

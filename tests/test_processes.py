@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -148,6 +149,18 @@ def test_a_probe_of_two_processes_measures_what_one_device_does(whole, tmp_path)
     directory = whole / "branches" / "last" / "probes"
     found = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
     assert len(found) == 3
+    # One that the first process cannot read is told by both, which measure the others.
+    damaged, other = (
+        next(directory.glob(f"{name}*.json")) for name in ("interpolate", "distances")
+    )
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:40])
+    other.unlink()
+    codes, err = ended(begin(2, probe("--probe=interpolate,distances")))
+    assert codes == [2, 2], err
+    assert all(damaged.name in each for each in err)
+    assert other.exists()
+    damaged.write_bytes(content)
     for path in directory.glob("*.json"):
         path.rename(path.with_suffix(".two"))
     alone = probe("--probe=sharpness,interpolate,distances")
@@ -159,6 +172,22 @@ def test_a_probe_of_two_processes_measures_what_one_device_does(whole, tmp_path)
             for key in ("eigenvalues", "losses", "moved", "loss"):
                 if key in a:
                     np.testing.assert_allclose(a[key], b[key], rtol=1e-3)
+
+
+def test_what_one_process_finds_damaged_all_set_aside(whole, config, tmp_path):
+    """A part of an array that the devices of one of them alone hold; all go back to the node before
+    and end as they did."""
+    workdir = tmp_path / "w"
+    shutil.copytree(whole, workdir)
+    node = workdir / "branches" / "last" / "checkpoints" / "17"
+    parts = sorted(path for path in node.glob("state/*head.kernel/c/**/*") if path.is_file())
+    assert len(parts) >= 4
+    parts[-1].write_bytes(b"")
+    codes, err = ended(begin(2, run(config, workdir)))
+    assert codes == [0, 0], err
+    assert "17 is damaged" in err[0]
+    assert node.with_name("17.damaged").exists()
+    assert same(*(BranchStore(each).restore("last") for each in (workdir, whole)))
 
 
 def test_batches_are_the_same_for_any_number_of_processes(tmp_path):

@@ -222,11 +222,19 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
+class _ToStandardError(logging.Handler):
+    """To the stream that is standard error by then: of several processes it is another one than
+    when the command began (`wsdjax.placement.aborts`)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def _told_on_standard_error() -> Iterator[None]:
     """Tells there what the library logs, and not what other libraries repeat."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every step of every save
-    handler, logger = logging.StreamHandler(), logging.getLogger("wsdjax")
+    handler, logger = _ToStandardError(), logging.getLogger("wsdjax")
     before = logger.level, logger.propagate, sys.unraisablehook
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -106,14 +106,9 @@ class Iterates(Sequence):
 
 def of_one(params: Any, replicate: int, placed: Shardings) -> Any:
     """One replicate of what is [R, ...], by layer, each leaf where `placed` has it."""
-
-    def one(params: Any) -> Any:
-        return models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params))
-
-    if placed.mesh.size == 1:
-        return one(params)
-    where = placed.of_one(jax.eval_shape(one, params))
-    return jax.jit(one, out_shardings=where)(params)
+    found = models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params))
+    # Not by a function of its own, which would be compiled for every node.
+    return found if placed.mesh.size == 1 else jax.device_put(found, placed.of_one(found))
 
 
 def iterates(

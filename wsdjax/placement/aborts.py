@@ -34,9 +34,11 @@ def catch(end: Callable[[str], None]) -> None:
     fatal: list[str] = []
 
     def relay() -> None:
-        told = True
+        told, last = True, 0.0
         with os.fdopen(read, errors="replace") as lines:
             for line in lines:
+                # What goes on with the line before comes at once.
+                told, last = told or time.monotonic() - last > 0.5, time.monotonic()
                 if fatal or _FATAL in line:
                     fatal.append(line)
                     continue

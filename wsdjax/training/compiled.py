@@ -26,7 +26,8 @@ class Program(NamedTuple):
 
 
 class Compiled:
-    """
+    """Makes each program, and loads each data set, when it is first asked for.
+
     Args:
       mesh: how the devices are shared.
       devices: all that there are, by default; others need not be there for what is compiled alone.
