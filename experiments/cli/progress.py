@@ -57,14 +57,16 @@ class Training(Progress):
         self._display = Display(title, step, end, "updates")
         self._end, self._each, self._unit = end, each, unit
         self._seconds = self._last = 0.0
+        self._step = step
         self._display.show("compiling", step, at_once=True)
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        now, last = time.monotonic(), self._last
-        self._last, said, left = now, f"loss {loss:.4f}, rate {rate:.2e}", ""
+        now, last, updates = time.monotonic(), self._last, step - self._step
+        self._last, self._step = now, step
+        said, left = f"loss {loss:.4f}, rate {rate:.2e}", ""
         if last:
-            taken = now - last
-            self._seconds = 0.95 * self._seconds + 0.05 * taken if self._seconds else taken
+            taken, kept = (now - last) / updates, 0.95**updates
+            self._seconds = kept * self._seconds + (1 - kept) * taken if self._seconds else taken
             said += f", {self._each / self._seconds:,.0f} {self._unit}/s"
             left = f", {(self._end - step) * self._seconds:.0f} s left"
         self._display.show(said, step, left, at_once=step == self._end)

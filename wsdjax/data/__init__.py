@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsdjax.data.split import Batch, Dataset, Split
+from wsdjax.data.split import Batch, Dataset, Split, Traced
 
 if TYPE_CHECKING:
     from wsdjax.config import DataConfig
 
-__all__ = ["Batch", "Dataset", "Split", "Stream", "in_order", "load", "sample"]
+__all__ = ["Batch", "Dataset", "Split", "Stream", "Traced", "in_order", "load", "sample"]
 
 
 class Stream:
@@ -38,7 +38,11 @@ class Stream:
             raise ValueError(f"batch_size = {batch_size}: the set has {split.size} examples")
         self.batch_size = batch_size
         self.batches_per_epoch = split.size // batch_size
-        self._rows = split.batches(batch_size, np.asarray(seed, np.uint32), augment)
+        given = batch_size, np.asarray(seed, np.uint32), augment
+        self._rows = split.batches(*given)
+        traced = getattr(split, "traced", None)
+        self.traced: Traced | None = traced and traced(*given)
+        """The same batches inside of a compiled function; None if the host reads them."""
 
     def __getitem__(self, t: int) -> Batch:
         return self.rows(t, 0, self.batch_size)

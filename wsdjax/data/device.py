@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.data.augment import crop_and_flip
-from wsdjax.data.split import Batch
+from wsdjax.data.split import Batch, Traced
 
 TEST_SEED = 2**31
 """Examples that are made for testing have keys of their own; the training set's are of seed 0."""
@@ -35,13 +35,13 @@ class DeviceSplit:
     def batches(
         self, batch_size: int, seeds: np.ndarray, augment: bool
     ) -> Callable[[int, int, int], Batch]:
-        make, order = _programs(self, batch_size, augment, many := bool(seeds.ndim))
+        _, make, order = _programs(self, batch_size, augment, many := bool(seeds.ndim))
         # A function of (seed, epoch), kept because many steps share it.
         order_of = functools.lru_cache(maxsize=2)(functools.partial(order, seeds))
         per_epoch = self.size // batch_size
 
         def rows(t: int, start: int, stop: int) -> Batch:
-            whole = make(self.arrays, seeds, order_of(t // per_epoch), t)
+            whole = make(self.arrays, (seeds, order_of(t // per_epoch)), t)
             if stop - start == batch_size:
                 return whole
             # By no program of its own, which would round otherwise.
@@ -50,6 +50,15 @@ class DeviceSplit:
 
         return rows
 
+    def traced(self, batch_size: int, seeds: np.ndarray, augment: bool) -> Traced:
+        batch, _, order = _programs(self, batch_size, augment, True)
+        per_epoch = self.size // batch_size
+
+        def own(t: int) -> Any:
+            return seeds, order(seeds, t // per_epoch)
+
+        return Traced(batch, self.arrays, own, per_epoch)
+
     def take(self, indices: np.ndarray) -> Batch:
         return jax.jit(self.examples)(self.arrays, jnp.asarray(indices, jnp.int32))
 
@@ -57,10 +66,12 @@ class DeviceSplit:
 @functools.lru_cache(maxsize=8)
 def _programs(
     split: DeviceSplit, batch_size: int, augment: bool, many: bool
-) -> tuple[Callable[..., Batch], Callable[..., jax.Array]]:
-    """(batch, order), jitted once for all streams of a split: branches share their compilation."""
+) -> tuple[Callable[..., Batch], Callable[..., Batch], Callable[..., jax.Array]]:
+    """(batch, batch, order), one function for all streams of a split, so that branches share their
+    compilation; the last two are jitted."""
 
-    def batch(arrays, seed, order, t):
+    def batch(arrays, own, t):
+        seed, order = own
         at = t % (split.size // batch_size) * batch_size
         made = split.examples(arrays, jax.lax.dynamic_slice(order, (at,), (batch_size,)))
         if augment:
@@ -73,9 +84,9 @@ def _programs(
         return jax.random.permutation(key, split.size).astype(jnp.int32)
 
     if many:
-        batch = jax.vmap(batch, in_axes=(None, 0, 0, None))
+        batch = jax.vmap(batch, in_axes=(None, 0, None))
         order = jax.vmap(order, in_axes=(0, None))
-    return jax.jit(batch), jax.jit(order)
+    return batch, jax.jit(batch), jax.jit(order)
 
 
 def _key(seed: Any, use: int) -> jax.Array:

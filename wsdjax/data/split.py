@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,8 +18,26 @@ TOKENS_TOGETHER = 2**15
 """About so many tokens are evaluated at once."""
 
 
+class Traced(NamedTuple):
+    """Shuffled batches that a compiled function makes itself."""
+
+    make: Callable[[Any, Any, Any], Batch]
+    """``make(shared, own, t)``: batch t, leaves [R, B, ...]. It is one function for all streams of
+    a split, which share what is compiled of it."""
+    shared: Any
+    """A pytree of arrays."""
+    own: Callable[[int], Any]
+    """``own(t)``: arrays [R, ...], of each seed, for the batches of t's epoch."""
+    per_epoch: int
+    """How many batches an epoch has."""
+
+
 class Split(Protocol):
-    """`size` examples, each a pure function of its index."""
+    """`size` examples, each a pure function of its index.
+
+    One whose examples a device can make has ``traced(batch_size, seeds, augment) -> Traced`` too,
+    for seeds [R].
+    """
 
     @property
     def size(self) -> int: ...

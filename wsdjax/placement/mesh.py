@@ -60,6 +60,11 @@ class Shardings:
         return self._along("replica", EXAMPLES)
 
     @property
+    def table(self) -> NamedSharding:
+        """Leaves [K, R], a row for each of several updates."""
+        return self._along(None, "replica")
+
+    @property
     def everywhere(self) -> NamedSharding:
         """What every device has whole, such as metrics."""
         return self._along()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import numpy as np
@@ -14,11 +14,13 @@ from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import JsonLines
 from wsdjax.branches.rows import Rows, TensorBoard
 from wsdjax.placement import mesh, processes
-from wsdjax.training import optim
+from wsdjax.trainer import feeding
+from wsdjax.training import cost, optim
 from wsdjax.training import state as states
 from wsdjax.training.compiled import Compiled, Program
 from wsdjax.training.optim import Hyper
 from wsdjax.training.state import Place, State
+from wsdjax.training.step import Metrics
 from wsdjax.tree.branch import ResolvedBranch
 from wsdjax.tree.rates import rates
 
@@ -34,6 +36,7 @@ class Group:
     test: list[data.Batch]
     hypers: Hyper
     """Leaves float32 [T, R], as `hyper_table` gives them."""
+    compiled: Compiled
 
     @classmethod
     def of(cls, store: BranchStore, names: Sequence[str], compiled: Compiled) -> Group:
@@ -51,6 +54,7 @@ class Group:
             data.Stream(train, first.batch_size, seeds, first.data.augment),
             compiled.test_batches(first.data, placed),
             hyper_table(branches, there),
+            compiled,
         )
 
     @property
@@ -66,22 +70,43 @@ class Group:
     def replicates(self) -> int:
         return sum(branch.seeds for branch in self.branches)
 
-    def batch(self, n: int) -> data.Batch:
-        """The batch that update n sees, of which each process makes or reads its own examples."""
-        t = n - 1 - self.first.data_start
+    def reach(self, n: int) -> int:
+        """How many updates from update n on may be one call."""
+        return self._feeding.reach(n - 1 - self.first.data_start) if self.compiled.loops else 1
+
+    def advance(self, state: State, n: int, count: int) -> tuple[State, Metrics]:
+        """The updates n, ..., n + count - 1 of a state, which is donated, and their metrics, leaves
+        [count, R] or more; no more than `reach(n)`."""
+        t, row = n - 1 - self.first.data_start, n - 1 - self.first.start
+        if not self.compiled.loops:
+            hyper = Hyper(*(column[row] for column in self.hypers))
+            hyper = mesh.put(hyper, self.placed.replicates)
+            return self.program.step(state, self._batch(t), hyper)
+        feeding = self._feeding
+        # Of the last rows, which may be too few, those beyond the table are not used.
+        rows = np.minimum(np.arange(row, row + feeding.most), len(self.hypers.rate) - 1)
+        hypers = mesh.put(Hyper(*(c[rows] for c in self.hypers)), self.placed.table)
+        updates = self.compiled.updates(self.first, self.placed, feeding.feed)
+        return updates(state, feeding.given(t, count), hypers, np.int32(count))
+
+    @cached_property
+    def _feeding(self) -> feeding.Feeding:
+        shapes = cost.batch_shapes(self.first.data, self.stream.batch_size)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
+        each = size * self.replicates // self.placed.mesh.size
+        return feeding.of(self.stream, self.placed, self._batch, each)
+
+    def _batch(self, t: int) -> data.Batch:
+        """Batch t of the stream, of which each process makes or reads its own examples."""
 
         def rows(start: int, stop: int) -> data.Batch:
             read = partial(self.stream.rows, t, start, stop)
-            return processes.bounded(read, f"reading the batch of update {n}")
+            return processes.bounded(read, f"reading batch {t}")
 
         return self.placed.batch_of(rows, self.replicates, self.stream.batch_size)
 
-    def hyper(self, n: int) -> Hyper:
-        """The hyperparameters of update n."""
-        row = Hyper(*(column[n - 1 - self.first.start] for column in self.hypers))
-        return mesh.put(row, self.placed.replicates)
-
     def rates(self, n: int) -> np.ndarray:
+        """[R]: of update n."""
         return self.hypers.rate[n - 1 - self.first.start]
 
     def rows(self, store: BranchStore, step: int, tensorboard: bool) -> Rows:

@@ -37,12 +37,14 @@ class Trainer:
     store: BranchStore
     watch: Watch = field(default_factory=Watch)
     asked_to_stop: Callable[[], bool] = lambda: False
-    """Asked after every update; training then saves and raises `Stopped`."""
+    """Asked after every call of updates; training then saves and raises `Stopped`."""
     mesh: Mesh = field(default_factory=Mesh)
     """How devices are shared."""
+    loops: bool | None = None
+    """Whether several updates are one call, as for `wsdjax.training.compiled.Compiled`."""
 
     def __post_init__(self) -> None:
-        self._compiled = Compiled(self.mesh)
+        self._compiled = Compiled(self.mesh, loops=self.loops)
 
     def check(self, branches: Mapping[str, ResolvedBranch]) -> None:
         """Finds what would stop these branches from training (`wsdjax.trainer.preflight.check`)."""
@@ -132,7 +134,7 @@ def grow(
       branches: what is to be trained, old and new.
       watch: how it is watched.
       declares: the experiment that declares these branches, if it is to be the workdir's config.
-      asked_to_stop: asked after every update.
+      asked_to_stop: asked after every update, of several in one call after the last.
       planned: told what is missing, before it is trained.
       draw: draws the report, of a workdir whose branches or comparisons are others than before.
         One that is there is deleted first, so that none is out of date.

@@ -16,6 +16,9 @@ from wsdjax.training.state import State
 
 log = logging.getLogger("wsdjax")
 
+_CALL = 1.0
+"""Seconds that a call of updates may take."""
+
 
 class Diverged(RuntimeError):
     """A loss or an update is not finite; `branches` cannot go on."""
@@ -43,39 +46,54 @@ def train(
     program, progress = group.program, watch.progress
     rows = group.rows(store, begin, watch.tensorboard)
     save_at = set().union(*(store.protected(name) for name in names))
-    title, last = " + ".join(names), time.perf_counter()
+    title, last, pace = " + ".join(names), time.perf_counter(), _Pace()
 
-    def read(n: int, metrics: dict[str, jax.Array]) -> None:
+    def due(n: int) -> bool:
+        """Whether something is to be done after update n but its row."""
+        if n == end or n in save_at or any(watch.keeps(name, n) for name in names):
+            return True
+        return n % watch.checkpoint_every == 0 or n % watch.eval_every == 0
+
+    def read(n: int, count: int, metrics: dict[str, jax.Array]) -> None:
+        """The rows of the updates n, ..., n + count - 1."""
         nonlocal last
-        now, rates = time.perf_counter(), group.rates(n)
-        rows.write({"step": n, "seconds": round(now - last, 4)}, metrics, rates)
-        last = now
-        loss, update = (np.asarray(metrics[name]) for name in ("loss", "update_norm"))
-        bad = ~(np.isfinite(loss) & np.isfinite(update))
-        if bad.any():
-            raise _diverged(group, n, bad)
-        progress.update(n, float(loss.mean()), float(rates.mean()))
-        store.tell("read", names[0], n)
+        host = {name: np.asarray(value) for name, value in metrics.items()}
+        now = time.perf_counter()
+        seconds, last = (now - last) / count, now
+        pace.took(seconds)
+        for i in range(count):
+            row = {name: value.reshape(-1, group.replicates)[i] for name, value in host.items()}
+            rates = group.rates(n + i)
+            rows.write({"step": n + i, "seconds": round(seconds, 6)}, row, rates)
+            bad = ~(np.isfinite(row["loss"]) & np.isfinite(row["update_norm"]))
+            if bad.any():
+                raise _diverged(group, n + i, bad)
+            store.tell("read", names[0], n + i)
+        progress.update(n + i, float(row["loss"].mean()), float(rates.mean()))
 
     if begin > first.start:
         log.info("%s: going on from update %d of %d", title, begin, end)
     each = group.replicates * first.batch_size * first.data.units
     progress.start(title, begin, end, each, first.data.unit)
-    unread = None
+    unread: tuple[int, int, dict[str, jax.Array]] | None = None
     try:
         if begin == 0 and first.weights:
             rows.write({"step": 0}, program.evaluate(state, group.test))  # to be improved on
-        for n in range(begin + 1, end + 1):
-            state, metrics = program.step(state, group.batch(n), group.hyper(n))
-            # The row before this one is read while this update runs: to wait for this
-            # one's here would leave the device idle.
+        n = begin
+        while n < end:
+            most = store.agreed(lambda: pace.most, "updates") if group.compiled.loops else 1
+            most = min(most, group.reach(n + 1))
+            count = next((i for i in range(1, most) if due(n + i)), most)
+            state, metrics = group.advance(state, n + 1, count)
+            # The rows before these are read while these updates run: to wait for these here would
+            # leave the device idle.
             if unread:
                 read(*unread)
-            unread = (n, metrics)
+            unread, n = (n + 1, count, metrics), n + count
             stop = n < end and asked_to_stop()
             save = stop or n in save_at or n % watch.checkpoint_every == 0
             snap = [name for name in names if watch.keeps(name, n)]
-            if save or snap or n % watch.eval_every == 0 or n == end:
+            if stop or due(n):
                 read(*unread)
                 unread = None
             if n % watch.eval_every == 0 or n == first.end:
@@ -97,6 +115,19 @@ def train(
     finally:
         progress.stop()
         rows.close()
+
+
+class _Pace:
+    """How many updates a call may have, so that whoever watches or stops is not kept waiting."""
+
+    def __init__(self) -> None:
+        self.most, self._calls = 1, 0
+
+    def took(self, seconds: float) -> None:
+        """Told of each call how long an update took in it."""
+        self._calls += 1
+        if self._calls > 1:  # the first one compiles
+            self.most = max(1, int(_CALL / max(seconds, 1e-9)))
 
 
 def _diverged(group: Group, n: int, bad: np.ndarray) -> Diverged:

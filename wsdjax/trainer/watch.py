@@ -11,13 +11,13 @@ from wsdjax.config import Experiment, describe_all
 
 
 class Progress:
-    """Told of every update whose row has been read; it shows nothing."""
+    """Told of the updates whose rows have been read; it shows nothing."""
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         """`each` update takes so many of a unit: images or tokens."""
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        pass
+        """Of update `step`, the last of those that were one call."""
 
     def stop(self) -> None:
         pass

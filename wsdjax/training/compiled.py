@@ -13,8 +13,10 @@ from wsdjax.config import DataConfig, Mesh
 from wsdjax.config.json import key
 from wsdjax.placement import mesh
 from wsdjax.placement.mesh import Shardings
+from wsdjax.training import state as states
 from wsdjax.training.state import Place, State
 from wsdjax.training.step import Metrics, make_average, make_evaluate, make_step
+from wsdjax.training.updates import Feed, Updates, make_updates
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -23,6 +25,8 @@ class Program(NamedTuple):
     step: Callable
     evaluate: Callable[[State, Sequence[data.Batch]], Metrics]
     """``evaluate(state, batches)``: `eval_loss`, and `eval_ema_loss` of an average's weights."""
+    where: State
+    """The sharding of each leaf of the state."""
 
 
 class Compiled:
@@ -31,12 +35,19 @@ class Compiled:
     Args:
       mesh: how the devices are shared.
       devices: all that there are, by default; others need not be there for what is compiled alone.
+      loops: whether several updates are one call. By default but on CPUs, where XLA's loops cost
+        more than the host does.
     """
 
     def __init__(
-        self, mesh: Mesh | None = None, devices: Sequence[jax.Device] | None = None
+        self,
+        mesh: Mesh | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        loops: bool | None = None,
     ) -> None:
         self.mesh, self.devices = mesh or Mesh(), devices
+        platform = devices[0].platform if devices else jax.default_backend()
+        self.loops = platform != "cpu" if loops is None else loops
         self._made: dict[Any, Any] = {}
 
     def placed(self, group: Sequence[ResolvedBranch]) -> Shardings:
@@ -68,10 +79,20 @@ class Compiled:
                 return {f"{a}_{b}": v for a, found in values.items() for b, v in found.items()}
 
             step = make_step(model, placed, branch.averages, branch.accumulate)
-            return Program(model, step, evaluate)
+            state = jax.eval_shape(lambda: states.create(model, [0], branch.averages))
+            return Program(model, step, evaluate, placed.of(state))
 
         what = key(branch.model, branch.averages, branch.accumulate)
         return self._once((what, placed.mesh), make)
+
+    def updates(self, branch: ResolvedBranch, placed: Shardings, feed: Feed) -> Updates:
+        """The step of a branch, several times in a call, on the batches of `feed`."""
+        program = self.program(branch, placed)
+
+        def make():
+            return make_updates(program.step, feed, placed, program.where)
+
+        return self._once((program.step, feed), make)
 
     def train_split(self, config: DataConfig) -> data.Split:
         return self._data(config).train
