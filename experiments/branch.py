@@ -10,7 +10,8 @@ python -m experiments.branch extend BRANCH --workdir=W --steps=LENGTH [--name=NA
 
 fork and extend train what they add and draw the report again; typed again after a stop they
 go on. Schedules and data sets are written as in a config file. Several processes are given the same
-command, with --coordinator=HOST:PORT --process_count=N --process_id=I as for experiments.run.
+command, with --coordinator=HOST:PORT --process_count=N --process_id=I as for experiments.run;
+--nocache too is as there.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _branch(given: Given) -> int | None:
 
 
 _GROWING = [
-    *("coordinator", "process_count", "process_id"),
+    *("coordinator", "process_count", "process_id", "cache"),
     *("name", "steps", "data", "data_seed", "reset_optimizer", "averages", "checkpoint_dir"),
     *_HYPERPARAMETERS,
 ]

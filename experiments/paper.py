@@ -49,6 +49,7 @@ def _belloni(argv: Sequence[str]) -> int:
     flag("--lm", default="stdlib", help="the language model's: stdlib or text:DIR")
     flag("--only", type=cli.names, help="figures, with commas between them; all if left out")
     parser.switch("dry_run", "tell what the study would cost, and stop")
+    parser.keeps_programs()
     return cli.call(parser, _run, argv, "with what is missing")
 
 
@@ -59,7 +60,11 @@ def _run(given: argparse.Namespace) -> int:
     }
     cli.check_writable("--workdir", given.workdir)
 
-    from experiments.papers.belloni import measured, study  # JAX, once all flags are known good
+    # JAX, once all flags are known good.
+    from experiments.cli import programs
+    from experiments.papers.belloni import measured, study
+
+    programs.keep(given)
 
     asked = given.only or list(measured.FIGURES)
     for name in asked:
@@ -75,7 +80,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _said(given: argparse.Namespace) -> list[str]:
-    values = {name: getattr(given, name) for name in given.present}
+    values = {name: getattr(given, name) for name in given.present - {"cache"}}
     plain = {n: ",".join(v) if isinstance(v, list) else v for n, v in values.items()}
     return [f"--{name}={value}" for name, value in plain.items()]
 

@@ -1,15 +1,17 @@
 """Trains whatever of a config's tree is still missing, then draws its report.
 
 python -m experiments.run --config=experiments/configs/NAME.py [--workdir=runs/NAME]
-    [--config.field=value ...] [--checkpoint_dir=PATH] [--dry_run]
+    [--config.field=value ...] [--checkpoint_dir=PATH] [--dry_run] [--nocache]
     [--coordinator=HOST:PORT --process_count=N --process_id=I]
 
 --dry_run tells parameters, tokens, FLOPs and memory, which every run tells first, and stops there;
-the data need not be prepared. Of several processes, each with devices of its own, all are given the
-same command, with the last three flags where JAX does not find them itself, as it does on a TPU and
-under SLURM; the first one keeps --workdir, and all write to --checkpoint_dir, or to the workdir if
-they share its disk. On a notice that a machine is taken away (SIGTERM) all save and end with the
-exit code 75, after which the same command goes on.
+the data need not be prepared. Compiled programs are kept for the next start, in ~/.cache/wsdjax or
+where $XDG_CACHE_HOME or $JAX_COMPILATION_CACHE_DIR says; --nocache does without. Of several
+processes, each with devices of its own, all are given the same command, with the last three flags
+where JAX does not find them itself, as it does on a TPU and under SLURM; the first one keeps
+--workdir, and all write to --checkpoint_dir, or to the workdir if they share its disk. On a notice
+that a machine is taken away (SIGTERM) all save and end with the exit code 75, after which the same
+command goes on.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
     compiled = Compiled()
     placed = compiled.placed([branch])
-    model, step, _ = compiled.program(branch, placed)
+    model, step, *_ = compiled.program(branch, placed)
     seeds = np.asarray(branch.replicate_seeds, np.uint32)
     now = state.made(lambda seeds: state.create(model, seeds, branch.averages), placed, seeds)
     table = hyper_table([branch], {branch.name: branch})

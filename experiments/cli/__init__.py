@@ -76,9 +76,14 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--coordinator", help="of several processes the first's HOST:PORT")
             self.add_argument("--process_count", type=number(int, 1), help="how many there are")
             self.add_argument("--process_id", type=number(int, 0), help="which of them this is")
+            self.keeps_programs()
 
-    def switch(self, name: str, help: str) -> None:
-        self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=False, help=help)
+    def switch(self, name: str, help: str, default: bool = False) -> None:
+        self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=default, help=help)
+
+    def keeps_programs(self) -> None:
+        """Adds the flag of `experiments.cli.programs.keep`."""
+        self.switch("cache", "--nocache: keep no compiled programs for the next start", True)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The flags' values, and in `present` the names of those that were given."""

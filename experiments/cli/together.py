@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
+from experiments.cli import programs
 from wsdjax.errors import UserError
 from wsdjax.files import explained
 from wsdjax.placement import processes
@@ -26,6 +27,7 @@ def together(given: argparse.Namespace) -> Iterator[None]:
         if not processes.is_first():
             logging.getLogger("wsdjax").setLevel(logging.ERROR)
             quiet.enter_context(contextlib.redirect_stdout(None))
+        programs.keep(given)
         try:
             yield
         except processes.Lost as error:

@@ -22,6 +22,7 @@ from wsdjax.training import cost
 from wsdjax.training import state as states
 from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
+from wsdjax.training.updates import stacked
 from wsdjax.tree.branch import ResolvedBranch
 
 Siblings = Sequence[ResolvedBranch]
@@ -67,7 +68,7 @@ def replicates(siblings: Siblings) -> int:
 
 
 def update(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
-    """Lowers the step that trains siblings."""
+    """Lowers the step that trains siblings, or the loop of steps, which is given two batches."""
     first, count, placed = siblings[0], replicates(siblings), compiled.placed(siblings)
     program = compiled.program(first, placed)
     step: Any = program.step
@@ -77,9 +78,14 @@ def update(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
         name: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=placed.batch)
         for name, leaf in cost.batch_shapes(first.data, first.batch_size).items()
     }
-    one = jax.ShapeDtypeStruct((count,), np.float32, sharding=placed.replicates)
-    hyper = Hyper(*[one] * len(Hyper._fields))
-    return lambda: step.lower(_placed(state, placed.of(state)), batch, hyper)
+    state = _placed(state, program.where)
+    if not compiled.loops:
+        one = jax.ShapeDtypeStruct((count,), np.float32, sharding=placed.replicates)
+        return lambda: step.lower(state, batch, Hyper(*[one] * len(Hyper._fields)))
+    two = jax.ShapeDtypeStruct((2, count), np.float32, sharding=placed.table)
+    updates: Any = compiled.updates(first, placed, stacked)
+    number = jax.ShapeDtypeStruct((), np.int32)
+    return lambda: updates.lower(state, [batch] * 2, Hyper(*[two] * len(Hyper._fields)), number)
 
 
 def initialisation(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:

@@ -2,7 +2,7 @@
 
 python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
     [--examples=1000] [--split=train] [--sample_seed=0] [--k=1] [--tol=1e-3] [--points=21]
-    [--coordinator=HOST:PORT --process_count=N --process_id=I]
+    [--nocache] [--coordinator=HOST:PORT --process_count=N --process_id=I]
 python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
@@ -20,11 +20,11 @@ Along a range:
 Each result is a small JSON file under branches/BRANCH/probes/, named by its node and settings, with
 a hash of them since other nodes can be as many with the same ends, and other values print alike; it
 is not computed again, and a plane goes on from the cell at which it was stopped. A node is kept
-with the branch that made it. What is measured at a node depends on that node alone, not on what
-was measured before. Several devices share parameters and examples as in training, and several
-processes are given the same command, as for experiments.run; there a plane that was stopped begins
-anew. At the end the report is drawn again. `drop` deletes results, each named BRANCH/FILE, as in
-the report, or by its path, and draws the report without them.
+with the branch that made it. What is measured at a node depends on that node alone, not on what was
+measured before. Several devices share parameters and examples as in training, and several processes
+are given the same command, as for experiments.run, of which --nocache too is told; there a plane
+that was stopped begins anew. At the end the report is drawn again. `drop` deletes results, each
+named BRANCH/FILE, as in the report, or by its path, and draws the report without them.
 """
 
 from __future__ import annotations

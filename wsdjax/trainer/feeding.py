@@ -72,7 +72,7 @@ class Read:
 Feeding = Made | Read
 
 
-def of(stream: Stream, placed: Shardings, batch: Callable[[int], Batch], bytes_of_one: int) -> Feeding:
+def of(stream: Stream, placed: Shardings, batch: Callable[[int], Batch], size: int) -> Feeding:
     """Of a stream with a row for each replicate, whose ``batch(t)`` lies where it is to live and
-    takes so many bytes of each device."""
-    return Made(stream.traced, placed) if stream.traced else Read(batch, bytes_of_one)
+    takes `size` bytes of each device."""
+    return Made(stream.traced, placed) if stream.traced else Read(batch, size)

@@ -98,7 +98,10 @@ def made(make: Callable[..., State], placed: Shardings, *arguments: Any) -> Stat
 def maker(make: Callable[..., State], placed: Shardings, *arguments: Any) -> jax.stages.Wrapped:
     """The jitted function of `made`; of the arguments the shapes are enough."""
     where = placed.of(jax.eval_shape(make, *arguments))
-    return jax.jit(_one_by_one(make, where), out_shardings=where)
+    # It runs once: with all its optimisations LLVM takes seconds for it, and the bits are the same.
+    on_cpu = placed.spread.device.platform == "cpu"
+    once = {"xla_backend_optimization_level": 1} if on_cpu else None
+    return jax.jit(_one_by_one(make, where), out_shardings=where, compiler_options=once)
 
 
 def _one_by_one(make: Callable[..., State], like: State) -> Callable[..., State]:
