@@ -121,7 +121,7 @@ def test_a_flag_that_is_given_twice_is_refused(arguments, tmp_path):
         (("experiments.probe", "--workdir=W", "--node=decay", "--probe=x"), 2, "the probes are"),
         (("experiments.report", "--workdir=W"), 0, "Report:  "),
         (("experiments.prepare", "text", "--out=x"), 2, "give --input and --tokenizer"),
-        (("experiments.bench",), 2, "name the benchmark first: curvature or training"),
+        (("experiments.bench",), 2, "name the benchmark first: all or train or "),
     ],
 )
 def test_each_command_is_a_module_that_ends_with_its_exit_code(arguments, code, said, finished):

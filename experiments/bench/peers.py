@@ -57,8 +57,9 @@ def _curvlinops(subject: Subject) -> Solve:
     import torch
     from curvlinops import HessianLinearOperator
 
-    from experiments.bench.in_torch import batch_of, cnn
+    from experiments.bench.in_torch import batch_of, cnn, prepare
 
+    prepare(tf32=False)
     network, batch = cnn(subject.params), batch_of(subject.batch)
 
     def solve(k, tol, ncv):
@@ -89,15 +90,16 @@ def _eigenthings(subject: Subject) -> Solve:
     import torch
     from hessian_eigenthings import HessianOperator, lanczos, supervised_loss
 
-    from experiments.bench.in_torch import batch_of, cnn
+    from experiments.bench.in_torch import batch_of, cnn, prepare
 
+    prepare(tf32=False)
     network, batch = cnn(subject.params), batch_of(subject.batch)
     loss = supervised_loss(torch.nn.functional.cross_entropy)
 
     def solve(k, steps):
         operator = HessianOperator(network, [batch], loss)
         found = lanczos(operator, k=k, max_iter=steps, reorthogonalize=True, which="LA", seed=0)
-        return Outcome(found.eigenvalues.double().numpy(), found.iterations)
+        return Outcome(found.eigenvalues.double().cpu().numpy(), found.iterations)
 
     return solve
 
@@ -105,8 +107,9 @@ def _eigenthings(subject: Subject) -> Solve:
 def _pyhessian(subject: Subject) -> Solve:
     import torch
 
-    from experiments.bench.in_torch import batch_of, cnn
+    from experiments.bench.in_torch import DEVICE, batch_of, cnn, prepare
 
+    prepare(tf32=False)
     # By name, since the package has a class of the same name as its module.
     module: Any = importlib.import_module("pyhessian.hessian")
     batch = batch_of(subject.batch)
@@ -116,7 +119,9 @@ def _pyhessian(subject: Subject) -> Solve:
         torch.manual_seed(0)
         with mock.patch.object(module, "hessian_vector_product", counted):
             network = cnn(subject.params)  # anew, since it adds to the gradients there are
-            hessian = module.hessian(network, torch.nn.CrossEntropyLoss(), batch, cuda=False)
+            hessian = module.hessian(
+                network, torch.nn.CrossEntropyLoss(), batch, cuda=DEVICE == "cuda"
+            )
             values, _ = hessian.eigenvalues(maxIter=100, tol=tol, top_n=k)
             network.zero_grad()  # the graph of the gradient is a cycle through it
         return Outcome(np.sort(values)[::-1], counted.products)

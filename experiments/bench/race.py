@@ -76,7 +76,6 @@ def race(
             found = solve(k, **setting)
             error = float(np.max(np.abs(found.eigenvalues / exact - 1)))
             point = Point(name, k, setting, error, found.products, [], [])
-            print(f"{name}, {point.written}: {point.products} products, {error:.1e}", flush=True)
             tried.append(point)
         points += _unbeaten(tried)
     for turn in range(repeats):

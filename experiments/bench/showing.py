@@ -1,33 +1,12 @@
-"""The benchmark as a table and as a figure."""
+"""Curvature's benchmark as a figure."""
 
 from __future__ import annotations
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments.bench.race import Comparison, Point
-from experiments.cli.table import aligned
+from experiments.bench.race import Point
 from experiments.report.style import COLOURS, STYLE
-
-_OURS = ("our error", "products", "seconds", "compiling", "times as fast")
-_HEADER: tuple[str, ...] = ("k", "peer", "error", "products", "seconds", *_OURS)
-
-
-def table(compared: list[Comparison], cold: dict[tuple[int, str], float]) -> list[str]:
-    """A line for each peer and k; `cold` has our seconds with compilation."""
-    rows = [_HEADER]
-    for peer, ours, times in compared:
-        row = (str(peer.k), f"{peer.name} ({peer.written})", *_numbers(peer))
-        if ours is None:
-            rows.append((*row, "not reached", *[""] * (len(_OURS) - 1)))
-        else:
-            first = f"{cold[ours.k, ours.written]:.2f}"
-            rows.append((*row, *_numbers(ours), first, f"{times:.2f}"))
-    return aligned(rows, range(len(_HEADER)))
-
-
-def _numbers(point: Point) -> tuple[str, str, str]:
-    return f"{point.error:.1e}", str(point.products), f"{point.median:.2f}"
 
 
 def error_against_time(points: list[Point]) -> Figure:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, devices
+from experiments.bench.measure import seconds_of
+from experiments.bench.ours import Step, branch_of, random_batch
 from experiments.cli.results import here, write_result
 from experiments.estimate import batch_of, model_of
-from wsdjax import tree
 from wsdjax.branches import provenance
-from wsdjax.config import Mesh, describe_all, validate
+from wsdjax.config import Mesh, validate
 from wsdjax.placement import mesh
-from wsdjax.trainer.group import hyper_table
-from wsdjax.training import cost, state
-from wsdjax.training.compiled import Compiled
-from wsdjax.training.optim import Hyper
+from wsdjax.training import cost
 from wsdjax.tree.branch import ResolvedBranch
 
 
@@ -53,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _training(given: argparse.Namespace) -> None:
     validate(given.experiment)
-    described = describe_all(given.experiment.data_sets())
-    branch = next(iter(tree.resolve(given.experiment, described).values()))
+    branch = branch_of(given.experiment)
     of_one = cost.of_branch(branch)
     subject = f"{model_of(branch)}, updates of {batch_of(branch)}"
     print(f"{subject}, on {provenance.machine()}", flush=True)
@@ -70,7 +67,7 @@ def _training(given: argparse.Namespace) -> None:
         "unit": branch.data.unit,
         "flops_per_second_and_device": each,
         "matrix_product_flops_per_second": max(before, product_rate(dtype)),
-        "share_of_peak": _of_peak(each, dtype),
+        "share_of_peak": of_peak(each, dtype),
         "estimated_bytes": of_one.bytes_of_device(
             branch.seeds, mesh.shape(Mesh(), branch.model, branch.seeds, jax.device_count())
         ),
@@ -82,22 +79,18 @@ def _training(given: argparse.Namespace) -> None:
 
 def measure(branch: ResolvedBranch, updates: int) -> Speed:
     """Times updates of a branch from its initialisation; the first, which compiles, apart."""
-    compiled = Compiled()
-    placed = compiled.placed([branch])
-    model, step, *_ = compiled.program(branch, placed)
-    seeds = np.asarray(branch.replicate_seeds, np.uint32)
-    now = state.made(lambda seeds: state.create(model, seeds, branch.averages), placed, seeds)
-    table = hyper_table([branch], {branch.name: branch})
+    step = Step(branch)
     seconds: list[float] = []
-    for n, batch in enumerate(_batches(branch, updates + 1)):
-        begun = time.perf_counter()
-        hyper = Hyper(*(column[n % len(table.rate)] for column in table))
-        hyper, batch = jax.device_put((hyper, batch), (placed.replicates, placed.batch))
-        now, metrics = step(now, batch, hyper)
-        jax.block_until_ready((now, metrics))
-        seconds.append(time.perf_counter() - begun)
+    for n in range(updates + 1):
+        batch = random_batch(branch, n)
+        seconds.append(seconds_of(lambda: _done(step, batch)))  # noqa: B023
     usage = jax.devices()[0].memory_stats() or {}
     return Speed(seconds[0], seconds[1:], usage.get("peak_bytes_in_use"))
+
+
+def _done(step: Step, batch: Any) -> None:
+    loss = step.update(step.put(batch))
+    jax.block_until_ready((step.state, loss))
 
 
 def product_rate(dtype: Any, seconds: float = 2.0) -> float:
@@ -132,23 +125,8 @@ def told(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _of_peak(flops_per_second: float, dtype: Any) -> float | None:
+def of_peak(flops_per_second: float, dtype: Any) -> float | None:
     """None for a device that is not in the table, or for other than bfloat16."""
     kind = jax.devices()[0].device_kind
     device = devices.known(kind)
     return flops_per_second / device.peak if device and dtype == jnp.bfloat16 else None
-
-
-def _batches(branch: ResolvedBranch, count: int) -> Iterator[Any]:
-    """Batches of random numbers, leaves [R, B, ...]; integers are below the number of classes."""
-    random = np.random.default_rng(0)
-    shapes = cost.batch_shapes(branch.data, branch.batch_size)
-
-    def leaf(of):
-        shape = (branch.seeds, *of.shape)
-        if jnp.issubdtype(of.dtype, jnp.integer):
-            return random.integers(0, branch.model.classes, shape, np.int32)
-        return random.normal(size=shape).astype(of.dtype)
-
-    for _ in range(count):
-        yield jax.tree.map(leaf, shapes)

@@ -1,0 +1,150 @@
+"""The landscape: points on a line and in a plane against a Python loop over them, and principal
+components against scikit-learn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.bench import lm
+from experiments.bench.measure import Work, contest, ratios
+from experiments.bench.ours import ROOT, branch_of
+from experiments.bench.rows import OF_ITS_MEMORY, Line, Row, at_least, at_most, on_cpu
+from wsdjax import models, probes
+from wsdjax.config import CNN
+from wsdjax.probes.vectors import random_like
+
+
+class Place(NamedTuple):
+    """A loss and three points of parameters."""
+
+    loss: Any
+    origin: Any
+    first: Any
+    second: Any
+    batches: list[Any]
+
+    @classmethod
+    def of(cls, widths: tuple[int, ...], examples: int) -> Place:
+        model = models.build(CNN(widths))
+        params = model.init(jax.random.key(0))
+        first, second = (random_like(jax.random.key(i), params) for i in (1, 2))
+        inputs = jax.random.normal(jax.random.key(3), (examples, 32, 32, 3))
+        targets = jax.random.randint(jax.random.key(4), (examples,), 0, 10)
+        batches = [{"inputs": inputs, "targets": targets}]
+        return cls(model.loss, params, first, second, batches)
+
+
+def plane_by_a_loop(place: Place, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[n1, n2]: what anybody would write: a jitted loss, called at each point."""
+
+    @jax.jit
+    def at(a, b, origin, axis_1, axis_2, batch):
+        moved = jax.tree.map(lambda x, u, v: x + a * u + b * v, origin, axis_1, axis_2)
+        with jax.default_matmul_precision("highest"):
+            return place.loss(moved, batch)
+
+    given = place.origin, place.first, place.second, place.batches[0]
+    return np.array([[float(at(a, b, *given)) for b in second] for a in first])
+
+
+def plane(place: Place, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return probes.loss_plane(*place[:4], first, second, place.batches)
+
+
+def _sweep(on_a_cpu: tuple[int, int], on_a_gpu: tuple[int, int], _: Any) -> Iterator[Line]:
+    """Of so many points by so many."""
+    sizes = on_a_cpu if on_cpu() else on_a_gpu
+    coordinates = [np.linspace(-1, 1, size) if size > 1 else np.zeros(1) for size in sizes]
+    place = Place.of((16, 32, 32, 32), 256) if on_cpu() else Place.of(CNN().widths, 2_000)
+
+    def work(function: Any) -> Work:
+        return lambda count: [function(place, *coordinates) for _ in range(count)]
+
+    looped = {"a loop over points": lambda: work(plane_by_a_loop)}
+    return contest(work(plane), looped, points=sizes)
+
+
+def _components(config: Any, count: int, _: argparse.Namespace) -> Iterator[Line]:
+    """Of iterates that are read from files, in processes of their own, so that each has its own
+    peak of memory."""
+    with tempfile.TemporaryDirectory() as directory:
+        _write_iterates(models.build(config), count, Path(directory))
+        found: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
+        for turn in range(3):
+            for who in sorted(found, reverse=turn % 2 == 1):
+                found[who].append(in_process("components", who, directory))
+                if why := found[who][-1].get("why"):
+                    yield Line("scikit-learn", [], why=why)
+                    return
+    (ours, theirs), against = found.values(), "scikit-learn, stacked"
+    told = {"iterates": count, "ours": ours, "theirs": theirs}
+    seconds, memory = (
+        [[each[key] for each in who] for who in (ours, theirs)] for key in ("seconds", "bytes")
+    )
+    yield Line(against, ratios(seconds[1], seconds[0]), also=told)
+    yield Line(against, ratios(memory[0], memory[1]), OF_ITS_MEMORY, goal=at_most(0.01, 0.01))
+
+
+def _write_iterates(model: models.Model, count: int, directory: Path) -> None:
+    """A random walk from the initialisation."""
+    leaves = [np.array(leaf) for leaf in jax.tree.leaves(model.init(jax.random.key(0)))]
+    random = np.random.default_rng(0)
+    for i in range(count):
+        np.savez(directory / f"{i:04}.npz", *leaves)
+        for leaf in leaves:
+            leaf += 1e-3 * random.standard_normal(leaf.shape, np.float32)
+
+
+def in_process(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "experiments.bench.child", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()[-200:]}")
+    return json.loads(done.stdout)
+
+
+def _language() -> Any:
+    return branch_of(lm.experiment()).model
+
+
+ROWS = (
+    Row(
+        "landscape.line",
+        "51 points on a line",
+        at_least(1.0, 3.0),
+        *(40, 30),
+        partial(_sweep, (51, 1), (51, 1)),
+    ),
+    Row(
+        "landscape.plane",
+        "41 x 41 points of a plane, on a CPU 13 x 13",
+        at_least(1.0, 3.0),
+        *(50, 60),
+        partial(_sweep, (13, 13), (41, 41)),
+    ),
+    Row(
+        "landscape.pca_cnn",
+        "principal components of 100 iterates of the CNN",
+        at_least(1.0, 1.0),
+        *(90, 90),
+        partial(_components, CNN(), 100),
+    ),
+    Row(
+        "landscape.pca_lm",
+        "principal components of 20 iterates of the language model",
+        at_least(1.0, 1.0),
+        *(90, 200),
+        lambda given: _components(_language(), 20, given),
+    ),
+)

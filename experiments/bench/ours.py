@@ -1,0 +1,156 @@
+"""What the rows measure of ours: the bare compiled step, and the trainer's loop around it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench.measure import ratios, seconds_of
+from experiments.bench.rows import OF_ITS_TIME, Line
+from experiments.cli import overrides
+from wsdjax import tree
+from wsdjax.branches import BranchStore
+from wsdjax.config import Constant, Experiment, describe_all
+from wsdjax.models import Model
+from wsdjax.trainer import Progress, Trainer, Watch
+from wsdjax.trainer.group import hyper_table
+from wsdjax.training import cost, state
+from wsdjax.training.compiled import Compiled
+from wsdjax.training.optim import Hyper
+from wsdjax.tree.branch import ResolvedBranch
+
+ROOT = Path(__file__).parents[2]
+NEVER = 10**9
+"""Updates between what a bare loop does not do."""
+
+
+def configured(name: str, *flags: str) -> Experiment:
+    """The experiment of ``experiments/configs/NAME.py``, with flags such as "--config.seeds=1"."""
+    path = ROOT / "experiments" / "configs" / f"{name}.py"
+    return overrides.experiment(str(path), list(flags))[0]
+
+
+def branch_of(experiment: Experiment) -> ResolvedBranch:
+    """Its first branch."""
+    described = describe_all(experiment.data_sets())
+    return next(iter(tree.resolve(experiment, described).values()))
+
+
+def random_batch(branch: ResolvedBranch, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random numbers of the data set's shapes, [R, B, ...], so that it need not be there; integers
+    are below the number of classes."""
+    random = np.random.default_rng(seed)
+
+    def leaf(of):
+        shape = (branch.seeds, *of.shape)
+        if jnp.issubdtype(of.dtype, jnp.integer):
+            return random.integers(0, branch.model.classes, shape, np.int32)
+        return random.normal(size=shape).astype(of.dtype)
+
+    return jax.tree.map(leaf, cost.batch_shapes(branch.data, branch.batch_size))
+
+
+class Step:
+    """A branch's compiled update from its initialisation, on one batch that lies on the device;
+    as a work it does n of them."""
+
+    def __init__(self, branch: ResolvedBranch, batch: Any = None):
+        compiled = Compiled()
+        self.branch, self.placed = branch, compiled.placed([branch])
+        self.model: Model
+        self.model, self._step, *_ = compiled.program(branch, self.placed)
+        seeds = np.asarray(branch.replicate_seeds, np.uint32)
+        make = lambda seeds: state.create(self.model, seeds, branch.averages)  # noqa: E731
+        self.state = state.made(make, self.placed, seeds)
+        table = hyper_table([branch], {branch.name: branch})
+        self.hyper = jax.device_put(Hyper(*(c[-1] for c in table)), self.placed.replicates)
+        given = random_batch(branch) if batch is None else batch
+        self.batch = self.put(given)
+
+    def __call__(self, count: int) -> list[np.ndarray]:
+        """The losses before each update, [R]."""
+        losses = [self.update(self.batch) for _ in range(count)]
+        jax.block_until_ready((self.state, losses))
+        return [np.asarray(loss) for loss in losses]
+
+    def put(self, batch: Any) -> Any:
+        return jax.device_put(batch, self.placed.batch)
+
+    def update(self, batch: Any) -> jax.Array:
+        self.state, metrics = self._step(self.state, batch, self.hyper)
+        return metrics["loss"]
+
+    def first_params(self) -> Any:
+        """The parameters of the first replicate, on the host."""
+        return jax.device_get(jax.tree.map(lambda leaf: leaf[0], self.state.params))
+
+
+class Stopwatch(Progress):
+    """When which row was read."""
+
+    def __init__(self) -> None:
+        self._read: list[tuple[int, float]] = []
+
+    def update(self, step: int, loss: float, rate: float) -> None:
+        self._read.append((step, time.perf_counter()))
+
+    @property
+    def seconds_an_update(self) -> float:
+        """In the loop once it is under way: after the first quarter of what was read."""
+        (begin, then), (end, now) = self._read[len(self._read) // 4], self._read[-1]
+        return (now - then) / (end - begin)
+
+
+class Loop:
+    """The trainer over a branch, again and again under new names: one workdir, one program."""
+
+    def __init__(self, experiment: Experiment, workdir: Path):
+        self._branch = branch_of(experiment)
+        self._store = BranchStore(workdir)
+        self._trainer = Trainer(self._store)
+        self._numbers = itertools.count()
+
+    def train(self, updates: int, watch: Watch | None = None) -> Stopwatch:
+        """Trains a new branch of so many updates; by default without evaluation or checkpoints
+        before its end."""
+        name, stopwatch = f"run{next(self._numbers)}", Stopwatch()
+        branch = dataclasses.replace(self._branch, name=name, end=updates, schedule=Constant())
+        watch = watch or Watch(eval_every=NEVER, checkpoint_every=NEVER)
+        self._trainer.watch = dataclasses.replace(watch, progress=stopwatch)
+        with self._store.lock():
+            self._store.register({name: branch})
+            self._trainer.train([name])
+        return stopwatch
+
+
+@contextlib.contextmanager
+def looped(experiment: Experiment) -> Iterator[Loop]:
+    """A `Loop` in a directory of its own, which goes with it."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Loop(experiment, Path(directory))
+
+
+def loop_over_step(experiment: Experiment, updates: int, turns: int = 4) -> Line:
+    """An update in the trainer's loop, without evaluations and checkpoints, against the bare step
+    on a batch that is there: so many of each in every turn."""
+    step = Step(branch_of(experiment))
+    with looped(experiment) as loop:
+        loop.train(5)
+        step(2)
+        inside, alone = [], []
+        for _ in range(turns):
+            inside.append(loop.train(updates).seconds_an_update)
+            alone.append(seconds_of(lambda: step(updates)) / updates)
+    seeds = f"{experiment.seeds} seed{'s' * (experiment.seeds > 1)}"
+    told = {"seconds": inside, "seconds_of_step": alone, "updates": updates}
+    return Line(f"the bare step, {seeds}", ratios(inside, alone), OF_ITS_TIME, told)
