@@ -95,7 +95,7 @@ def written(workdir: Path, rows: int) -> Path:
     for n in range(1, rows + 1):
         loss = [1 + 1 / n, 1 + 2 / n]
         norms = dict.fromkeys(("grad_norm", "param_norm", "update_norm"), loss)
-        metrics.write({"step": n, "seconds": 0.01, "loss": loss, **norms, "rate": [1e-3] * 2})
+        metrics.write({"step": n, "seconds": 0.01, "loss": loss, **norms, "rate": 1e-3})
         if n % 100 == 0:
             metrics.write({"step": n, "eval_loss": loss, "eval_accuracy": [0.5, 0.6]})
     metrics.close()

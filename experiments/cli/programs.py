@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,8 +28,10 @@ _INDEX = "checksums.json"
 def keep(given: argparse.Namespace) -> None:
     """Turns the cache on and says where it lies, unless --nocache is given. One that the user has
     set up (JAX_COMPILATION_CACHE_DIR) is left as it is."""
-    set_up = jax.config.read("jax_compilation_cache_dir")
-    if set_up or not given.cache or not jax.config.read("jax_enable_compilation_cache"):
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        return
+    if not given.cache:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = home / "wsdjax" / "programs" / _of_this_machine()
@@ -38,8 +41,8 @@ def keep(given: argparse.Namespace) -> None:
     except OSError as error:
         print(f"compiled programs are not kept: {error}", file=sys.stderr)
         return
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_compilation_cache_dir", str(directory))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if processes.is_first():
         said = f"{count} compiled programs of former starts are in {directory}"
         print(f"{said} (--nocache does without)", file=sys.stderr)
