@@ -68,7 +68,7 @@ def test_calls_of_any_length_are_equal_to_the_bit(tmp_path, calls, config):
     calls.most = 1
     alone = trained(tmp_path / "1", config, 40, compiled=compiled)
     assert set(calls) == {1}
-    for calls.most in (7, 50):
+    for calls.most in (7, 13, 50):
         calls.clear()
         store = trained(tmp_path / f"{calls.most}", config, 40, compiled=compiled)
         assert max(calls) > 3
