@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.memory import of_machine
+from wsdjax.probes.compiling import compiled
+from wsdjax.probes.fitting import devices_of, free
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
@@ -129,7 +129,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     (None: half of what is free), else as many as fit, not below `fewest`; else as many in
     bfloat16; else all of them on the host."""
     if memory is None:
-        memory = _free(params) // 2
+        memory = free(devices_of(params)) // 2
     shards = [
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
@@ -141,21 +141,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     return "host", wanted
 
 
-def _free(params: Tree) -> int:
-    """Bytes that are free on the device where least is; of the host's memory on a CPU."""
-    devices = jax.tree.leaves(params)[0].sharding.device_set
-    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
-    known = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
-    if known:
-        return min(known)
-    free, meminfo = of_machine(), Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
-    return int(free) // len(devices)
-
-
-@jax.jit
+@compiled()
 def _orthogonalise(rows: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array]:
     coefficients = project(rows, vector)
     vector = jax.tree.map(jnp.subtract, vector, expand(rows, coefficients))
@@ -170,12 +156,12 @@ def _put(rows: Tree, at: int, vector: Tree) -> Tree:
     return jax.tree.map(lambda r, leaf: r.at[at].set((leaf / length).astype(r.dtype)), rows, vector)
 
 
-@partial(jax.jit, donate_argnums=0)
+@compiled(donate_argnums=0)
 def _mix(rows: jax.Array, coefficients: jax.Array) -> jax.Array:
     return expand(rows, coefficients).astype(rows.dtype)
 
 
-@jax.jit
+@compiled()
 def project(rows: Tree, vector: Tree) -> jax.Array:
     """[capacity]: the inner products of the rows with a vector."""
 
@@ -186,7 +172,7 @@ def project(rows: Tree, vector: Tree) -> jax.Array:
     return jax.tree.reduce(jnp.add, jax.tree.map(of_leaf, rows, vector))
 
 
-@jax.jit
+@compiled()
 def expand(rows: Tree, coefficients: jax.Array) -> Tree:
     """The sum of rows with coefficients [capacity]; for [k, capacity] the block of k sums."""
     return jax.tree.map(lambda r: _contract(coefficients, r, 1), rows)
