@@ -32,8 +32,8 @@ def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> j
 def by_blocks(
     q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array, block: int | None = None
 ) -> jax.Array:
-    """As `plain`, and its derivatives of every order, with the scores of `block` queries, or `BLOCK`,
-    in memory at a time, which are computed again in the backward pass."""
+    """As `plain`, with derivatives of every order, and the scores of `block` queries (`BLOCK`) in
+    memory at a time, which are computed again in the backward pass."""
     B, L, H, K = q_BxLxHxK.shape
     count = -(-L // (block or BLOCK))
     if count == 1:

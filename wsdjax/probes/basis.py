@@ -1,7 +1,8 @@
 """Where the vectors of a Krylov basis are kept: on the devices, there in bfloat16, or on the host.
 
 A basis has room for `capacity` vectors, those not yet put being zero. On the devices it is a
-pytree with a leading axis, sharded as the parameters are. The kinds differ in what a vector
+pytree with a leading axis, sharded as the parameters are, which grows: every product is
+orthogonalised against all rows there are. The kinds differ in what a vector
 costs: 4 bytes a parameter, 2, or none of the device's memory and the way across the bus.
 """
 
@@ -21,6 +22,8 @@ from wsdjax.probes.fitting import devices_of, free
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
+FIRST = 16
+"""Rows on the devices to begin with; they double."""
 FEWEST = 24
 """A basis of fewer vectors restarts too often to get anywhere."""
 
@@ -30,17 +33,19 @@ class DeviceBasis:
 
     def __init__(self, params: Tree, capacity: int, dtype: type | None = None):
         self.capacity = capacity
-        self.rows = jax.tree.map(partial(_zeros, capacity, dtype), params)
+        self.rows = jax.tree.map(partial(_zeros, min(FIRST, capacity), dtype), params)
         self.epsilon = epsilon(self.rows)
         self._params = params
 
     def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
-        """(what of the vector is orthogonal to the basis, its coefficients [capacity], the
-        norm of the rest)."""
+        """(what of the vector is orthogonal to the basis, its coefficients, of no more vectors than
+        the capacity, the norm of the rest)."""
         return _orthogonalise(self.rows, vector)
 
     def put(self, at: int, vector: Tree) -> None:
         """Keeps the unit vector along `vector` as number `at`."""
+        while at >= self._there:
+            self._change(partial(_grown, min(self._there, self.capacity - self._there)))
         self.rows = _put(self.rows, at, vector)
 
     def take(self, at: int) -> Tree:
@@ -49,15 +54,22 @@ class DeviceBasis:
 
     def combine(self, coefficients: np.ndarray) -> Tree:
         """The block of the sums with coefficients [k, capacity]."""
-        return expand(self.rows, jnp.asarray(coefficients))
+        return expand(self.rows, jnp.asarray(coefficients[:, : self._there]))
 
     def mix(self, coefficients: np.ndarray) -> None:
         """Replaces vector i by the sum with coefficients[i], for [capacity, capacity]."""
+        self._change(lambda leaf: _mix(leaf, jnp.asarray(coefficients)))
+
+    @property
+    def _there(self) -> int:
+        return len(jax.tree.leaves(self.rows)[0])
+
+    def _change(self, of_leaf: Callable[[jax.Array], jax.Array]) -> None:
         # Leaf by leaf, so that there are never two whole bases.
         leaves, structure = jax.tree.flatten(self.rows)
         self.rows = None
         for i in range(len(leaves)):
-            leaves[i] = _mix(leaves[i], jnp.asarray(coefficients))
+            leaves[i] = of_leaf(leaves[i])
         self.rows = jax.tree.unflatten(structure, leaves)
 
 
@@ -190,6 +202,11 @@ def _contract(exact: jax.Array, rows: jax.Array, axes: Any) -> jax.Array:
         low = part.astype(jnp.bfloat16)
         products.append(jnp.tensordot(low, rows, axes, preferred_element_type=jnp.float32))
     return products[0] + products[1] + products[2]
+
+
+def _grown(more: int, rows: jax.Array) -> jax.Array:
+    zeros = jnp.zeros((more, *rows.shape[1:]), rows.dtype, device=rows.sharding)
+    return jax.device_put(jnp.concatenate([rows, zeros]), rows.sharding)
 
 
 def _zeros(capacity: int, dtype: type | None, leaf: jax.Array) -> jax.Array:

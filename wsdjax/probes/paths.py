@@ -28,7 +28,8 @@ from wsdjax.probes.objective import (
 from wsdjax.probes.vectors import ProbeError, Tree, combine, difference, dot, norm, normalized
 
 CALL = 64
-"""Chunks of points in one compiled call, at most."""
+"""Chunks of points in one compiled call, at most: of a small model many points take a GPU as long
+as a call takes the host."""
 
 
 def interpolate(
@@ -159,13 +160,10 @@ def _over_points(loss_fn, spanning, points, batches, chunk, file, at_a_time):
     check_function(loss_fn)
     shares = weights(batches)
     groups, workspace = grouped(batch_loss, loss_fn, spanning[0], batches, at_a_time)
-    chunk = _chunk(spanning[0], workspace or 0) if chunk is None else vectors.whole("chunk", chunk)
-    chunk = min(chunk, max(1, len(points)))
-    # Chunks in one call: a call takes the host as long as a GPU needs for many points of a small
-    # model, and on a CPU loops inside a compiled function are slow.
-    on_host = next(iter(devices_of(spanning[0]))).platform == "cpu"
-    most = 1 if on_host else min(CALL, -(-len(points) // chunk))
-    together = 1
+    if chunk is None:
+        chunk = _chunk(spanning[0], workspace or 0)
+    chunk = min(vectors.whole("chunk", chunk), max(1, len(points)))
+    most = 1 if _on_cpu(spanning[0]) else min(CALL, -(-len(points) // chunk))
     cells = Cells(file, points, (spanning, list(batches)))
     own = (np.count_nonzero(points, axis=1) == 1) & (points.max(axis=1, initial=0) == 1)
     cells.compare(own, lambda i: loss(loss_fn, _moved(points[i], spanning), batches, at_a_time))
@@ -174,6 +172,8 @@ def _over_points(loss_fn, spanning, points, batches, chunk, file, at_a_time):
         if own[i]:
             vector = spanning[int(points[i].argmax())]
             cells.put(np.array([i]), np.array([loss(loss_fn, vector, batches, at_a_time)]))
+    # Where losses are kept as they come, a stop should cost seconds of work.
+    together = 1 if file is not None and jax.process_count() == 1 else most
     while len(missing := cells.missing()):
         some, began = missing[: together * chunk], time.monotonic()
         padded = np.resize(points[some], (most * chunk, len(spanning)))
@@ -182,17 +182,21 @@ def _over_points(loss_fn, spanning, points, batches, chunk, file, at_a_time):
             found = _losses(loss_fn, spanning, padded, batch, chunks, chunk, groups)
             losses += share * np.asarray(found, np.float64)
         cells.put(some, losses[: len(some)])
-        # A stop should cost no more than seconds of work.
         if time.monotonic() - began < 0.5:
             together = min(2 * together, most)
     return cells.losses
 
 
-def _chunk(params, workspace) -> int:
-    """How many points at once: on a CPU one takes both cores and several more memory."""
-    devices = devices_of(params)
-    if next(iter(devices)).platform == "cpu":
+def _on_cpu(params: Tree) -> bool:
+    """Where loops inside a compiled function are slow, and one point takes all cores."""
+    return next(iter(devices_of(params))).platform == "cpu"
+
+
+def _chunk(params: Tree, workspace: int) -> int:
+    """How many points in one `vmap`."""
+    if _on_cpu(params):
         return 1
+    devices = devices_of(params)
     copy = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) // len(devices)
     return 4 if 4 * (copy + workspace) <= free(devices) // 2 else 1
 
