@@ -50,6 +50,21 @@ def test_along_a_line_and_over_a_plane_a_quadratic_is_itself():
     np.testing.assert_allclose(coordinates, [[2, -0.5], [0, 0]], atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_many_points_in_a_call_are_as_one(chunk, tmp_path, monkeypatch):
+    """As on an accelerator, where a call has a number of chunks that is told when it is run."""
+    loss_fn, start, batches, _ = quadratic(np.linspace(1, 4, 24))
+    end = jax.tree.map(jnp.cos, start)
+    alphas = np.linspace(-0.5, 1.5, 22)
+    one = probes.interpolate(loss_fn, start, end, alphas, batches)
+    monkeypatch.setattr("wsdjax.probes.paths._on_cpu", lambda params: False)
+    monkeypatch.setattr("wsdjax.probes.paths.CALL", 4)
+    for file in (None, tmp_path / "sweep"):
+        many = probes.interpolate(loss_fn, start, end, alphas, batches, chunk, file)
+        np.testing.assert_allclose(many, one, rtol=1e-6)
+    assert len((tmp_path / "sweep").read_text().splitlines()) == 1 + 22
+
+
 def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     """Cell by cell: what the file has is taken from there, a line cut short is computed again,
     and a file of other points, parameters, batches, or of something else is refused."""

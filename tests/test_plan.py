@@ -20,7 +20,9 @@ from experiments.plan import compiling, hlo, planning, programs, search, topolog
 from experiments.plan.programs import Settings
 from wsdjax import families, models, tree
 from wsdjax.config import Mesh
+from wsdjax.models import attention
 from wsdjax.probes import hessian
+from wsdjax.probes.groups import Groups
 from wsdjax.training.compiled import Compiled
 
 TINY_LM = ROOT / "tests" / "configs" / "tiny_lm.py"
@@ -437,10 +439,13 @@ def test_a_branch_that_is_none_is_told(monkeypatch):
     assert "decay" in err
 
 
-def test_the_model_of_probes_has_the_products_of_the_plain_one(x64):
-    """Layers that are computed again change no number."""
+def test_the_model_of_probes_has_the_products_of_the_plain_one(x64, monkeypatch):
+    """Layers that are computed again, attention by blocks and examples two at a time change no
+    number."""
+    monkeypatch.setattr(attention, "BLOCK", 4)
     config = families.llama(vocabulary=32, width=16, layers=2, heads=2, hidden=24, loss_chunk=8)
-    plain, again = models.by_layer(models.build(config)), models.for_probes(config)
+    plain, again = models.build(config), models.for_probes(config)
+    assert again.config.attention == "blocks"
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), plain.init(jax.random.key(0)))
     random = np.random.default_rng(0)
     vector = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape)), params)
@@ -448,8 +453,8 @@ def test_the_model_of_probes_has_the_products_of_the_plain_one(x64):
     batch = {"inputs": jnp.asarray(tokens[:, :-1]), "targets": jnp.asarray(tokens[:, 1:])}
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     products = [
-        hessian.batch_product.lower(model.loss, params, batch, vector).compile(quick)
-        for model in (plain, again)
+        hessian.batch_product.lower(model.loss, params, batch, vector, groups).compile(quick)
+        for model, groups in ((plain, None), (again, Groups(2)))
     ]
     products = [product(params, batch, vector) for product in products]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *products)

@@ -434,3 +434,31 @@ def test_what_is_computed_again_leaves_no_scores_behind(remat, kept):
     batch = {"inputs": tokens, "targets": tokens}
     leaves = jax.eval_shape(lambda p, b: jax.vjp(lambda q: model.loss(q, b), p)[1], params, batch)
     assert any(leaf.shape[-2:] == (64, 64) for leaf in jax.tree.leaves(leaves)) == kept
+
+
+@pytest.mark.parametrize(("length", "kv_heads"), [(4, 1), (8, 4), (13, 2)])
+def test_attention_by_blocks_is_the_plain_one(length, kv_heads):
+    """Its value, gradient and second derivative, in float32 and in float64; of any length, with
+    groups of queries; and in the dtypes of the plain one."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    shapes = ((2, length, 4, 8), (2, length, kv_heads, 8), (2, length, kv_heads, 8))
+
+    def derivatives(attend, given, along):
+        def loss(given):
+            return jnp.mean(jnp.sin(attend(*given)))
+
+        value, slope = jax.value_and_grad(loss)(given)
+        return value, slope, jax.jvp(jax.grad(loss), (given,), (along,))[1]
+
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-13)):
+        with jax.enable_x64(dtype == np.float64):
+            drawn = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes * 2, strict=True)]
+            blocks = partial(attention.by_blocks, block=4)
+            found, expected = (
+                jax.jit(partial(derivatives, attend))(drawn[:3], drawn[3:])
+                for attend in (blocks, attention.plain)
+            )
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    halves = [each.astype(jnp.bfloat16) for each in drawn[:3]]
+    assert attention.by_blocks(*halves, block=4).dtype == jnp.bfloat16

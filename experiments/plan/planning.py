@@ -123,14 +123,20 @@ def _planned(
 
 
 def _product(siblings: Siblings, compiled: Compiled, topology: Topology) -> Json:
-    """A Hessian-vector product of one batch as probes have them."""
+    """A Hessian-vector product of one batch as probes have them: of all examples at a time if they
+    fit, else of a few, or of one on each device."""
     placed = compiled.placed(siblings)
-    examples = programs.probed_together(siblings[0].data, placed.spread.parts)
+    parts, again = placed.spread.parts, topology.kind != "cpu"
+    examples = programs.probed_together(siblings[0].data, parts)
     what = f"a Hessian-vector product of {examples:,} examples"
-    again = topology.kind != "cpu"
-    told = ask(what, programs.product(siblings, placed, examples, again), topology)
-    said = {"examples": examples, **_said(told, topology.memory)}
-    if not said["fits"]:
+    few = max(parts, examples // 4 - examples // 4 % parts)
+    for at_a_time in sorted({examples, few, parts}, reverse=True):
+        lower = programs.product(siblings, placed, examples, at_a_time, again)
+        told = ask(f"{what}, {at_a_time:,} at a time", lower, topology)
+        said = {"examples": examples, "at_a_time": at_a_time, **_said(told, topology.memory)}
+        if said["fits"]:
+            break
+    else:
         return said
     flops = programs.product_flops(siblings, examples)
     cost = _cost(told, flops, "highest", topology)

@@ -18,6 +18,7 @@ from wsdjax.data.split import TOKENS_TOGETHER
 from wsdjax.models.layers import STACK
 from wsdjax.placement.mesh import Shardings
 from wsdjax.probes import hessian
+from wsdjax.probes.groups import Groups
 from wsdjax.training import cost
 from wsdjax.training import state as states
 from wsdjax.training.compiled import Compiled
@@ -97,19 +98,21 @@ def initialisation(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
     return lambda: states.maker(create, placed, seeds).lower(seeds)
 
 
-def product(siblings: Siblings, placed: Shardings, examples: int, again: bool) -> Callable[[], Any]:
+def product(
+    siblings: Siblings, placed: Shardings, examples: int, at_a_time: int, again: bool
+) -> Callable[[], Any]:
     """Lowers the product of the Hessian and a vector as `experiments.probe` has it, on parameters
     that live as in training; with layers computed `again` as on all devices but CPUs."""
     config = siblings[0].model
-    plain = models.by_layer(models.build(config, spread=placed.spread))
-    model = models.for_probes(config, placed.spread) if again else plain
+    model = (models.for_probes if again else models.build)(config, spread=placed.spread)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = _placed(shapes, placed.of_one(shapes))
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed.examples(examples))
         for name, leaf in cost.batch_shapes(siblings[0].data, examples).items()
     }
-    return lambda: hessian.batch_product.lower(model.loss, params, batch, params)
+    groups = Groups(at_a_time, placed.spread.parts)
+    return lambda: hessian.batch_product.lower(model.loss, params, batch, params, groups)
 
 
 def probed_together(data: DataConfig, parts: int) -> int:

@@ -36,7 +36,7 @@ def _of_program(program: Json, limit: float) -> Iterator[str]:
     if made := program["initialisation"]:
         rows.append(("initialisation", made))
     if product:
-        rows.append((f"Hessian-vector product of {product['examples']:,} examples", product))
+        rows.append((_product(product), product))
     header = ("memory of a device", "state", "temporaries", "code", "in all", "", "compiled in")
     yield from aligned([header, *(_row(*row, limit) for row in rows)], range(1, 5))
     yield _verdict(program)
@@ -48,6 +48,12 @@ def _of_program(program: Json, limit: float) -> Iterator[str]:
         yield f"largest gather: {what}; {told} a layer's weights at a time"
     if product and product["fits"]:
         yield from _moved("a product", product)
+
+
+def _product(product: Json) -> str:
+    examples, some = product["examples"], product["at_a_time"]
+    at_a_time = f", {some:,} at a time" if some < examples else ""
+    return f"Hessian-vector product of {examples:,} examples{at_a_time}"
 
 
 def _row(what: str, told: Json, limit: float) -> tuple[str, ...]:

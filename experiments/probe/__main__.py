@@ -2,7 +2,8 @@
 
 python -m experiments.probe --workdir=W --node=BRANCH[@STEP[:STEP[:EVERY]]] --probe=NAME[,NAME...]
     [--examples=1000] [--split=train] [--sample_seed=0] [--k=1] [--tol=1e-3] [--points=21]
-    [--nocache] [--coordinator=HOST:PORT --process_count=N --process_id=I]
+    [--at_a_time=N] [--nocache]
+    [--coordinator=HOST:PORT --process_count=N --process_id=I]
 python -m experiments.probe drop --workdir=W RESULT...
 
 A node is a checkpoint or a snapshot (--config.snapshot_every=50 keeps them while a run trains). One
@@ -37,6 +38,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import cli
@@ -51,6 +53,7 @@ from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore, MissingNode, provenance, workdir
 from wsdjax.branches.shared import open_store
+from wsdjax.config import ModelConfig
 from wsdjax.errors import ConfigError
 from wsdjax.files import DamagedFile, write_json
 from wsdjax.placement import mesh, processes
@@ -77,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flag("--examples", type=cli.number(int, 1), help="in the loss; 1,000 if there are so many")
     flag("--split", default="train", choices=SPLITS, help="of the branch's data set")
     flag("--sample_seed", default=0, type=cli.number(int, 0), help="of the draw of the examples")
+    at_a_time = cli.number(int, 1)
+    flag("--at_a_time", type=at_a_time, help="examples in memory at a time; as many as fit")
     flag("--k", default=1, type=cli.number(int, 1), help="eigenvalues, or components")
     flag("--tol", default=1e-3, type=cli.number(float, 0), help="of a residual, relative")
     points = cli.number(int, 2, 1_001)
@@ -152,12 +157,7 @@ class _Loss:
         self._branches = store.branches()
         self._resolved = self._branches[branch]
         model = self._resolved.model
-        # On a CPU memory is not what is scarce.
-        if placed.spread.device.platform == "cpu":
-            probed = models.by_layer(models.build(model, spread=placed.spread))
-        else:
-            probed = models.for_probes(model, placed.spread)
-        self._placed, self._loss_fn = placed, probed.loss
+        self._placed, self._loss_fn = placed, _probed(model, placed, sample).loss
         self._place = placed.of if placed.mesh.size > 1 else None
         # Of a node each replicate in turn asks for the same.
         read = functools.partial(store.params, branch, place=self._place)
@@ -232,10 +232,13 @@ class _Loss:
                     # Several processes would not find the same there.
                     None if processes.several() else path.with_name(f"{path.stem}-seed{i}.cells"),
                     tell=display.show,
+                    at_a_time=self._flags.at_a_time,
                 )
                 found = kind.measure(nodes, **{name: settings[name] for name in kind.settings})
                 if kind.sees_examples:
-                    found |= sampling.loss(self._loss_fn, nodes.params, self._sample)
+                    found |= sampling.loss(
+                        self._loss_fn, nodes.params, self._sample, self._flags.at_a_time
+                    )
                 yield found
 
     def _with_moments(self, step: int) -> state.State:
@@ -270,6 +273,18 @@ class _Loss:
             tags.append(self._branch)
         loss = {"examples": examples, "split": split, "sample_seed": seed}
         return {**loss, **own}, "-".join([*tags, f"sample{seed}"])
+
+
+def _probed(config: ModelConfig, placed: mesh.Shardings, sample: sampling.Sample) -> models.Model:
+    """The model: on CPUs the plain one, whose products take less time, if a product for one example
+    on each of them fits into memory."""
+    plain = models.build(config, spread=placed.spread)
+    if placed.spread.device.platform != "cpu":
+        return models.for_probes(config, placed.spread)
+    params = jax.eval_shape(plain.init, jax.random.key(0))
+    one = jax.tree.map(lambda leaf: leaf[: placed.spread.parts], sample.batches[0])
+    fits = probes.fits(plain.loss, params, one)
+    return plain if fits else models.for_probes(config, placed.spread)
 
 
 if __name__ == "__main__":

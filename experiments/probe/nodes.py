@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from wsdjax import models, tree
+from wsdjax import tree
 from wsdjax.branches import BranchStore, MissingNode, workdir
 from wsdjax.config import describe_all
 from wsdjax.config.lengths import updates
@@ -105,8 +105,8 @@ class Iterates(Sequence):
 
 
 def of_one(params: Any, replicate: int, placed: Shardings) -> Any:
-    """One replicate of what is [R, ...], by layer, each leaf where `placed` has it."""
-    found = models.unstacked(jax.tree.map(lambda leaf: leaf[replicate], params))
+    """One replicate of what is [R, ...], each leaf where `placed` has it."""
+    found = jax.tree.map(lambda leaf: leaf[replicate], params)
     # Not by a function of its own, which would be compiled for every node.
     return found if placed.mesh.size == 1 else jax.device_put(found, placed.of_one(found))
 

@@ -39,7 +39,9 @@ def draw(split: data.Split, name: str, examples: int | None, seed: int, parts: i
     return Sample(data.sample(split, count, seed, parts=parts), facts)
 
 
-def loss(loss_fn: Callable, params: Any, sample: Sample) -> dict[str, Any]:
+def loss(
+    loss_fn: Callable, params: Any, sample: Sample, at_a_time: int | None = None
+) -> dict[str, Any]:
     """The mean loss over a sample and its standard error, from the losses of five disjoint
     samples that make it up: every fifth example, each spread over the split as the whole is."""
     counts, losses = [], []
@@ -53,7 +55,7 @@ def loss(loss_fn: Callable, params: Any, sample: Sample) -> dict[str, Any]:
             at += _examples(batch)
         if part:
             counts.append(sum(map(_examples, part)))
-            losses.append(probes.loss(loss_fn, params, part))
+            losses.append(probes.loss(loss_fn, params, part, at_a_time))
     error = None  # of one example there is none
     if len(losses) > 1:
         # Of a split that was drawn whole there is no doubt.

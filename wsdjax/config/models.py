@@ -72,8 +72,9 @@ class Transformer(_Language):
     compute: str = choice("float32", "bfloat16")
     """The dtype of training's activations and matrix products, logits among them; parameters and
     their gradients' sums, norms, softmax and loss are float32."""
-    attention: str = choice("fused", "plain")
-    """In training: fused where the device has it (`wsdjax.models.attention`)."""
+    attention: str = choice("fused", "plain", "blocks")
+    """Fused, in training and where the device has it; blocks of queries, whose scores alone are in
+    memory; else plain (`wsdjax.models.attention`)."""
     remat: str = choice("none", "dots", "layers")
     """The part that the backward pass computes again: nothing, all but the products with
     weights, or whole layers from their inputs."""
@@ -98,8 +99,11 @@ class Transformer(_Language):
         from wsdjax.models import attention, language, transformer
 
         dtype = language.computed_in(self.compute, training)
-        fused = training and self.attention == "fused"
-        attend = partial(attention.fused, device) if fused else attention.plain
+        attend: Callable = attention.plain
+        if self.attention == "blocks":
+            attend = attention.by_blocks
+        elif training and self.attention == "fused":
+            attend = partial(attention.fused, device)
         given = {"dtype": dtype, "attention": attend, "device": device}
         module = partial(transformer.Transformer, self, **given)
         return module, partial(language.metrics, chunk=self.loss_chunk)

@@ -61,13 +61,17 @@ class Model:
 
 
 def for_probes(config: ModelConfig, spread: Spread | None = None) -> Model:
-    """The model of a config as probes take it: of `unstacked` parameters, with derivatives of every
-    order, in the dtype of its parameters. A transformer's layers are computed again in the backward
-    pass, since a Hessian-vector product would else keep the scores of them all."""
+    """The model of a config as probes of much memory take it, with derivatives of every order, in
+    the dtype of its parameters. A transformer's layers are computed again in the backward pass and
+    attend by blocks, since a Hessian-vector product would else keep the scores of them all.
+
+    Its parameters are stacked: `by_layer` costs a copy of them, another of a product's vector, and
+    as much time again to compile.
+    """
     again: Any = config
     if hasattr(config, "remat"):
-        again = dataclasses.replace(again, remat="layers")
-    return by_layer(build(again, spread=spread))
+        again = dataclasses.replace(again, remat="layers", attention="blocks")
+    return build(again, spread=spread)
 
 
 def build(config: ModelConfig, training: bool = False, spread: Spread | None = None) -> Model:

@@ -1,4 +1,5 @@
-"""Causal attention: plain, which has derivatives of every order, and fused, which has one.
+"""Causal attention: plain and by blocks, which have derivatives of every order, and fused, which
+has one.
 
 All take queries [B, L, H, K], keys and values [B, L, G, K], where H is a multiple of G and
 consecutive queries share a key, and return [B, L, H, K] in the dtype of the values.
@@ -18,19 +19,51 @@ import jax.numpy as jnp
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+BLOCK = 256
+"""Queries whose scores exist at a time in `by_blocks`."""
+
+
 def plain(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array) -> jax.Array:
     """softmax(q k' / sqrt(K)) v over the positions up to a token's own; scores and softmax are
     float32, of float64 operands float64, which JAX's own has not."""
+    return _of_queries(0, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+
+
+def by_blocks(
+    q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array, block: int | None = None
+) -> jax.Array:
+    """As `plain`, with derivatives of every order, and the scores of `block` queries (`BLOCK`) in
+    memory at a time, which are computed again in the backward pass."""
     B, L, H, K = q_BxLxHxK.shape
-    q = q_BxLxHxK.reshape(B, L, k_BxLxGxK.shape[2], -1, K)
+    count = -(-L // (block or BLOCK))
+    if count == 1:
+        return plain(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK)
+    size = -(-L // count)
+    # What is beyond the end sees every key, and is cut off.
+    padded = jnp.pad(q_BxLxHxK, ((0, 0), (0, count * size - L), (0, 0), (0, 0)))
+    blocks = padded.reshape(B, count, size, H, K).swapaxes(0, 1)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # the loop keeps the two computations apart
+    def attended(first, queries):
+        return _of_queries(first, queries, k_BxLxGxK, v_BxLxGxK)
+
+    found = jax.lax.map(lambda each: attended(*each), (size * jnp.arange(count), blocks))
+    return found.swapaxes(0, 1).reshape(B, count * size, H, K)[:, :L]
+
+
+def _of_queries(first, q_BxNxHxK, k_BxLxGxK, v_BxLxGxK) -> jax.Array:
+    """[B, N, H, K]: attention of the N queries from position `first` on."""
+    B, N, H, K = q_BxNxHxK.shape
+    L, G = k_BxLxGxK.shape[1:3]
+    q = q_BxNxHxK.reshape(B, N, G, -1, K)
     at_least_float32 = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum(
         "blgrk,bmgk->bgrlm", q, k_BxLxGxK, preferred_element_type=at_least_float32
     ) / math.sqrt(K)
-    seen = jnp.tril(jnp.ones((L, L), bool))
+    seen = first + jnp.arange(N)[:, None] >= jnp.arange(L)[None]
     scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(v_BxLxGxK.dtype)
-    return jnp.einsum("bgrlm,bmgk->blgrk", weights, v_BxLxGxK).reshape(B, L, H, K)
+    return jnp.einsum("bgrlm,bmgk->blgrk", weights, v_BxLxGxK).reshape(B, N, H, K)
 
 
 def fused(

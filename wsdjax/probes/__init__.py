@@ -17,7 +17,7 @@ from wsdjax.probes.density import (
     spectral_density,
 )
 from wsdjax.probes.eigenpairs import Sharpness, eigenpairs
-from wsdjax.probes.hessian import Hessian, curvature_along, hvp, sharpness
+from wsdjax.probes.hessian import Hessian, curvature_along, fits, hvp, sharpness
 from wsdjax.probes.noise import Covariance, GradientNoise, gradient_noise, signal_to_noise
 from wsdjax.probes.objective import gradient, loss
 from wsdjax.probes.operators import Block, GaussNewton, Preconditioned, adam_preconditioner

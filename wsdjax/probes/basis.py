@@ -1,7 +1,8 @@
 """Where the vectors of a Krylov basis are kept: on the devices, there in bfloat16, or on the host.
 
 A basis has room for `capacity` vectors, those not yet put being zero. On the devices it is a
-pytree with a leading axis, sharded as the parameters are. The kinds differ in what a vector
+pytree with a leading axis, sharded as the parameters are, which grows: every product is
+orthogonalised against all rows there are. The kinds differ in what a vector
 costs: 4 bytes a parameter, 2, or none of the device's memory and the way across the bus.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wsdjax.memory import of_machine
+from wsdjax.probes.compiling import compiled
+from wsdjax.probes.fitting import devices_of, free
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
+FIRST = 16
+"""Rows on the devices to begin with; they double."""
 FEWEST = 24
 """A basis of fewer vectors restarts too often to get anywhere."""
 
@@ -30,17 +33,19 @@ class DeviceBasis:
 
     def __init__(self, params: Tree, capacity: int, dtype: type | None = None):
         self.capacity = capacity
-        self.rows = jax.tree.map(partial(_zeros, capacity, dtype), params)
+        self.rows = jax.tree.map(partial(_zeros, min(FIRST, capacity), dtype), params)
         self.epsilon = epsilon(self.rows)
         self._params = params
 
     def orthogonalise(self, vector: Tree) -> tuple[Tree, jax.Array | np.ndarray, jax.Array]:
-        """(what of the vector is orthogonal to the basis, its coefficients [capacity], the
-        norm of the rest)."""
+        """(what of the vector is orthogonal to the basis, its coefficients, of no more vectors than
+        the capacity, the norm of the rest)."""
         return _orthogonalise(self.rows, vector)
 
     def put(self, at: int, vector: Tree) -> None:
         """Keeps the unit vector along `vector` as number `at`."""
+        while at >= self._there:
+            self._change(partial(_grown, min(self._there, self.capacity - self._there)))
         self.rows = _put(self.rows, at, vector)
 
     def take(self, at: int) -> Tree:
@@ -49,15 +54,22 @@ class DeviceBasis:
 
     def combine(self, coefficients: np.ndarray) -> Tree:
         """The block of the sums with coefficients [k, capacity]."""
-        return expand(self.rows, jnp.asarray(coefficients))
+        return expand(self.rows, jnp.asarray(coefficients[:, : self._there]))
 
     def mix(self, coefficients: np.ndarray) -> None:
         """Replaces vector i by the sum with coefficients[i], for [capacity, capacity]."""
+        self._change(lambda leaf: _mix(leaf, jnp.asarray(coefficients)))
+
+    @property
+    def _there(self) -> int:
+        return len(jax.tree.leaves(self.rows)[0])
+
+    def _change(self, of_leaf: Callable[[jax.Array], jax.Array]) -> None:
         # Leaf by leaf, so that there are never two whole bases.
         leaves, structure = jax.tree.flatten(self.rows)
         self.rows = None
         for i in range(len(leaves)):
-            leaves[i] = _mix(leaves[i], jnp.asarray(coefficients))
+            leaves[i] = of_leaf(leaves[i])
         self.rows = jax.tree.unflatten(structure, leaves)
 
 
@@ -129,7 +141,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     (None: half of what is free), else as many as fit, not below `fewest`; else as many in
     bfloat16; else all of them on the host."""
     if memory is None:
-        memory = _free(params) // 2
+        memory = free(devices_of(params)) // 2
     shards = [
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
@@ -141,21 +153,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     return "host", wanted
 
 
-def _free(params: Tree) -> int:
-    """Bytes that are free on the device where least is; of the host's memory on a CPU."""
-    devices = jax.tree.leaves(params)[0].sharding.device_set
-    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
-    known = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
-    if known:
-        return min(known)
-    free, meminfo = of_machine(), Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
-    return int(free) // len(devices)
-
-
-@jax.jit
+@compiled()
 def _orthogonalise(rows: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array]:
     coefficients = project(rows, vector)
     vector = jax.tree.map(jnp.subtract, vector, expand(rows, coefficients))
@@ -170,12 +168,12 @@ def _put(rows: Tree, at: int, vector: Tree) -> Tree:
     return jax.tree.map(lambda r, leaf: r.at[at].set((leaf / length).astype(r.dtype)), rows, vector)
 
 
-@partial(jax.jit, donate_argnums=0)
+@compiled(donate_argnums=0)
 def _mix(rows: jax.Array, coefficients: jax.Array) -> jax.Array:
     return expand(rows, coefficients).astype(rows.dtype)
 
 
-@jax.jit
+@compiled()
 def project(rows: Tree, vector: Tree) -> jax.Array:
     """[capacity]: the inner products of the rows with a vector."""
 
@@ -186,7 +184,7 @@ def project(rows: Tree, vector: Tree) -> jax.Array:
     return jax.tree.reduce(jnp.add, jax.tree.map(of_leaf, rows, vector))
 
 
-@jax.jit
+@compiled()
 def expand(rows: Tree, coefficients: jax.Array) -> Tree:
     """The sum of rows with coefficients [capacity]; for [k, capacity] the block of k sums."""
     return jax.tree.map(lambda r: _contract(coefficients, r, 1), rows)
@@ -204,6 +202,11 @@ def _contract(exact: jax.Array, rows: jax.Array, axes: Any) -> jax.Array:
         low = part.astype(jnp.bfloat16)
         products.append(jnp.tensordot(low, rows, axes, preferred_element_type=jnp.float32))
     return products[0] + products[1] + products[2]
+
+
+def _grown(more: int, rows: jax.Array) -> jax.Array:
+    zeros = jnp.zeros((more, *rows.shape[1:]), rows.dtype, device=rows.sharding)
+    return jax.device_put(jnp.concatenate([rows, zeros]), rows.sharding)
 
 
 def _zeros(capacity: int, dtype: type | None, leaf: jax.Array) -> jax.Array:

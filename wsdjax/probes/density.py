@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ def spectral_density(
     seed: int = 0,
     finite_difference: bool = False,
     block: Chosen | None = None,
+    at_a_time: int | None = None,
 ) -> SpectralDensity:
     """Stochastic Lanczos quadrature (Ubaru, Chen, Saad; Ghorbani, Krishnan, Xiao).
 
@@ -79,12 +81,13 @@ def spectral_density(
       points: of the grid, which reaches over the spectrum by six widths; more where its step
         would be wider than the kernel.
       block: of the diagonal block of these leaves alone, as for `sharpness`.
+      at_a_time: examples in memory at a time, as for `Hessian`.
     """
     probes, depth, points = whole("probes", probes), whole("depth", depth), whole("points", points)
     if width is not None:
         _check_width(width)
     keys = jax.random.split(vectors.key_of(seed), probes)
-    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    hessian = Hessian(loss_fn, params, batches, finite_difference, at_a_time=at_a_time)
     within = Block(hessian, hessian.params, block)
     depth = min(depth, within.size)
     nodes, weights = np.full((probes, depth), np.nan), np.zeros((probes, depth))
@@ -158,28 +161,33 @@ def moments(
     seed: int = 0,
     finite_difference: bool = False,
     block: Chosen | None = None,
+    at_a_time: int | None = None,
+    apart: Callable[[Tree], Tree] | None = None,
 ) -> Moments:
     """tr H = E v'Hv and ||H||_F^2 = E ||Hv||^2 over Rademacher v, with standard errors.
 
     The trace of the block of one leaf is E v_l'(Hv)_l. The error of the norm is that of its
-    square, divided by twice the norm, and takes two probes. `block` is as for `spectral_density`.
+    square, divided by twice the norm, and takes two probes. `block` and `at_a_time` are as for
+    `spectral_density`. With `apart` the leaves are those of ``apart(vector)``: such as
+    `wsdjax.models.unstacked`, by which leaves of all layers fall apart into a layer's.
     """
     if whole("probes", probes) < 2:
         raise ProbeError(f"probes = {probes}: a standard error needs two or more")
     keys = jax.random.split(vectors.key_of(seed), probes)
-    hessian = Hessian(loss_fn, params, batches, finite_difference)
+    hessian = Hessian(loss_fn, params, batches, finite_difference, at_a_time=at_a_time)
     within = Block(hessian, hessian.params, block)
     by_leaf, squares = [], []
     for key in keys:
         vector = within.signs(key)
         product = within(vector)
-        by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, vector, product))])
+        pair = (vector, product) if apart is None else (apart(vector), apart(product))
+        by_leaf.append([float(x) for x in jax.tree.leaves(jax.tree.map(leaf_dot, *pair))])
         squares.append(sum(float(leaf_dot(x, x)) for x in jax.tree.leaves(product)))
     leaves = np.array(by_leaf)
     square = _estimate(np.array(squares))
     frobenius = np.sqrt(square.value)
     error = square.standard_error / (2 * frobenius) if frobenius else 0.0
-    structure = jax.tree.structure(hessian.params)
+    structure = jax.tree.structure(pair[0])
     return Moments(
         trace=_estimate(leaves.sum(1)),
         frobenius_norm=Estimate(float(frobenius), float(error)),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from wsdjax.probes import basis as bases
-from wsdjax.probes import vectors
+from wsdjax.probes import fitting, vectors
 from wsdjax.probes.krylov import Krylov, Ritz
 from wsdjax.probes.vectors import Operator, ProbeError, Tree, combine, dot, is_numeric, norm
 from wsdjax.wording import shortened
@@ -36,6 +36,8 @@ class Sharpness(NamedTuple):
     computed_in: str
     """The type that the products were computed in. Of bfloat16 the residuals do not tell that
     eigenvalues are shifted, by up to a percent."""
+    at_a_time: int | None
+    """Examples of a batch that a product took at a time; None for all of them."""
 
 
 class Progress(NamedTuple):
@@ -87,8 +89,8 @@ def eigenpairs(
         repairs: the eigenvalue's error is of the order of the residual's square) or `host`.
         None chooses by size: fewer vectors if `max_basis` do not fit, then bfloat16, then the
         host.
-      memory: bytes of each device that they may take, if `basis` is None; None for half of what
-        is free.
+      memory: bytes of each device that they may take, if `basis` is None; None for what the
+        products leave of what is free, or half of it where they do not tell.
       start: eigenvectors [j, ...] of a neighbouring checkpoint. The first vector leans to them,
         and is random in equal part, for a direction that has just risen. Signs follow theirs.
       towards: a direction that the first random vector leans to, which may be zero. The gradient
@@ -118,6 +120,9 @@ def eigenpairs(
     max_basis = min(max(max_basis, 2 * wanted + 8), n)
     if basis is None:
         fewest = max(bases.FEWEST, 2 * wanted + 8)
+        workspace = getattr(operator, "workspace", None)
+        if memory is None and workspace is not None:
+            memory = max(0, fitting.free(fitting.devices_of(params)) * 4 // 5 - workspace)
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
     krylov = Krylov(product, params, kept, vectors.key_of(seed))
@@ -170,6 +175,7 @@ def eigenpairs(
         basis=basis,
         basis_size=krylov.capacity,
         computed_in=getattr(operator, "computed_in", vectors.precision(params)),
+        at_a_time=getattr(operator, "at_a_time", None),
     )
 
 

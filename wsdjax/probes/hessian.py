@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from numpy.typing import DTypeLike
 
-from wsdjax.probes import objective, vectors
+from wsdjax.probes import fitting, objective, vectors
+from wsdjax.probes.compiling import Program, compiled
 from wsdjax.probes.eigenpairs import Sharpness, eigenpairs
+from wsdjax.probes.groups import Groups, mean
 from wsdjax.probes.objective import Batches, LossFn
 from wsdjax.probes.operators import Block, Chosen
 from wsdjax.probes.vectors import ProbeError, Tree
 
-# A linearization holds what the forward pass left behind; beyond this many bytes of each device it
-# is made again for every product.
+# A linearization holds what the forward pass left behind; beyond this many bytes of each device,
+# or a quarter of an accelerator's memory, it is made again for every product.
 LINEARIZED_BYTES = 2 * 2**30
 
 
@@ -33,6 +35,9 @@ class Hessian:
         float64. "bfloat16" insists on that, for which parameters and batches are rounded: it
         shifts eigenvalues by up to a percent, which no residual shows. So do "float16",
         "float32" and "float64", which needs JAX's 64 bits.
+      at_a_time: how many of a batch's examples are in memory at a time, in one compiled function;
+        None for all of them, or as many as fit (`wsdjax.probes.fitting`), which `at_a_time` then
+        tells: None for all.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Hessian:
         batches: Batches,
         finite_difference: bool = False,
         dtype: str | None = None,
+        at_a_time: int | None = None,
     ):
         self.params = vectors.as_parameters(params)
         objective.check_function(loss_fn)
@@ -51,25 +57,43 @@ class Hessian:
             loss_fn = _Lowered(loss_fn, self.computed_in)
         self.products = 0
         """How many products there have been."""
-        self.gradient: Tree | None = None
-        """That of the mean loss, where it came out on the way."""
         self._shares = objective.weights(batches)
         self._loss_fn, self._batches = loss_fn, batches
-        if finite_difference:
-            self._products = [partial(_difference, loss_fn, self.params, b) for b in batches]
-            return
+        program = _difference if finite_difference else batch_product
         with objective.forward_mode():
-            left = jax.eval_shape(partial(_linearize, loss_fn), self.params, batches[0])[1]
+            asked = program, loss_fn, self.params, batches, at_a_time, self.params
+            self._groups, self.workspace = objective.grouped(*asked)
+        self.at_a_time = self._groups and self._groups.size
+        if self._groups or finite_difference or not self._fits_linearized():
+            self._products = [
+                partial(_product, program, loss_fn, self.params, batch, self._groups)
+                for batch in batches
+            ]
+            return
+        pairs = [_linearize(loss_fn, self.params, batch) for batch in batches]
+        slopes, linears = zip(*pairs, strict=True)
+        self.gradient = objective.finite(objective.total(self._shares, slopes))
+        self._products = [partial(_apply, linear) for linear in linears]
+
+    def _fits_linearized(self) -> bool:
+        """Whether what the forward passes leave behind fits in memory."""
+        batch = objective.largest_of(self._batches)
+        with objective.forward_mode():
+            left = jax.eval_shape(partial(_linearize, self._loss_fn), self.params, batch)[1]
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(left))
-        sharing = len(jax.tree.leaves(self.params)[0].sharding.device_set)
-        if len(batches) * held / sharing <= LINEARIZED_BYTES:
-            pairs = [_linearize(loss_fn, self.params, batch) for batch in batches]
-            slopes, linears = zip(*pairs, strict=True)
-            self.gradient = objective.finite(objective.total(self._shares, slopes))
-            self._products = [partial(_apply, linear) for linear in linears]
-        else:
-            objective.finite(objective.batch_gradient(loss_fn, self.params, batches[0]))
-            self._products = [partial(batch_product, loss_fn, self.params, b) for b in batches]
+        devices, most = fitting.devices_of(self.params), LINEARIZED_BYTES
+        if most and next(iter(devices)).platform != "cpu":
+            most = max(most, fitting.free(devices) // 4)
+        return len(self._batches) * held / len(devices) <= most
+
+    @cached_property
+    def gradient(self) -> Tree:
+        """That of the mean loss, which comes out on the way where the forward passes are kept."""
+        slopes = (
+            objective.batch_gradient(self._loss_fn, self.params, batch, self._groups)
+            for batch in self._batches
+        )
+        return objective.finite(objective.total(self._shares, slopes))
 
     def __call__(self, vector: Tree) -> Tree:
         """H v, like `params`."""
@@ -80,25 +104,52 @@ class Hessian:
 
 
 def hvp(
-    loss_fn: LossFn, params: Tree, vector: Tree, batches: Batches, finite_difference: bool = False
+    loss_fn: LossFn,
+    params: Tree,
+    vector: Tree,
+    batches: Batches,
+    finite_difference: bool = False,
+    at_a_time: int | None = None,
 ) -> Tree:
-    """H v of the mean loss over all examples, like `params`: forward over reverse."""
-    return Hessian(loss_fn, params, batches, finite_difference)(vector)
+    """H v of the mean loss over all examples, like `params`: forward over reverse. `at_a_time` is
+    as for `Hessian`."""
+    hessian = Hessian(loss_fn, params, batches, finite_difference, at_a_time=at_a_time)
+    return objective.finite(hessian(vector), "the product")
 
 
-@partial(jax.jit, static_argnums=0)
-def batch_product(loss_fn: LossFn, params: Tree, batch: Any, vector: Tree) -> Tree:
-    """H v of the loss of one batch, as one program that linearizes anew."""
-    return jax.jvp(jax.grad(objective.differentiable(loss_fn, batch)), (params,), (vector,))[1]
+def fits(loss_fn: LossFn, params: Tree, batch: Any) -> bool:
+    """Whether a product over all examples of a batch at once fits into half of the memory that is
+    free, by its trace alone; shapes are enough."""
+    needed = fitting.peak(batch_product.trace(loss_fn, params, batch, params).jaxpr.jaxpr)
+    return needed <= fitting.free(fitting.devices_of(params)) // 2
+
+
+@compiled(static_argnums=(0, 4))
+def batch_product(
+    loss_fn: LossFn, params: Tree, batch: Any, vector: Tree, groups: Groups | None = None
+) -> Tree:
+    """H v of the loss of one batch, as one program that linearizes anew, all examples at once or
+    in groups."""
+
+    def of(some):
+        slope = jax.grad(objective.differentiable(loss_fn, some))
+        return jax.jvp(slope, (params,), (vector,))[1]
+
+    return mean(of, batch, groups)
 
 
 def curvature_along(
-    loss_fn: LossFn, params: Tree, direction: Tree, batches: Batches
+    loss_fn: LossFn,
+    params: Tree,
+    direction: Tree,
+    batches: Batches,
+    at_a_time: int | None = None,
 ) -> tuple[float, float]:
-    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3)."""
-    hessian = Hessian(loss_fn, params, batches)
+    """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3).
+    `at_a_time` is as for `Hessian`."""
+    hessian = Hessian(loss_fn, params, batches, at_a_time=at_a_time)
     unit = vectors.normalized(vectors.like_parameters(direction, hessian.params, "the direction"))
-    product = hessian(unit)
+    product = objective.finite(hessian(unit), "the product")
     return float(vectors.norm(product)), float(vectors.dot(unit, product))
 
 
@@ -111,6 +162,7 @@ def sharpness(
     finite_difference: bool = False,
     dtype: str | None = None,
     block: Chosen | None = None,
+    at_a_time: int | None = None,
     **options: Any,
 ) -> Sharpness:
     """The k largest eigenvalues of the Hessian, algebraically, by Lanczos.
@@ -126,13 +178,14 @@ def sharpness(
       dtype: "bfloat16" insists on products in bfloat16 (see `Hessian`).
       block: of the diagonal block of these leaves alone, as for `Block`:
         ``lambda name: name.startswith("conv1/")``. The eigenvectors are zero elsewhere.
+      at_a_time: examples in memory at a time, as for `Hessian`.
       **options: those of `eigenpairs`: `smallest`, `start`, `track_above`, `basis`, ...
     """
-    hessian = Hessian(loss_fn, params, batches, finite_difference, dtype)
+    hessian = Hessian(loss_fn, params, batches, finite_difference, dtype, at_a_time)
     within = Block(hessian, hessian.params, block)
     if block is not None and vectors.whole("k", k) > within.size:
         raise ProbeError(f"k = {k}: the block has {within.size} parameters")
-    towards = None if hessian.gradient is None else within.restrict(hessian.gradient)
+    towards = within.restrict(hessian.gradient)
     return eigenpairs(within, hessian.params, k, tol, towards=towards, **options)
 
 
@@ -176,22 +229,26 @@ def _checked(dtype: DTypeLike) -> str:
     return name
 
 
-@partial(jax.jit, static_argnums=0)
+def _product(program: Program, loss_fn, params, batch, groups, vector) -> Tree:
+    return program(loss_fn, params, batch, vector, groups)
+
+
+@compiled(static_argnums=0)
 def _linearize(loss_fn, params, batch):
     """(the gradient, v -> H v)."""
     return jax.linearize(jax.grad(objective.differentiable(loss_fn, batch)), params)
 
 
-@jax.jit
+@compiled()
 def _apply(linear, vector):
     return linear(vector)
 
 
-@partial(jax.jit, static_argnums=0)
-def _difference(loss_fn, params, batch, vector):
+@compiled(static_argnums=(0, 4))
+def _difference(loss_fn, params, batch, vector, groups):
     """(g(p + h v) - g(p - h v)) / 2h, h scaled to the norms and the precision."""
     shift = vectors.epsilon(params) ** (1 / 3) * (1 + vectors.norm(params))
     h = shift / jnp.maximum(vectors.norm(vector), 1e-30)
     moved = [jax.tree.map(lambda p, v, s=s: p + s * h * v, params, vector) for s in (1, -1)]
-    plus, minus = (objective.batch_gradient(loss_fn, each, batch) for each in moved)
+    plus, minus = (objective.batch_gradient(loss_fn, each, batch, groups) for each in moved)
     return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)

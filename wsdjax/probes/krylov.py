@@ -87,7 +87,7 @@ class Krylov:
                 "the operator times a vector is not finite: look for NaN in the loss itself, in "
                 "parameters or data, or for a loss without a second derivative there"
             )
-        self._columns[:, self.p] = coefficients
+        self._columns[: len(coefficients), self.p] = coefficients
         # The greatest coefficient is a lower bound of the operator's norm.
         if after > 10 * self._eps * float(np.abs(self._columns).max()):
             if self.m < self.capacity:

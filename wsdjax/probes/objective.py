@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.probes.compiling import Program, compiled
+from wsdjax.probes.fitting import given, groups_for
+from wsdjax.probes.groups import Groups, examples, mean
 from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, combine, is_numeric, norm, told
 
 LossFn = Callable[[Tree, Any], jax.Array]
@@ -59,25 +61,54 @@ def _kind(batch: Any) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
     return structure, [(jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves]
 
 
-def loss(loss_fn: LossFn, params: Tree, batches: Batches) -> float:
-    """The mean loss, its sum over batches in float64; of 16-bit parameters in float32."""
+def loss(loss_fn: LossFn, params: Tree, batches: Batches, at_a_time: int | None = None) -> float:
+    """The mean loss, its sum over batches in float64; of 16-bit parameters in float32. `at_a_time`
+    is as for `Hessian`."""
     params = as_parameters(params)
     check_function(loss_fn)
     shares = weights(batches)
-    values = [batch_loss(loss_fn, params, batch) for batch in batches]
+    groups, _ = grouped(batch_loss, loss_fn, params, batches, at_a_time)
+    values = [batch_loss(loss_fn, params, batch, groups) for batch in batches]
     return float(np.dot(shares, np.array(jax.device_get(values), np.float64)))
 
 
-def gradient(loss_fn: LossFn, params: Tree, batches: Batches) -> Tree:
-    """The gradient of the mean loss."""
+def gradient(loss_fn: LossFn, params: Tree, batches: Batches, at_a_time: int | None = None) -> Tree:
+    """The gradient of the mean loss. `at_a_time` is as for `Hessian`."""
     params = as_parameters(params)
     check_function(loss_fn)
-    slopes = (batch_gradient(loss_fn, params, batch) for batch in batches)
-    return finite(total(weights(batches), slopes))
+    shares = weights(batches)
+    groups, _ = grouped(batch_gradient, loss_fn, params, batches, at_a_time)
+    slopes = (batch_gradient(loss_fn, params, batch, groups) for batch in batches)
+    return finite(total(shares, slopes))
 
 
-@partial(jax.jit, static_argnums=0)
-def batch_loss(loss_fn, params, batch):
+def grouped(
+    program: Program,
+    loss_fn: Any,
+    params: Tree,
+    batches: Batches,
+    at_a_time: int | None,
+    *more: Any,
+) -> tuple[Groups | None, int | None]:
+    """How ``program(loss_fn, params, batch, *more, groups)`` is to take each batch, and the bytes
+    of each device that it takes beside its arguments, where that is known."""
+    largest = largest_of(batches)
+    if at_a_time is not None:
+        return given(at_a_time, largest), None
+    return groups_for(program, loss_fn, params, largest, *more)
+
+
+def largest_of(batches: Batches) -> Any:
+    """The batch of the most examples."""
+    return max(batches, key=examples)
+
+
+@compiled(static_argnums=(0, 3))
+def batch_loss(loss_fn, params, batch, groups: Groups | None = None):
+    return mean(lambda some: _value(loss_fn, params, some), batch, groups)
+
+
+def _value(loss_fn, params, batch):
     with jax.default_matmul_precision("highest"):
         value = loss_fn(params, batch)
     if not is_numeric(value) or jnp.shape(value) != () or jnp.iscomplexobj(value):
@@ -89,7 +120,7 @@ def differentiable(loss_fn, batch):
     """p -> the loss, to be differentiated."""
 
     def of(params):
-        value = batch_loss(loss_fn, params, batch)
+        value = _value(loss_fn, params, batch)
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise ProbeError(
                 f"loss_fn returns {jnp.result_type(value)}, which has no derivative: give a loss "
@@ -113,17 +144,17 @@ def check_function(function: object, name: str = "loss_fn") -> None:
         ) from None
 
 
-@partial(jax.jit, static_argnums=0)
-def batch_gradient(loss_fn, params, batch):
-    return jax.grad(differentiable(loss_fn, batch))(params)
+@compiled(static_argnums=(0, 3))
+def batch_gradient(loss_fn, params, batch, groups: Groups | None = None):
+    return mean(lambda some: jax.grad(differentiable(loss_fn, some))(params), batch, groups)
 
 
-def finite(gradient: Tree) -> Tree:
-    if not np.isfinite(float(norm(gradient))):
+def finite(tree: Tree, name: str = "the gradient") -> Tree:
+    if not np.isfinite(float(norm(tree))):
         raise ProbeError(
-            "the gradient is not finite: look for NaN in the loss, the parameters or the data"
+            f"{name} is not finite: look for NaN in the loss, the parameters or the data"
         )
-    return gradient
+    return tree
 
 
 def total(shares: np.ndarray, trees: Iterable[Tree]) -> Tree:

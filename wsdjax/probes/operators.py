@@ -4,14 +4,23 @@ of one block."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wsdjax.probes import vectors
-from wsdjax.probes.objective import Batches, LossFn, check_function, total, weights
+from wsdjax.probes.compiling import compiled
+from wsdjax.probes.groups import Groups, mean
+from wsdjax.probes.objective import (
+    Batches,
+    LossFn,
+    check_function,
+    grouped,
+    total,
+    weights,
+)
 from wsdjax.probes.vectors import Operator, ProbeError, Tree
 from wsdjax.wording import listed
 
@@ -25,31 +34,48 @@ class GaussNewton:
     Args:
       apply_fn: ``apply_fn(params, batch) -> outputs``.
       output_loss: ``output_loss(outputs, batch)``, the mean over the batch's examples.
+      at_a_time: examples in memory at a time, as for `Hessian`.
     """
 
-    def __init__(self, apply_fn: Callable, output_loss: LossFn, params: Tree, batches: Batches):
+    def __init__(
+        self,
+        apply_fn: Callable,
+        output_loss: LossFn,
+        params: Tree,
+        batches: Batches,
+        at_a_time: int | None = None,
+    ):
         self.params = vectors.as_parameters(params)
         check_function(apply_fn, "apply_fn")
         check_function(output_loss, "output_loss")
         self._functions, self._batches = (apply_fn, output_loss), batches
         self._shares = weights(batches)
+        of = _gauss_newton, self._functions, self.params, batches, at_a_time, self.params
+        self._groups, self.workspace = grouped(*of)
+        self.at_a_time = self._groups and self._groups.size
 
     def __call__(self, vector: Tree) -> Tree:
         vector = vectors.like_parameters(vector, self.params, "the vector")
         products = (
-            _gauss_newton(*self._functions, self.params, batch, vector) for batch in self._batches
+            _gauss_newton(self._functions, self.params, batch, vector, self._groups)
+            for batch in self._batches
         )
         return total(self._shares, products)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _gauss_newton(apply_fn, output_loss, params, batch, vector):
-    with jax.default_matmul_precision("highest"):
-        outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch), params)
-        _, moved = jax.jvp(lambda p: apply_fn(p, batch), (params,), (vector,))
-        slope = jax.grad(lambda y: output_loss(y, batch))
+@compiled(static_argnums=(0, 4))
+def _gauss_newton(functions, params, batch, vector, groups: Groups | None):
+    apply_fn, output_loss = functions
+
+    def of(some):
+        outputs, pull_back = jax.vjp(lambda p: apply_fn(p, some), params)
+        _, moved = jax.jvp(lambda p: apply_fn(p, some), (params,), (vector,))
+        slope = jax.grad(lambda y: output_loss(y, some))
         _, curved = jax.jvp(slope, (outputs,), (moved,))
         return pull_back(curved)[0]
+
+    with jax.default_matmul_precision("highest"):
+        return mean(of, batch, groups)
 
 
 class Preconditioned:
@@ -59,7 +85,7 @@ class Preconditioned:
     def __init__(self, operator: Operator, preconditioner: Tree):
         preconditioner = vectors.as_parameters(preconditioner, "P")
         self._operator = operator
-        self.computed_in = getattr(operator, "computed_in", vectors.precision(preconditioner))
+        _as_told(self, operator, preconditioner)
         if not all((leaf > 0).all() for leaf in jax.tree.leaves(preconditioner)):
             raise ProbeError("the preconditioner must be positive everywhere")
         self._scale = jax.tree.map(lambda p: p**-0.5, preconditioner)
@@ -69,6 +95,13 @@ class Preconditioned:
         scaled = jax.tree.map(lambda s, v: s * v, self._scale, vector)
         product = vectors.like_parameters(self._operator(scaled), self._scale, "the product")
         return jax.tree.map(lambda s, v: s * v, self._scale, product)
+
+
+def _as_told(wrapper: Any, operator: Operator, params: Tree) -> None:
+    """Takes over what an operator tells of its products."""
+    wrapper.computed_in = getattr(operator, "computed_in", vectors.precision(params))
+    for name in ("at_a_time", "workspace"):
+        setattr(wrapper, name, getattr(operator, name, None))
 
 
 class Block:
@@ -84,7 +117,7 @@ class Block:
     def __init__(self, operator: Operator, params: Tree, chosen: Chosen | None):
         self._operator = operator
         self._params = params = vectors.as_parameters(params)
-        self.computed_in = getattr(operator, "computed_in", vectors.precision(params))
+        _as_told(self, operator, params)
         pairs, structure = jax.tree_util.tree_flatten_with_path(params)
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in pairs]
         kept = [chosen is None or bool(chosen(name)) for name in names]

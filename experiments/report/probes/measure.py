@@ -32,6 +32,8 @@ class Nodes(NamedTuple):
     """Where a sweep may keep what it has, to go on after a stop; None for nowhere."""
     tell: Callable[[str], None] = print
     """Shows how far it is."""
+    at_a_time: int | None = None
+    """Examples in memory at a time; None for as many as fit."""
 
     @property
     def params(self) -> Any:

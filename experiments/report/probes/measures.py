@@ -14,11 +14,13 @@ import numpy as np
 
 import wsdjax.probes
 from experiments.report.probes.measure import Nodes, Values
+from wsdjax.models import unstacked
+from wsdjax.probes import mass_by_leaf
 
 
 def sharpness(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
     """The k largest eigenvalues of the Hessian, certified."""
-    hessian = wsdjax.probes.Hessian(node.loss_fn, node.params, node.batches)
+    hessian = _hessian(node)
     return _eigenvalues(node, hessian, k=k, tol=tol, seed=seed, towards=hessian.gradient)
 
 
@@ -28,8 +30,13 @@ def preconditioned(node: Nodes, k: int, tol: float, seed: int = 0) -> Values:
     It is what Adam sees (Cohen et al.).
     """
     scale = node.preconditioner()
-    hessian = wsdjax.probes.Hessian(node.loss_fn, node.params, node.batches)
-    return _eigenvalues(node, wsdjax.probes.Preconditioned(hessian, scale), k=k, tol=tol, seed=seed)
+    operator = wsdjax.probes.Preconditioned(_hessian(node), scale)
+    return _eigenvalues(node, operator, k=k, tol=tol, seed=seed)
+
+
+def _hessian(node: Nodes) -> wsdjax.probes.Hessian:
+    of = node.loss_fn, node.params, node.batches
+    return wsdjax.probes.Hessian(*of, at_a_time=node.at_a_time)
 
 
 def _eigenvalues(node: Nodes, operator: Callable, **options: Any) -> Values:
@@ -40,7 +47,7 @@ def _eigenvalues(node: Nodes, operator: Callable, **options: Any) -> Values:
 
     found = wsdjax.probes.eigenpairs(operator, node.params, on_progress=tell, **options)
     first = jax.tree.map(lambda rows: rows[0], found.eigenvectors)
-    result = found._asdict() | {"mass_of_first": _by_name(wsdjax.probes.mass_by_leaf(first))}
+    result = found._asdict() | {"mass_of_first": _by_name(mass_by_leaf(unstacked(first)))}
     del result["eigenvectors"]
     return result
 
@@ -48,12 +55,16 @@ def _eigenvalues(node: Nodes, operator: Callable, **options: Any) -> Values:
 def density(node: Nodes, probes: int = 4, depth: int = 60, seed: int = 0) -> Values:
     """The whole spectrum, by stochastic Lanczos quadrature."""
     of = (node.loss_fn, node.params, node.batches)
-    return wsdjax.probes.spectral_density(*of, probes=probes, depth=depth, seed=seed)._asdict()
+    found = wsdjax.probes.spectral_density(
+        *of, probes=probes, depth=depth, seed=seed, at_a_time=node.at_a_time
+    )
+    return found._asdict()
 
 
 def moments(node: Nodes, probes: int = 32, seed: int = 0) -> Values:
     """Trace and Frobenius norm of the Hessian, trace by layer."""
-    found = wsdjax.probes.moments(node.loss_fn, node.params, node.batches, probes, seed)
+    of = (node.loss_fn, node.params, node.batches)
+    found = wsdjax.probes.moments(*of, probes, seed, at_a_time=node.at_a_time, apart=unstacked)
     return {
         "trace": found.trace._asdict(),
         "frobenius_norm": found.frobenius_norm._asdict(),
@@ -64,7 +75,7 @@ def moments(node: Nodes, probes: int = 32, seed: int = 0) -> Values:
 def noise(node: Nodes, tol: float, seed: int = 0) -> Values:
     """Trace and top eigenvalue of the gradient's covariance, noise scale."""
     of = (node.loss_fn, node.params, node.batches)
-    return wsdjax.probes.gradient_noise(*of, tol, seed)._asdict()
+    return wsdjax.probes.gradient_noise(*of, tol, seed, node.at_a_time)._asdict()
 
 
 def _by_name(tree: Any) -> Values:
@@ -87,7 +98,9 @@ def interpolate(path: Nodes, points: int) -> Values:
     """
     alphas = np.union1d(np.linspace(-0.25, 1.25, points), [0, 1])
     ends = path.iterates[0], path.iterates[-1]
-    losses = wsdjax.probes.interpolate(path.loss_fn, *ends, alphas, path.batches, file=path.file)
+    losses = wsdjax.probes.interpolate(
+        path.loss_fn, *ends, alphas, path.batches, file=path.file, at_a_time=path.at_a_time
+    )
     return {"alphas": alphas, "losses": losses}
 
 
@@ -104,7 +117,7 @@ def plane(path: Nodes, points: int) -> Values:
     margin = (high - low) / 4
     first, second = np.linspace(low - margin, high + margin, points).T
     over = (path.loss_fn, last, axis_1, axis_2, first, second, path.batches)
-    losses = wsdjax.probes.loss_plane(*over, file=path.file)
+    losses = wsdjax.probes.loss_plane(*over, file=path.file, at_a_time=path.at_a_time)
     return {
         "losses": losses,
         "coords_1": first,
@@ -138,7 +151,7 @@ def phases(path: Nodes) -> Values:
     for step, params in ((path.fork, path.iterates[at]), (path.steps[-1], path.iterates[-1])):
         for name, direction in (("v_s", found.stable), ("v_d", found.decay)):
             path.tell(f"curvature along {name} at {step}")
-            of = (path.loss_fn, params, direction, path.batches)
+            of = (path.loss_fn, params, direction, path.batches, path.at_a_time)
             size, along = wsdjax.probes.curvature_along(*of)
             rows.append(
                 {
@@ -156,14 +169,15 @@ def convexity(path: Nodes) -> Values:
     """Weak quasi-convexity against its last node."""
     solution = path.iterates[-1]
     tau = wsdjax.probes.weak_quasi_convexity(
-        path.loss_fn, path.iterates[:-1], solution, path.batches
+        path.loss_fn, path.iterates[:-1], solution, path.batches, path.at_a_time
     )
     return {"tau": tau}
 
 
 def alignment(path: Nodes) -> Values:
     """Cosine of each move with the negative gradient."""
-    return {"cosines": wsdjax.probes.update_alignment(path.loss_fn, path.iterates, path.batches)}
+    of = (path.loss_fn, path.iterates, path.batches, path.at_a_time)
+    return {"cosines": wsdjax.probes.update_alignment(*of)}
 
 
 def distances(path: Nodes) -> Values:
