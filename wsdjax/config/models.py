@@ -100,9 +100,10 @@ class Transformer(_Language):
         dtype = language.computed_in(self.compute, training)
         fused = training and self.attention == "fused"
         attend = partial(attention.fused, device) if fused else attention.plain
-        given = {"dtype": dtype, "attention": attend, "device": device}
+        lean = training and language.platform(device) != "cpu"
+        given = {"dtype": dtype, "attention": attend, "device": device, "lean": lean}
         module = partial(transformer.Transformer, self, **given)
-        return module, partial(language.metrics, chunk=self.loss_chunk)
+        return module, language.metrics_of(training, self.loss_chunk, device)
 
 
 @kind
@@ -126,4 +127,4 @@ class RNN(_Language):
 
         dtype = language.computed_in(self.compute, training)
         module = partial(rnn.RNN, self, dtype=dtype)
-        return module, partial(language.metrics, chunk=self.loss_chunk)
+        return module, language.metrics_of(training, self.loss_chunk, device)
