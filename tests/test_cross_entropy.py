@@ -25,7 +25,7 @@ def plain(features, kernel, targets):
 
 
 @pytest.mark.usefixtures("full_precision")
-@pytest.mark.parametrize("chunk", [1, 4, 5, 12, 13, 100])
+@pytest.mark.parametrize("chunk", [1, 5, 12, 100])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 def test_loss_accuracy_and_gradients_are_the_plain_ones(chunk, dtype, tolerance):
     """For chunks that divide 13 tokens and do not; with and without differentiation."""
