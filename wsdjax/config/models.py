@@ -104,9 +104,10 @@ class Transformer(_Language):
             attend = attention.by_blocks
         elif training and self.attention == "fused":
             attend = partial(attention.fused, device)
-        given = {"dtype": dtype, "attention": attend, "device": device}
+        lean = training and language.platform(device) != "cpu"
+        given = {"dtype": dtype, "attention": attend, "device": device, "lean": lean}
         module = partial(transformer.Transformer, self, **given)
-        return module, partial(language.metrics, chunk=self.loss_chunk)
+        return module, language.metrics_of(training, self.loss_chunk, device)
 
 
 @kind
@@ -130,4 +131,4 @@ class RNN(_Language):
 
         dtype = language.computed_in(self.compute, training)
         module = partial(rnn.RNN, self, dtype=dtype)
-        return module, partial(language.metrics, chunk=self.loss_chunk)
+        return module, language.metrics_of(training, self.loss_chunk, device)

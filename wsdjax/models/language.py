@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from wsdjax.models.cross_entropy import cross_entropy
 from wsdjax.models.spread import GATHERED
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def computed_in(compute: str, training: bool) -> Compute:
     return jnp.bfloat16 if training and compute == "bfloat16" else None
 
 
+def platform(device: jax.Device | None) -> str:
+    """Of a device that is described, or of the default one."""
+    return device.platform if device else jax.default_backend()
+
+
 class Linear(nnx.Linear):
     """A linear layer that adds its bias in the bias's own dtype: of bfloat16 the gradient, a sum
     over all tokens, would stop to grow at 256 of them."""
@@ -38,11 +44,14 @@ class Linear(nnx.Linear):
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         if self.bias is None:
             return super().__call__(inputs, out_sharding)
-        kernel, bias = self.kernel[...], self.bias[...]
+        product, bias = self.product(inputs, out_sharding), self.bias[...]
+        return (product + bias.reshape((1,) * (product.ndim - 1) + (-1,))).astype(product.dtype)
+
+    def product(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Without the bias."""
+        kernel = self.kernel[...]
         dtype = self.dtype or jnp.promote_types(inputs.dtype, kernel.dtype)
-        operands = inputs.astype(dtype), kernel.astype(dtype)
-        product = jnp.matmul(*operands, out_sharding=out_sharding)
-        return (product + bias.reshape((1,) * (product.ndim - 1) + (-1,))).astype(dtype)
+        return jnp.matmul(inputs.astype(dtype), kernel.astype(dtype), out_sharding=out_sharding)
 
 
 class Language(nnx.Module):
@@ -92,8 +101,9 @@ class Language(nnx.Module):
     def through_layers(
         self, x: jax.Array, wrap: Callable | None = None, unroll: bool = False
     ) -> jax.Array:
-        """`x` through each layer in turn by one `scan`, so that depth costs no compilation. `wrap`
-        makes of a layer one of which more is computed again in the backward pass."""
+        """`x` through each layer in turn by one `scan`, so that depth costs no compilation, or
+        `unroll`ed. `wrap` makes of a layer one of which more is computed again in the backward
+        pass."""
         graph, stacked = nnx.split(self.layers)
 
         def layer(x, params):
@@ -105,12 +115,64 @@ class Language(nnx.Module):
             # Or the gathered weights of all layers would wait for the backward pass.
             kept = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
             wrap = partial(jax.checkpoint, prevent_cse=False, policy=kept)
-        return jax.lax.scan(wrap(layer) if wrap else layer, x, stacked, unroll=unroll)[0]
+        layer = wrap(layer) if wrap else layer
+        if self.gather or not unroll:
+            return jax.lax.scan(layer, x, stacked)[0]
+        for params in _split(stacked):
+            x, _ = layer(x, params)
+        return x
+
+    @property
+    def head_kernel(self) -> jax.Array:
+        """[D, V], in its own dtype."""
+        return self.embed.embedding[...].T if self.tied else self.head.kernel[...]
 
     def logits(self, features: jax.Array) -> jax.Array:
         """[..., V] of features [..., D], float32."""
         logits = self.embed.attend(features) if self.tied else self.head(features)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _split(stacked: nnx.State) -> list[nnx.State]:
+    """The layers of a stack, whose gradients are put together once: an index's would each be as
+    large as the stack."""
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [jax.lax.split(leaf, [1] * len(leaf)) for leaf in leaves]
+    return [
+        jax.tree.unflatten(tree, [each[0] for each in layer]) for layer in zip(*split, strict=True)
+    ]
+
+
+def metrics_of(
+    training: bool, chunk: int, device: jax.Device | None
+) -> Callable[[Language, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """`metrics`, or in training what is equal and has a first derivative alone."""
+    return (
+        partial(_metrics_in_training, device=device, chunk=chunk)
+        if training
+        else partial(metrics, chunk=chunk)
+    )
+
+
+def _metrics_in_training(
+    model: Language, batch: dict[str, jax.Array], chunk: int, device: jax.Device | None
+) -> dict[str, jax.Array]:
+    features_BxLxD, kernel_DxV = model.features(batch["inputs"]), model.head_kernel
+    if platform(device) == "cpu":
+        chunk = min(chunk, max(1, _CACHED // kernel_DxV.shape[1]))
+    compute = model.dtype or jnp.promote_types(features_BxLxD.dtype, kernel_DxV.dtype)
+    loss, accuracy = cross_entropy(
+        features_BxLxD.reshape(-1, features_BxLxD.shape[-1]),
+        kernel_DxV,
+        batch["targets"].reshape(-1),
+        chunk,
+        compute,
+    )
+    return {"loss": loss, "accuracy": accuracy}
+
+
+_CACHED = 2**22
+"""Logits that a CPU's cache has room for."""
 
 
 def metrics(model: Language, batch: dict[str, jax.Array], chunk: int) -> dict[str, jax.Array]:

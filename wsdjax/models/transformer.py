@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wsdjax.models import elementwise
 from wsdjax.models.attention import Attention
-from wsdjax.models.language import NORMAL, Compute, Language, Linear
+from wsdjax.models.language import NORMAL, Compute, Language, Linear, platform
 
 if TYPE_CHECKING:
     from wsdjax import config
@@ -28,17 +29,21 @@ class Transformer(Language):
         dtype: Compute,
         attention: Attention,
         device: jax.Device | None = None,
+        lean: bool = False,
     ):
-        super().__init__(config, rngs, dtype, lambda rngs: Layer(config, rngs, dtype, attention))
-        self.final_norm = _norm(config, rngs, dtype)
+        def layer(rngs):
+            return Layer(config, rngs, dtype, attention, lean)
+
+        super().__init__(config, rngs, dtype, layer)
+        self.final_norm = _norm(config, rngs, dtype, lean)
         self.remat = config.remat
-        self.platform = device.platform if device else None
+        self.platform = platform(device)
         self.kernels_in = dtype  # each is used once, so that no sum is in it
 
     def features(self, tokens_BxL: jax.Array) -> jax.Array:
-        # On CPUs XLA's loops cost a tenth of a step; but what is to be computed again is kept
-        # apart from its first computation by the loop alone.
-        unroll = (self.platform or jax.default_backend()) == "cpu" and self.remat == "none"
+        # On CPUs XLA's loops cost a tenth of a step, on GPUs they copy what all layers keep; but
+        # what is to be computed again is kept apart from its first computation by the loop alone.
+        unroll = self.platform in ("cpu", "gpu", "cuda") and self.remat == "none"
         x_BxLxD = self.embedded(tokens_BxL)
         return self.final_norm(self.through_layers(x_BxLxD, _WRAPPED.get(self.remat), unroll))
 
@@ -47,13 +52,18 @@ class Layer(nnx.Module):
     """Attention and MLP, each on a normalised input and added to the residual stream."""
 
     def __init__(
-        self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, attention: Attention
+        self,
+        config: config.Transformer,
+        rngs: nnx.Rngs,
+        dtype: Compute,
+        attention: Attention,
+        lean: bool,
     ):
         self.parallel = config.parallel_residual
-        self.attention_norm = _norm(config, rngs, dtype)
+        self.attention_norm = _norm(config, rngs, dtype, lean)
         self.attention = SelfAttention(config, rngs, dtype, attention)
-        self.mlp_norm = _norm(config, rngs, dtype)
-        self.mlp = MLP(config, rngs, dtype)
+        self.mlp_norm = _norm(config, rngs, dtype, lean)
+        self.mlp = MLP(config, rngs, dtype, lean)
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         attended = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
@@ -90,8 +100,9 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """down(gelu(up x)), or down(silu(gate x) up x): SwiGLU (Shazeer)."""
 
-    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute):
+    def __init__(self, config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, lean: bool):
         self.gated = config.gated
+        self.lean = lean
         if config.gated:
             self.gate = _linear(config, config.width, config.hidden, rngs, dtype)
         self.up = _linear(config, config.width, config.hidden, rngs, dtype)
@@ -99,7 +110,11 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.gated:
-            return self.down(nnx.silu(self.gate(x)) * self.up(x))
+            gated = elementwise.gated if self.lean else elementwise.plainly_gated
+            return self.down(gated(self.gate(x), self.up(x)))
+        if self.lean:
+            bias = None if self.up.bias is None else self.up.bias[...]
+            return self.down(elementwise.gelu(self.up.product(x), bias))
         return self.down(nnx.gelu(self.up(x), approximate=False))
 
 
@@ -118,7 +133,11 @@ def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
 
 
-def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Compute) -> nnx.Module:
+def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, lean: bool) -> nnx.Module:
+    if lean:
+        centred = config.norm == "layer"
+        bias = centred and config.biases
+        return elementwise.Norm(config.width, config.norm_eps, centred, bias, dtype)
     if config.norm == "rms":
         return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
     return nnx.LayerNorm(
