@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench import lm
+from experiments.bench.measure import alternately, ratios
 from experiments.bench.ours import NEVER, configured, looped
 from experiments.bench.rows import OF_ITS_TIME, Line, Row, at_most, on_cpu
 from wsdjax.trainer import Watch
@@ -20,17 +21,18 @@ def _checkpoints(_: argparse.Namespace) -> Iterator[Line]:
     between two: a run of thousands of updates of a language model is longer than a benchmark."""
     experiment: Any = configured("quickstart", "--config.seeds=1") if on_cpu() else lm.experiment()
     every, count = (50, 3) if on_cpu() else (10, 2)
-    values, costs, plain = [], [], []
     with looped(experiment) as loop:
         loop.train(every, Watch(NEVER, every))
-        for _turn in range(3):
-            # The last checkpoint, that of the end, is in neither.
-            saving = loop.train((count + 1) * every, Watch(NEVER, every)).seconds_an_update
-            without = loop.train((count + 1) * every).seconds_an_update
-            costs.append((saving - without) * every)
-            plain.append(without)
-            values.append(1 + costs[-1] / (EVERY * without))
-    told = {"seconds_a_checkpoint": costs, "seconds_an_update": plain, "measured_every": every}
+        # The last checkpoint, that of the end, is in neither.
+        updates = (count + 1) * every
+        times = alternately(
+            {
+                "saving": lambda: loop.train(updates, Watch(NEVER, every)).seconds_an_update,
+                "without": lambda: loop.train(updates).seconds_an_update,
+            }
+        )
+    values = [1 + (r - 1) * every / EVERY for r in ratios(times["saving"], times["without"])]
+    told = {"seconds_an_update": times, "measured_every": every}
     yield Line(f"updates without, one each {EVERY}", values, OF_ITS_TIME, told)
 
 

@@ -45,10 +45,7 @@ def components(who: str, directory: str) -> dict[str, Any]:
         def run(iterates):
             return probes.principal_components(iterates, k=2)
     else:
-        try:
-            from sklearn.decomposition import PCA
-        except ImportError as error:
-            return {"why": f"not installed: {error}"}
+        from sklearn.decomposition import PCA
 
         def run(iterates):
             rows = [np.concatenate([leaf.ravel() for leaf in i.values()]) for i in iterates]

@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from experiments.bench.landscape import Place, in_process
-from experiments.bench.measure import Work, exponents, ratios, seconds_of
+from experiments.bench.measure import Work, alternately, exponents, ratios, seconds_of
 from experiments.bench.ours import Step, branch_of, configured
 from experiments.bench.rows import (
     EXPONENT,
@@ -71,10 +72,13 @@ def _lanczos(_: argparse.Namespace) -> Iterator[Line]:
 
 def _memory(_: argparse.Namespace) -> Iterator[Line]:
     short, long = 500, 4_000
-    peaks = [[in_process("trained", str(n))["bytes"] for n in (short, long)] for _ in range(2)]
-    of = {"bytes": peaks, "updates": [short, long]}
-    values = ratios([each[1] for each in peaks], [each[0] for each in peaks])
-    yield Line(f"{long:,} updates over {short}", values, OF_ITS_MEMORY, of)
+
+    def peak(updates: int) -> float:
+        return in_process("trained", str(updates))["bytes"]
+
+    peaks = alternately({str(n): partial(peak, n) for n in (short, long)})
+    values = ratios(peaks[str(long)], peaks[str(short)])
+    yield Line(f"{long:,} updates over {short}", values, OF_ITS_MEMORY, {"bytes": peaks})
 
 
 def _drawing(_: argparse.Namespace) -> Iterator[Line]:
@@ -82,8 +86,8 @@ def _drawing(_: argparse.Namespace) -> Iterator[Line]:
     rows = 100_000
     with tempfile.TemporaryDirectory() as directory:
         workdir = written(Path(directory) / "run", rows)
-        values = [seconds_of(lambda: write_report(workdir)) for _ in range(2)]
-    yield Line(f"{rows:,} rows of 2 seeds", values, SECONDS)
+        values = alternately({"drawing": lambda: seconds_of(lambda: write_report(workdir))})
+    yield Line(f"{rows:,} rows of 2 seeds", values["drawing"], SECONDS)
 
 
 def written(workdir: Path, rows: int) -> Path:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from experiments.bench import lm
-from experiments.bench.measure import Work, contest, ratios
+from experiments.bench.measure import Work, alternately, contest, ratios
 from experiments.bench.ours import ROOT, branch_of
 from experiments.bench.rows import OF_ITS_MEMORY, Line, Row, at_least, at_most, on_cpu
 from wsdjax import models, probes
@@ -80,15 +81,14 @@ def _components(config: Any, count: int, _: argparse.Namespace) -> Iterator[Line
     peak of memory."""
     with tempfile.TemporaryDirectory() as directory:
         _write_iterates(models.build(config), count, Path(directory))
-        found: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
-        for turn in range(3):
-            for who in sorted(found, reverse=turn % 2 == 1):
-                found[who].append(in_process("components", who, directory))
-                if why := found[who][-1].get("why"):
-                    yield Line("scikit-learn", [], why=why)
-                    return
-    (ours, theirs), against = found.values(), "scikit-learn, stacked"
-    told = {"iterates": count, "ours": ours, "theirs": theirs}
+        if not find_spec("sklearn"):
+            yield Line("scikit-learn", [], why="not installed")
+            return
+        found = alternately(
+            {w: partial(in_process, "components", w, directory) for w in ("ours", "theirs")}
+        )
+    ours, theirs, against = found["ours"], found["theirs"], "scikit-learn, stacked"
+    told = {"iterates": count, **found}
     seconds, memory = (
         [[each[key] for each in who] for who in (ours, theirs)] for key in ("seconds", "bytes")
     )

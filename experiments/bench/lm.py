@@ -40,14 +40,22 @@ def experiment() -> Experiment:
 def peers(step: Step) -> dict[str, Callable[[], Work]]:
     """The same model, weights, batch and micro-batches in PyTorch, with its fused attention and
     AdamW."""
-    name = "PyTorch" if on_cpu() else "transformers' GPT-NeoX"
+    if on_cpu():
+        return {
+            "PyTorch eager": lambda: in_torch(step),
+            "PyTorch compiled": lambda: in_torch(step, compiled=True),
+        }
+    # Which may take more memory than ours, and then fit in twice as many parts.
+    name, parts = "transformers' GPT-NeoX", step.branch.accumulate
     return {
-        f"{name}, eager": lambda: in_torch(step),
-        f"{name}, compiled": lambda: in_torch(step, compiled=True),
+        f"{name} compiled": lambda: in_torch(step, compiled=True),
+        f"{name} compiled, {2 * parts} parts": lambda: in_torch(step, 2 * parts, compiled=True),
+        f"{name} eager, {2 * parts} parts": lambda: in_torch(step, 2 * parts),
     }
 
 
-def in_torch(step: Step, **how: Any) -> Work:
+def in_torch(step: Step, parts: int | None = None, **how: Any) -> Work:
+    """In as many micro-batches as ours, or in so many."""
     from experiments.bench import in_torch
 
     in_torch.prepare(tf32=True)
@@ -55,7 +63,7 @@ def in_torch(step: Step, **how: Any) -> Work:
     config: Any = branch.model
     batch = jax.device_get(jax.tree.map(lambda leaf: leaf[0], step.batch))
     network = in_torch.Llama(config, params) if config.gated else in_torch.Neox(step.model, params)
-    how |= {"parts": branch.accumulate, "bfloat16": config.compute == "bfloat16"}
+    how |= {"parts": parts or branch.accumulate, "bfloat16": config.compute == "bfloat16"}
     given = in_torch.batch_of(batch), branch.optimizer, float(step.hyper.rate[0])
     return in_torch.updates(network, *given, **how)
 
@@ -97,7 +105,7 @@ def _variants(_: argparse.Namespace) -> Iterator[Line]:
 
 
 def _loop(_: argparse.Namespace) -> Iterator[Line]:
-    yield loop_over_step(experiment(), *((12, 3) if on_cpu() else (16, 3)))
+    yield loop_over_step(experiment(), 12 if on_cpu() else 16)
 
 
 ROWS = (

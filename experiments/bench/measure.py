@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from experiments.bench.rows import OF_ITS_TIME, TIMES_AS_FAST, Goal, Line, on_cp
 Work = Callable[[int], Any]
 """``work(n)`` does it n times, and returns once all is done."""
 OURS = "wsdjax"
-_LEAST, _MOST = 3, 40
-"""Turns."""
+T = TypeVar("T")
+LEAST, _MOST = 3, 40
+"""Turns, at least and at most."""
 _LONG_ENOUGH = 0.2
 """Seconds of one turn of a work, of which clocks and other processes are a small part."""
 
@@ -25,17 +26,26 @@ def timed() -> float:
     return 12.0 if on_cpu() else 6.0
 
 
-def in_turns(works: Mapping[str, Work], seconds: float) -> dict[str, list[float]]:
-    """What each work takes to be done once: a list of turns, in each of which all are timed, in
-    one order and in the other. They have run before."""
-    counts = {name: max(1, round(_LONG_ENOUGH / _seconds(work, 1))) for name, work in works.items()}
-    found: dict[str, list[float]] = {name: [] for name in works}
+def alternately(measures: Mapping[str, Callable[[], T]], seconds: float = 0) -> dict[str, list[T]]:
+    """What each gives in every turn: in one order and then in the other, three turns or as many as
+    fit the seconds."""
+    found: dict[str, list[T]] = {name: [] for name in measures}
     end, turn = time.perf_counter() + seconds, 0
-    while turn < _LEAST or (time.perf_counter() < end and turn < _MOST):
-        for name in list(works)[:: 1 if turn % 2 == 0 else -1]:
-            found[name].append(_seconds(works[name], counts[name]))
+    while turn < LEAST or (time.perf_counter() < end and turn < _MOST):
+        for name in list(measures)[:: 1 if turn % 2 == 0 else -1]:
+            found[name].append(measures[name]())
         turn += 1
     return found
+
+
+def in_turns(works: Mapping[str, Work], seconds: float) -> dict[str, list[float]]:
+    """What each work, which has run before, takes to be done once, by turns."""
+
+    def repeated(work: Work) -> Callable[[], float]:
+        count = max(1, round(_LONG_ENOUGH / _seconds(work, 1)))
+        return lambda: _seconds(work, count)
+
+    return alternately({name: repeated(work) for name, work in works.items()}, seconds)
 
 
 def contest(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench.measure import ratios, seconds_of
+from experiments.bench.measure import alternately, ratios, seconds_of
 from experiments.bench.rows import OF_ITS_TIME, Line
 from experiments.cli import overrides
 from wsdjax import tree
@@ -101,14 +101,19 @@ class Stopwatch(Progress):
     def __init__(self) -> None:
         self._read: list[tuple[int, float]] = []
 
+    def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
+        self.update(step, 0.0, 0.0)
+        self.updates = end - step
+
     def update(self, step: int, loss: float, rate: float) -> None:
         self._read.append((step, time.perf_counter()))
 
     @property
     def seconds_an_update(self) -> float:
         """In the loop once it is under way: after the first quarter of what was read."""
-        (begin, then), (end, now) = self._read[len(self._read) // 4], self._read[-1]
-        return (now - then) / (end - begin)
+        begin = max(1, len(self._read) // 4) if len(self._read) > 2 else 0
+        (first, then), (last, now) = self._read[begin], self._read[-1]
+        return (now - then) / (last - first)
 
 
 class Loop:
@@ -140,17 +145,19 @@ def looped(experiment: Experiment) -> Iterator[Loop]:
         yield Loop(experiment, Path(directory))
 
 
-def loop_over_step(experiment: Experiment, updates: int, turns: int = 4) -> Line:
+def loop_over_step(experiment: Experiment, updates: int) -> Line:
     """An update in the trainer's loop, without evaluations and checkpoints, against the bare step
     on a batch that is there: so many of each in every turn."""
     step = Step(branch_of(experiment))
     with looped(experiment) as loop:
         loop.train(5)
         step(2)
-        inside, alone = [], []
-        for _ in range(turns):
-            inside.append(loop.train(updates).seconds_an_update)
-            alone.append(seconds_of(lambda: step(updates)) / updates)
+        times = alternately(
+            {
+                "seconds": lambda: loop.train(updates).seconds_an_update,
+                "seconds_of_step": lambda: seconds_of(lambda: step(updates)) / updates,
+            }
+        )
     seeds = f"{experiment.seeds} seed{'s' * (experiment.seeds > 1)}"
-    told = {"seconds": inside, "seconds_of_step": alone, "updates": updates}
-    return Line(f"the bare step, {seeds}", ratios(inside, alone), OF_ITS_TIME, told)
+    told = {**times, "updates": updates}
+    return Line(f"the bare step, {seeds}", ratios(*times.values()), OF_ITS_TIME, told)

@@ -13,11 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.bench.measure import LEAST
 from experiments.bench.ours import ROOT
 from experiments.bench.rows import SECONDS, Line, Row, at_most
 
@@ -29,6 +31,7 @@ def seconds_until(sign: str, arguments: list[str], environment: Mapping[str, str
     """Seconds from the start of ``python -m ARGUMENTS`` until its terminal shows the sign, a
     regular expression; then it is ended."""
     mine, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 200))
     begun, shown = time.perf_counter(), ""
     command = [sys.executable, "-m", *arguments]
     process = subprocess.Popen(
@@ -56,8 +59,8 @@ def seconds_until(sign: str, arguments: list[str], environment: Mapping[str, str
 def _started(sign: str, arguments: list[str], cold: float, second: float) -> Iterator[Line]:
     """Three pairs of starts, each with a cache of its own; --workdir is added to `arguments` where
     WORKDIR stands."""
-    found: tuple[list[float], list[float]] = ([], [])
-    for _ in range(3):
+    found: list[list[float]] = [[], []]
+    for _ in range(LEAST):
         with tempfile.TemporaryDirectory() as cache:
             environment = _environment(Path(cache))
             for i, times in enumerate(found):

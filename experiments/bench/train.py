@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
-from experiments.bench.measure import Work, contest, ratios, seconds_of
+from experiments.bench.measure import Work, alternately, contest, ratios, seconds_of
 from experiments.bench.ours import Step, Stopwatch, branch_of, configured, loop_over_step, looped
 from experiments.bench.rows import OF_ITS_TIME, Line, Row, at_least, at_most, on_cpu
 from wsdjax import data, plans, tree
@@ -79,7 +80,7 @@ def _loop(_: argparse.Namespace) -> Iterator[Line]:
 
 def _whole(_: argparse.Namespace) -> Iterator[Line]:
     """Epochs as the trainer runs them, and as many bare steps. Batches are made in both."""
-    base, turns = _small(), 3
+    base = _small()
     size, epochs, every = (6_400, 5, 5) if on_cpu() else (50_000, 50, 5)
     experiment = dataclasses.replace(
         of_seeds(base, 1), data=Photos(noise=0.8, size=size, eval_size=size // 10)
@@ -90,15 +91,17 @@ def _whole(_: argparse.Namespace) -> Iterator[Line]:
     stream = data.Stream(data.load(experiment.data).train, base.batch_size, [0])
     with looped(experiment) as loop:
         loop.train(per_epoch, Watch(per_epoch, per_epoch)), step(1), step.update(stream[0])
-        whole, alone = [], []
-        for _turn in range(turns):
-            whole.append(seconds_of(lambda: loop.train(updates, watch)))
-            alone.append(seconds_of(lambda: _steps(step, stream, updates)))
+        times = alternately(
+            {
+                "seconds": lambda: seconds_of(lambda: loop.train(updates, watch)),
+                "seconds_of_steps": lambda: seconds_of(lambda: _steps(step, stream, updates)),
+            }
+        )
     yield Line(
         "its steps alone",
-        ratios(whole, alone),
+        ratios(*times.values()),
         OF_ITS_TIME,
-        {"seconds": whole, "seconds_of_steps": alone, "epochs": epochs, "updates": updates},
+        {**times, "epochs": epochs, "updates": updates},
     )
 
 
@@ -125,36 +128,42 @@ def _many(_: argparse.Namespace) -> Iterator[Line]:
         | plans.cosine(updates, updates // 20),
     )
     name, theirs = _fastest(Step(branch_of(of_seeds(base, 1))), held_out, every)
-    told: dict[str, Any] = {"measured_updates": updates, "updates": length}
-    whole, alone = [], []
     with tempfile.TemporaryDirectory() as directory:
-        for turn in range(3):
-            fixed, loop = _grown(experiment, Path(directory) / str(turn))
-            whole.append(fixed + loop * length / updates)
-            alone.append(seconds_of(lambda: theirs(16 * updates)) * length / updates)
-    told |= {"our_seconds": whole, "our_seconds_outside_loops": fixed, "their_seconds": alone}
-    yield Line(f"16 runs, {name}", ratios(alone, whole), also=told)
+        workdirs = (Path(directory) / str(n) for n in itertools.count())
+        times = alternately(
+            {
+                "our_seconds": lambda: _grown(experiment, next(workdirs), length / updates),
+                "their_seconds": lambda: (
+                    seconds_of(partial(theirs, 16 * updates)) * (length / updates)
+                ),
+            }
+        )
+    told = {**times, "measured_updates": updates, "updates": length}
+    yield Line(f"16 runs, {name}", ratios(times["their_seconds"], times["our_seconds"]), also=told)
 
 
-def _grown(experiment: Experiment, workdir: Path) -> tuple[float, float]:
-    """(seconds outside of the loops, seconds in them) of all branches."""
+def _grown(experiment: Experiment, workdir: Path, longer: float) -> float:
+    """Seconds of all branches, if their loops were so many times longer."""
 
     class Each(Progress):
-        """A stopwatch for each branch, and how many updates it takes."""
+        """A stopwatch for each branch."""
 
-        loops: ClassVar[list[tuple[int, Stopwatch]]] = []
+        def __init__(self) -> None:
+            self.loops: list[Stopwatch] = []
 
-        def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-            self.loops.append((end - step, Stopwatch()))
+        def start(self, *branch: Any) -> None:
+            self.loops.append(Stopwatch())
+            self.loops[-1].start(*branch)
 
-        def update(self, step: int, loss: float, rate: float) -> None:
-            self.loops[-1][1].update(step, loss, rate)
+        def update(self, *row: Any) -> None:
+            self.loops[-1].update(*row)
 
     branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
-    watch = Watch.of(experiment, Each())
+    each = Each()
+    watch = Watch.of(experiment, each)
     whole = seconds_of(lambda: grow(BranchStore(workdir), branches, watch, experiment))
-    loop = sum(updates * each.seconds_an_update for updates, each in Each.loops)
-    return max(0.0, whole - loop), loop
+    loop = sum(one.updates * one.seconds_an_update for one in each.loops)
+    return max(0.0, whole - loop) + longer * loop
 
 
 def _fastest(step: Step, held_out: int, every: int) -> tuple[str, Work]:
@@ -204,13 +213,7 @@ ROWS = (
         *(150, 120),
         _many,
     ),
-    Row(
-        "train.loop",
-        "an update in the trainer's loop",
-        at_most(1.05, 1.05),
-        *(70, 60),
-        _loop,
-    ),
+    Row("train.loop", "an update in the trainer's loop", at_most(1.05, 1.05), *(70, 60), _loop),
     Row(
         "train.whole",
         "epochs with evaluation, checkpoints and metrics",
