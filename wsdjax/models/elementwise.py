@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 
-class Norm(nnx.Module):
-    """LayerNorm (Ba et al.), or RMSNorm (Zhang and Sennrich) where it is not `centred`."""
+class LayerNorm(nnx.LayerNorm):
+    """Of Ba et al., from the initialisation of flax's."""
 
-    def __init__(
-        self, width: int, eps: float, centred: bool, bias: bool, dtype: DTypeLike | None
-    ) -> None:
-        self.eps, self.centred, self.dtype = eps, centred, dtype
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
+    def __call__(self, x: jax.Array, **_: Any) -> jax.Array:
+        return _norm(self, x, True)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        bias = None if self.bias is None else self.bias[...]
-        dtype = self.dtype or jnp.promote_types(x.dtype, self.scale[...].dtype)
-        return _normalised(x, self.scale[...], bias, self.eps, self.centred, dtype)
+
+class RMSNorm(nnx.RMSNorm):
+    """Of Zhang and Sennrich, from the initialisation of flax's."""
+
+    def __call__(self, x: jax.Array, **_: Any) -> jax.Array:
+        return _norm(self, x, False)
+
+
+def _norm(module: LayerNorm | RMSNorm, x: jax.Array, centred: bool) -> jax.Array:
+    scale, bias = module.scale[...], getattr(module, "bias", None)
+    dtype = module.dtype or jnp.promote_types(x.dtype, scale.dtype)
+    bias = None if bias is None else bias[...]
+    return _normalised(x, scale, bias, module.epsilon, centred, dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -134,13 +134,10 @@ def rotate(x_BxLxHxK: jax.Array, rotated: int, theta: float) -> jax.Array:
 
 
 def _norm(config: config.Transformer, rngs: nnx.Rngs, dtype: Compute, lean: bool) -> nnx.Module:
-    if lean:
-        centred = config.norm == "layer"
-        bias = centred and config.biases
-        return elementwise.Norm(config.width, config.norm_eps, centred, bias, dtype)
+    kinds = elementwise if lean else nnx
     if config.norm == "rms":
-        return nnx.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
-    return nnx.LayerNorm(
+        return kinds.RMSNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+    return kinds.LayerNorm(
         config.width,
         epsilon=config.norm_eps,
         use_bias=config.biases,
