@@ -1,5 +1,7 @@
 """Examples a few at a time: the same numbers in less memory, and how many is found by it."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from losses import mlp, mlp_loss
 
 from wsdjax import models, probes
 from wsdjax.config import CNN
-from wsdjax.probes import fitting, groups, hessian, objective
+from wsdjax.probes import compiling, fitting, groups, hessian, objective
 from wsdjax.probes.groups import Groups
 
 
@@ -131,6 +133,34 @@ def test_a_trace_tells_about_what_the_compiler_takes():
         bound = fitting.peak(program.trace(*given).jaxpr.jaxpr)
         needed = fitting._needed(program.lower(*given))
         assert bound / 20 < needed < 1.5 * bound
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "expected"),
+    [("gpu", "9.0", True), ("gpu", "gfx942", False), ("cpu", None, False), ("tpu", None, False)],
+)
+def test_options_of_nvidias_compiler_are_for_its_gpus(platform, capability, expected, monkeypatch):
+    """By the default device, and for what is outermost: JAX refuses them inside of a trace."""
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda backend=None: [device])
+    given, jit = [], jax.jit
+
+    def noted(function, compiler_options, **options):
+        given.append(compiler_options)
+        return jit(function, compiler_options=compiler_options, **options)
+
+    monkeypatch.setattr(jax, "jit", noted)
+
+    @compiling.compiled(static_argnums=0)
+    def doubled(times, x):
+        return times * x
+
+    @compiling.compiled()
+    def outer(x):
+        return doubled(2, x) + 1
+
+    assert outer(jnp.ones(())) == 3
+    assert given == [compiling.NVIDIA if expected else None]
 
 
 def test_a_number_that_is_none_is_refused():

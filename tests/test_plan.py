@@ -200,6 +200,7 @@ def test_a_plan_has_what_its_readers_look_for(eight):
     assert plan["branches"][0]["updates"] == 6
     assert plan["product"]["fits"]
     assert plan["product"]["examples"] == 2**15 // 16  # as a probe has them
+    assert plan["product"]["at_a_time"] == 2**15 // 16
     assert "It fits." in printed
 
 

@@ -51,6 +51,25 @@ def result(workdir, branch, name):
     return json.loads(file_of(workdir / "branches" / branch / "probes", name).read_text())
 
 
+def test_examples_are_taken_as_few_at_a_time_as_is_asked(snapped, tmp_path):
+    """Which changes what is measured by rounding alone, and stands in the result."""
+    found = {}
+    for at_a_time in (None, 16):
+        workdir = shutil.copytree(snapped, tmp_path / f"{at_a_time}")
+        flags = [f"--at_a_time={at_a_time}"] if at_a_time else []
+        code, _, err = probe(workdir, "decay@36", "sharpness,moments", *flags)
+        assert code == 0, err
+        sharpness = result(workdir, "decay", "sharpness-36")["results"][0]
+        assert sharpness["at_a_time"] == at_a_time
+        moments = result(workdir, "decay", "moments-36")["results"][0]
+        found[at_a_time] = sharpness["eigenvalues"], moments["trace"]["value"], sharpness["loss"]
+    for some, whole in zip(found[16], found[None], strict=True):
+        np.testing.assert_allclose(some, whole, rtol=2e-3)
+    code, _, err = probe(snapped, "decay@36", "sharpness", "--at_a_time=0")
+    assert code == 2
+    assert "--at_a_time" in err
+
+
 def test_snapshots_are_the_parameters_and_change_nothing_else(snapped, finished):
     """Beside the checkpoints, for the whole lineage; the run is that without them."""
     store, plain = BranchStore(snapped), BranchStore(finished)

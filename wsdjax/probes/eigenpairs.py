@@ -211,6 +211,8 @@ def _steps_to_show(found: Ritz, wanted: int, allowed: float, n: int) -> float:
 def _certified(product, block, known) -> tuple[np.ndarray, np.ndarray, Tree]:
     """(rho [k], residuals [k], eigenvectors [k, ...]) of a further product each."""
     values, residuals, units = [], [], []
+    # Not as one block: on two CPU cores five products of a CNN in one `vmap` took 1.6 times as long
+    # as one after the other, and two 1.8 times, whether or not the primal pass was shared.
     for i in range(len(jax.tree.leaves(block)[0])):
         unit = vectors.normalized(vectors.take(block, i), "an eigenvector")
         if i < len(known) and float(dot(unit, known[i])) < 0:

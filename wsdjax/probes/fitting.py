@@ -64,15 +64,14 @@ def _fitted(program: Program, loss_fn: Any, arguments: tuple) -> tuple[Groups | 
         return peak(program.trace(loss_fn, *arguments, groups).jaxpr.jaxpr)
 
     everything = bound(count)
-    alone = len(devices_of(params)) == 1
-    if everything <= room and alone:
+    if everything <= room:  # several devices take no more each
         return None, everything
     size = count
-    if everything > room and count > devices:
-        # Examples beyond the first cost alike. A compiler fuses about half of a trace away.
+    if count > devices:
+        # Examples beyond the first cost alike.
         fixed = bound(devices)
         each = max(1, (everything - fixed) // (count - devices))
-        size = int(np.clip((2 * room - fixed) // each, devices, count))
+        size = int(np.clip(devices + (room - fixed) // each, devices, count))
     while True:
         groups = None if size >= count else Groups(size, devices)
         needed = _needed(program.lower(loss_fn, *arguments, groups))
