@@ -75,10 +75,11 @@ class Transformer(_Language):
     attention: str = choice("fused", "plain")
     """In training: fused where the device has it (`wsdjax.models.attention`)."""
     remat: str = choice("none", "dots", "layers")
-    """The part that the backward pass computes again: nothing, all but the products with
-    weights, or whole layers from their inputs."""
+    """The part that the backward pass computes again: nothing (on accelerators norms and
+    activations, which keep what they are given), all but the products with weights, or whole
+    layers from their inputs."""
     loss_chunk: int = count(1_024)
-    """Tokens whose logits exist at a time."""
+    """Tokens whose logits exist at a time, at most."""
 
     def check(self, path: str) -> None:
         if self.width % self.heads:
@@ -120,7 +121,7 @@ class RNN(_Language):
     """The dtype of training's matrix products, logits among them; parameters and their gradients'
     sums, cells and loss are float32."""
     loss_chunk: int = count(1_024)
-    """Tokens whose logits exist at a time."""
+    """Tokens whose logits exist at a time, at most."""
 
     def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         from wsdjax.models import language, rnn
