@@ -86,7 +86,7 @@ def test_a_keyword_changes_its_field_alone(preset):
 
 def test_pythias_run():
     experiment = lm_pythia160m.get_config()
-    assert experiment.model == families.pythia(compute="bfloat16", remat="dots")
+    assert experiment.model == families.pythia(compute="bfloat16", loss_chunk=16_384)
     assert experiment.optimizer == AdamW(6e-4, 0.9, 0.95, 1e-8, 0.1, 1.0)
     assert (experiment.batch_size, experiment.data.length) == (256, 2_048)
     assert experiment.length == "3e9 tokens"

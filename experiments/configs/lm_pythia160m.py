@@ -11,10 +11,12 @@ Pythia's own, the warmup 5%, as in the paper's study of the CNN. Pythia's file
 peak, but batches of 1,024, a warmup of 1% and a cosine to a tenth. The commands for the Pile and
 for SlimPajama are in `experiments/prepare/README.md`.
 
-Hardware: a GPU or a TPU; --config.model.remat=none is faster where the memory suffices, and more
-micro-batches (--config.accumulate) take less: by its compiler one v5e chip holds 32 without remat.
-`python -m experiments.plan` tells what fits other devices. Not yet run: see the README's list of
-what is not measured. --dry_run tells what it costs.
+Hardware: a GPU of 40 GB or more, for which micro-batches and chunks of the loss are chosen: by the
+compiler for an H200 they take 20 GiB of temporaries; 4 micro-batches take 37 and move as many bytes,
+--config.model.remat=dots takes 12 and moves a third more. One v5e chip wants smaller ones:
+--config.accumulate=32 --config.model.loss_chunk=4096. `python -m experiments.plan` tells what fits
+other devices. Not yet run: see the README's list of what is not measured. --dry_run tells what it
+costs.
 """
 
 from wsdjax import families, plans
@@ -24,7 +26,7 @@ from wsdjax.config import AdamW, Experiment, Text
 def get_config() -> Experiment:
     tree = plans.wsd("100%", "5%", "20%") | plans.cosine("100%", "5%")
     return Experiment(
-        model=families.pythia("160M", compute="bfloat16", remat="dots"),
+        model=families.pythia("160M", compute="bfloat16", loss_chunk=16_384),
         data=Text("data/text", length=2_048),
         optimizer=AdamW(peak_value=6e-4, b2=0.95, weight_decay=0.1, clip_norm=1.0),
         tree=tree,

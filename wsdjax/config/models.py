@@ -76,10 +76,11 @@ class Transformer(_Language):
     """Fused, in training and where the device has it; blocks of queries, whose scores alone are in
     memory; else plain (`wsdjax.models.attention`)."""
     remat: str = choice("none", "dots", "layers")
-    """The part that the backward pass computes again: nothing, all but the products with
-    weights, or whole layers from their inputs."""
+    """The part that the backward pass computes again: nothing (on accelerators norms and
+    activations, which keep what they are given), all but the products with weights, or whole
+    layers from their inputs."""
     loss_chunk: int = count(1_024)
-    """Tokens whose logits exist at a time."""
+    """Tokens whose logits exist at a time, at most."""
 
     def check(self, path: str) -> None:
         if self.width % self.heads:
@@ -124,7 +125,7 @@ class RNN(_Language):
     """The dtype of training's matrix products, logits among them; parameters and their gradients'
     sums, cells and loss are float32."""
     loss_chunk: int = count(1_024)
-    """Tokens whose logits exist at a time."""
+    """Tokens whose logits exist at a time, at most."""
 
     def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
         from wsdjax.models import language, rnn
