@@ -109,7 +109,7 @@ def top(k: int) -> Row:
 
 
 def _top(k: int, given: argparse.Namespace) -> Iterator[Line]:
-    subject, exact = _subject(given), None
+    subject = _subject(given)
     solvers: dict[str, Solve] = {}
     for name in ("wsdjax", *given.peers):
         try:

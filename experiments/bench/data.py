@@ -55,7 +55,7 @@ def write_text(directory: Path, vocabulary: int, count: int) -> None:
     """Shards of random tokens, in documents of a thousand."""
     random, fingerprint = np.random.default_rng(0), "ab" * 32
     shards: dict[str, list[tokens.Shard]] = {}
-    for split, size in (("train", count), ("test", count // 100)):
+    for split, size in (("train", count), ("test", max(1_000, count // 100))):
         path = directory / tokens.shard_name(split, 0)
         with tokens.ShardWriter(path, fingerprint, vocabulary) as writer:
             for _ in range(size // 1_000):

@@ -179,20 +179,20 @@ def updates(
 
     def update():
         adamw.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=DEVICE)
+        losses = []
         for part in cut:
-            loss = loss_of(*part) / parts
+            loss = loss_of(*part) / parts if parts > 1 else loss_of(*part)
             loss.backward()
-            total += loss.detach()
+            losses.append(loss.detach())
         if math.isfinite(optimizer.clip_norm):
             torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip_norm)
         adamw.step()
-        return total
+        return sum(losses[1:], start=losses[0])
 
     once = _graphed(update) if graph else update
 
     def work(count):
-        losses = [once().clone() for _ in range(count)]
+        losses = [once() for _ in range(count)]
         return torch.stack(losses).tolist()  # which waits for them
 
     return work
@@ -212,6 +212,6 @@ def _graphed(update: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
 
     def replay():
         graph.replay()
-        return loss
+        return loss.clone()
 
     return replay

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import lm
@@ -46,34 +47,50 @@ class Place(NamedTuple):
         return cls(model.loss, params, first, second, batches)
 
 
-def plane_by_a_loop(place: Place, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """[n1, n2]: what anybody would write: a jitted loss, called at each point."""
+def over_points(place: Place, points: np.ndarray) -> np.ndarray:
+    """[A]: what anybody would write: a jitted loss, called at each of the points (a, b)."""
 
     @jax.jit
-    def at(a, b, origin, axis_1, axis_2, batch):
-        moved = jax.tree.map(lambda x, u, v: x + a * u + b * v, origin, axis_1, axis_2)
+    def at(point, origin, axis_1, axis_2, batch):
+        moved = jax.tree.map(
+            lambda x, u, v: x + point[0] * u + point[1] * v, origin, axis_1, axis_2
+        )
         with jax.default_matmul_precision("highest"):
             return place.loss(moved, batch)
 
     given = place.origin, place.first, place.second, place.batches[0]
-    return np.array([[float(at(a, b, *given)) for b in second] for a in first])
+    return np.array([float(at(point, *given)) for point in points.astype(np.float32)])
 
 
-def plane(place: Place, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return probes.loss_plane(*place[:4], first, second, place.batches)
+def _line(_: argparse.Namespace) -> Iterator[Line]:
+    place, alphas = _place(), np.linspace(0, 1, 51)
+    start, end = place.origin, jax.tree.map(jnp.add, place.origin, place.first)
+
+    def ours(count: int) -> None:
+        for _ in range(count):
+            probes.interpolate(place.loss, start, end, alphas, place.batches)
+
+    points = np.stack([alphas, 0 * alphas], 1)
+    return contest(ours, {"a loop over points": lambda: _looped(place, points)})
 
 
-def _sweep(on_a_cpu: tuple[int, int], on_a_gpu: tuple[int, int], _: Any) -> Iterator[Line]:
-    """Of so many points by so many."""
-    sizes = on_a_cpu if on_cpu() else on_a_gpu
-    coordinates = [np.linspace(-1, 1, size) if size > 1 else np.zeros(1) for size in sizes]
-    place = Place.of((16, 32, 32, 32), 256) if on_cpu() else Place.of(CNN().widths, 2_000)
+def _plane(_: argparse.Namespace) -> Iterator[Line]:
+    place, coordinates = _place(), np.linspace(-1, 1, 13 if on_cpu() else 41)
 
-    def work(function: Any) -> Work:
-        return lambda count: [function(place, *coordinates) for _ in range(count)]
+    def ours(count: int) -> None:
+        for _ in range(count):
+            probes.loss_plane(*place[:4], coordinates, coordinates, place.batches)
 
-    looped = {"a loop over points": lambda: work(plane_by_a_loop)}
-    return contest(work(plane), looped, points=sizes)
+    points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), -1).reshape(-1, 2)
+    return contest(ours, {"a loop over points": lambda: _looped(place, points)})
+
+
+def _place() -> Place:
+    return Place.of((16, 32, 32, 32), 256) if on_cpu() else Place.of(CNN().widths, 2_000)
+
+
+def _looped(place: Place, points: np.ndarray) -> Work:
+    return lambda count: [over_points(place, points) for _ in range(count)]
 
 
 def _components(config: Any, count: int, _: argparse.Namespace) -> Iterator[Line]:
@@ -124,14 +141,14 @@ ROWS = (
         "51 points on a line",
         at_least(1.0, 3.0),
         *(40, 30),
-        partial(_sweep, (51, 1), (51, 1)),
+        _line,
     ),
     Row(
         "landscape.plane",
         "41 x 41 points of a plane, on a CPU 13 x 13",
         at_least(1.0, 3.0),
         *(50, 60),
-        partial(_sweep, (13, 13), (41, 41)),
+        _plane,
     ),
     Row(
         "landscape.pca_cnn",

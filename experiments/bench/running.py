@@ -90,6 +90,7 @@ class Record:
             "threads": os.cpu_count(),
             "load": {"before": self._load, "after": os.getloadavg()[0]},
             "command": sys.argv[1:],
+            "float32_on_a_gpu": "TF32 on both sides in train and lm, on neither in curvature",
         }
         made["versions"] |= versions()
         write_result(self._given.out, content | made)
