@@ -310,7 +310,7 @@ batches = [{"inputs": tokens[a:b, :-1], "targets": tokens[a:b, 1:]} for a, b in 
 config, found = Transformer(48, 16, 2, 2, hidden=32, rotary_fraction=0.5), []
 for shape in ((1, 1, 1), (1, 2, 4)):
     placed = mesh.shardings(Mesh(*shape), config, devices=jax.devices()[: np.prod(shape)])
-    model = models.by_layer(models.build(config, spread=placed.spread))
+    model = models.for_probes(config, placed.spread)
     init = lambda seed: jax.jit(lambda: model.init(jax.random.key(seed)))()
     iterates = [jax.device_put(tree, placed.of_one(tree)) for tree in map(init, range(4))]
     params, of = iterates[0], (model.loss, iterates[0], [placed.shared(b) for b in batches])
@@ -318,8 +318,11 @@ for shape in ((1, 1, 1), (1, 2, 4)):
     largest = jax.tree.leaves(vector)[0]
     assert largest.sharding.is_equivalent_to(jax.tree.leaves(params)[0].sharding, largest.ndim)
     product = probes.hvp(*of[:2], vector, of[2])
-    for leaf in jax.tree.leaves(product):
-        assert leaf.sharding.is_fully_replicated == (leaf.ndim < 2) or shape == (1, 1, 1)
+    some = probes.hvp(*of[:2], vector, of[2], at_a_time=8)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), some, product)
+    for each in (product, some):
+        for leaf, param in zip(jax.tree.leaves(each), jax.tree.leaves(params), strict=True):
+            assert leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim)
     found.append({
         "product": product,
         "sharpness": probes.sharpness(*of, k=2, tol=1e-3).eigenvalues,

@@ -178,9 +178,11 @@ def _over_points(loss_fn, spanning, points, batches, chunk, file, at_a_time):
         some, began = missing[: together * chunk], time.monotonic()
         padded = np.resize(points[some], (most * chunk, len(spanning)))
         losses, chunks = np.zeros(len(padded)), -(-len(some) // chunk)
-        for share, batch in zip(shares, batches, strict=True):
-            found = _losses(loss_fn, spanning, padded, batch, chunks, chunk, groups)
-            losses += share * np.asarray(found, np.float64)
+        found = [
+            _losses(loss_fn, spanning, padded, batch, chunks, chunk, groups) for batch in batches
+        ]
+        for share, values in zip(shares, jax.device_get(found), strict=True):
+            losses += share * np.asarray(values, np.float64)
         cells.put(some, losses[: len(some)])
         if time.monotonic() - began < 0.5:
             together = min(2 * together, most)
