@@ -161,3 +161,23 @@ def test_a_model_without_a_stack_is_as_it_was():
     params = jax.jit(models.build(CNN(widths=(4,))).init)(jax.random.key(0))
     assert models.unstacked(params) is params
     assert models.stacked(params) is params
+
+
+@pytest.mark.usefixtures("full_precision")
+def test_the_librarys_convolution_is_the_product_with_patches(compiled_quickly):
+    """Of two seeds at once, as a step has them."""
+    batch = {
+        "inputs": jax.random.normal(jax.random.key(1), (2, 3, 8, 8, 3)),
+        "targets": jnp.arange(6).reshape(2, 3),
+    }
+
+    def of(convolution):
+        model = models.build(CNN(widths=(4, 4), convolution=convolution))
+        params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
+        return jax.jit(jax.vmap(jax.value_and_grad(model.loss)))(params, batch)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        of("library"),
+        of("patches"),
+    )

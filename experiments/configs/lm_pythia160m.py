@@ -12,7 +12,7 @@ peak, but batches of 1,024, a warmup of 1% and a cosine to a tenth. The commands
 for SlimPajama are in `experiments/prepare/README.md`.
 
 Hardware: a GPU of 40 GB or more, for which micro-batches and chunks of the loss are chosen: by the
-compiler for an H200 they take 20 GiB of temporaries; 4 micro-batches take 37 and move as many bytes,
+compiler for an H200 they take 20 GiB of temporaries; 4 micro-batches take 37, move as many bytes;
 --config.model.remat=dots takes 12 and moves a third more. One v5e chip wants smaller ones:
 --config.accumulate=32 --config.model.loss_chunk=4096. `python -m experiments.plan` tells what fits
 other devices. Not yet run: see the README's list of what is not measured. --dry_run tells what it

@@ -25,7 +25,9 @@ class CNN(nnx.Module):
         channels = 3
         self.depth = len(config.widths)
         for i, width in enumerate(config.widths, start=1):
-            given = {"conv_general_dilated": _convolve, "rngs": rngs, **uniform(9 * channels)}
+            given = {"rngs": rngs, **uniform(9 * channels)}
+            if config.convolution == "patches":
+                given["conv_general_dilated"] = _convolve
             setattr(self, f"conv{i}", nnx.Conv(channels, width, (3, 3), **given))
             channels = width
         self.fc1 = nnx.Linear(channels, config.classes, rngs=rngs, **uniform(channels))

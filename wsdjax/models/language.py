@@ -115,12 +115,8 @@ class Language(nnx.Module):
             # Or the gathered weights of all layers would wait for the backward pass.
             kept = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
             wrap = partial(jax.checkpoint, prevent_cse=False, policy=kept)
-        layer = wrap(layer) if wrap else layer
-        if self.gather or not unroll:
-            return jax.lax.scan(layer, x, stacked)[0]
-        for params in _split(stacked):
-            x, _ = layer(x, params)
-        return x
+        unroll = unroll and not self.gather
+        return jax.lax.scan(wrap(layer) if wrap else layer, x, stacked, unroll=unroll)[0]
 
     @property
     def head_kernel(self) -> jax.Array:
@@ -131,16 +127,6 @@ class Language(nnx.Module):
         """[..., V] of features [..., D], float32."""
         logits = self.embed.attend(features) if self.tied else self.head(features)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-
-
-def _split(stacked: nnx.State) -> list[nnx.State]:
-    """The layers of a stack, whose gradients are put together once: an index's would each be as
-    large as the stack."""
-    leaves, tree = jax.tree.flatten(stacked)
-    split = [jax.lax.split(leaf, [1] * len(leaf)) for leaf in leaves]
-    return [
-        jax.tree.unflatten(tree, [each[0] for each in layer]) for layer in zip(*split, strict=True)
-    ]
 
 
 def metrics_of(
