@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def _waiting(experiment: Experiment, split: data.Split) -> Iterator[Line]:
     branch = branch_of(experiment)
     stream = data.Stream(split, branch.batch_size, list(branch.stream_seeds))
     step = Step(branch, stream[0])
-    at = iter(range(10**9))
+    at = itertools.count()
 
     def streamed(count: int) -> None:
         for _ in range(count):
