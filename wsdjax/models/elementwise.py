@@ -17,18 +17,18 @@ from flax import nnx
 class LayerNorm(nnx.LayerNorm):
     """Of Ba et al., from the initialisation of flax's."""
 
-    def __call__(self, x: jax.Array, **_: Any) -> jax.Array:
+    def __call__(self, x: Any, mask: Any = None) -> jax.Array:
         return _norm(self, x, True)
 
 
 class RMSNorm(nnx.RMSNorm):
     """Of Zhang and Sennrich, from the initialisation of flax's."""
 
-    def __call__(self, x: jax.Array, **_: Any) -> jax.Array:
+    def __call__(self, x: Any, mask: Any = None) -> jax.Array:
         return _norm(self, x, False)
 
 
-def _norm(module: LayerNorm | RMSNorm, x: jax.Array, centred: bool) -> jax.Array:
+def _norm(module: Any, x: jax.Array, centred: bool) -> jax.Array:
     scale, bias = module.scale[...], getattr(module, "bias", None)
     dtype = module.dtype or jnp.promote_types(x.dtype, scale.dtype)
     bias = None if bias is None else bias[...]
