@@ -14,7 +14,6 @@ from wsdjax.config import RNN
 from wsdjax.models import language
 from wsdjax.models.cross_entropy import cross_entropy
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TOKENS, WIDTH, CLASSES = 13, 5, 11
 
 

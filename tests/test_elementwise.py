@@ -11,7 +11,6 @@ from flax import nnx
 from wsdjax import families, models
 from wsdjax.models import elementwise
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NEOX = families.pythia("160M", vocabulary=29, width=16, layers=2, heads=2, hidden=24)
 LLAMA = families.llama(vocabulary=29, width=16, layers=2, heads=2, hidden=24)
 

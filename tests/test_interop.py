@@ -26,7 +26,6 @@ from wsdjax.interop import weights
 from wsdjax.interop.foreign_config import config_of
 from wsdjax.trainer import Stopped, Trainer, Watch
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,

@@ -127,7 +127,6 @@ def test_the_first_rule_that_is_found_divides_the_last_dimensions():
 EIGHT = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)  # to be compiled quickly
 """
 
 

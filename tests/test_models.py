@@ -134,7 +134,7 @@ def test_hessian_vector_products_are_differences_of_gradients():
     ],
     ids=["eleven layers", "transformer", "rnn"],
 )
-def test_a_model_by_layer_is_the_same_model(config, compiled_quickly):
+def test_a_model_by_layer_is_the_same_model(config):
     """Logits, losses and products with the Hessian; each layer has leaves of its own. Of eleven
     layers, whose names sort as they follow each other, the product would compile for long."""
     model = models.build(config)
@@ -164,7 +164,7 @@ def test_a_model_without_a_stack_is_as_it_was():
 
 
 @pytest.mark.usefixtures("full_precision")
-def test_the_librarys_convolution_is_the_product_with_patches(compiled_quickly):
+def test_the_librarys_convolution_is_the_product_with_patches():
     """Of two seeds at once, as a step has them."""
     batch = {
         "inputs": jax.random.normal(jax.random.key(1), (2, 3, 8, 8, 3)),

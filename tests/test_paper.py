@@ -31,7 +31,7 @@ def _lm(data):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, compiled_quickly):
+def study(tmp_path_factory):
     """A workdir, and a function that gives the command in it."""
     workdir = tmp_path_factory.mktemp("study") / "belloni"
     examples = {"CNN": 16, "language model": 16}

@@ -96,7 +96,6 @@ import json, os, sys
 os.environ |= {"JAX_PLATFORMS": "cpu"}
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)
 from helpers import load_config
 from experiments.plan import __main__ as command, compiling
 from wsdjax.training import state as states

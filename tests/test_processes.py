@@ -31,7 +31,6 @@ def begin(count, *commands, devices=2, **environment):
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # to be compiled quickly
         **environment,
     }
     flags = [f"--coordinator=localhost:{port}", f"--process_count={count}"]

@@ -13,7 +13,6 @@ from wsdjax.branches import BranchStore
 UNSET = {
     "JAX_COMPILATION_CACHE_DIR": "",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # to be compiled quickly
 }
 
 

@@ -13,7 +13,6 @@ from jax.extend.core import jaxprs_in_params
 from wsdjax import models
 from wsdjax.config import RNN
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CONFIG = RNN(vocabulary=29, width=16, layers=2, loss_chunk=4)
 BATCH = {
     name: jax.random.randint(jax.random.key(i), (3, 7), 0, 29)

@@ -22,7 +22,6 @@ from wsdjax.training import optim, state
 from wsdjax.training.optim import Hyper
 from wsdjax.training.step import make_step
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NEOX = Transformer(29, 32, 2, 2, hidden=48, loss_chunk=5)
 LLAMA = families.llama(
     vocabulary=29, width=32, layers=2, heads=2, kv_heads=1, hidden=40, tied=True, loss_chunk=5
