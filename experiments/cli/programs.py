@@ -20,7 +20,7 @@ import jax
 from wsdjax.files import write_json
 from wsdjax.placement import processes
 
-_MOST = 2 * 2**30
+_MOST = 2**30
 """Bytes; beyond them the oldest go."""
 _INDEX = "checksums.json"
 

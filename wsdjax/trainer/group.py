@@ -76,18 +76,18 @@ class Group:
 
     def advance(self, state: State, n: int, count: int) -> tuple[State, Metrics]:
         """The updates n, ..., n + count - 1 of a state, which is donated, and their metrics, leaves
-        [count, R] or more; no more than `reach(n)`."""
+        [count, R] or more, of a single step [R]; no more than `reach(n)`."""
         t, row = n - 1 - self.first.data_start, n - 1 - self.first.start
         if not self.compiled.loops:
             hyper = Hyper(*(column[row] for column in self.hypers))
             hyper = mesh.put(hyper, self.placed.replicates)
             return self.program.step(state, self._batch(t), hyper)
-        feeding = self._feeding
+        fed = self._feeding
         # Of the last rows, which may be too few, those beyond the table are not used.
-        rows = np.minimum(np.arange(row, row + feeding.most), len(self.hypers.rate) - 1)
+        rows = np.minimum(np.arange(row, row + fed.most), len(self.hypers.rate) - 1)
         hypers = mesh.put(Hyper(*(c[rows] for c in self.hypers)), self.placed.table)
-        updates = self.compiled.updates(self.first, self.placed, feeding.feed)
-        return updates(state, feeding.given(t, count), hypers, np.int32(count))
+        updates = self.compiled.updates(self.first, self.placed, fed.feed)
+        return updates(state, fed.given(t, count), hypers, np.int32(count))
 
     @cached_property
     def _feeding(self) -> feeding.Feeding:

@@ -51,10 +51,8 @@ def make_updates(
         rows = jax.tree.map(lambda of: jnp.zeros((most, *of.shape), of.dtype), metrics)
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
-    given = where, None, placed.table, None
-    return jax.jit(
-        updates, donate_argnums=0, in_shardings=given, out_shardings=(where, placed.everywhere)
-    )
+    before, after = (where, None, placed.table, None), (where, placed.everywhere)
+    return jax.jit(updates, donate_argnums=0, in_shardings=before, out_shardings=after)
 
 
 def stacked(batches: Sequence[Batch]) -> Callable[[jax.Array], Batch]:

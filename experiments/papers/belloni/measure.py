@@ -53,7 +53,9 @@ class Subject:
         self.of, self.store, self.nodes, self.tell = of, store, nodes, tell
         self.branch = cooldown(of.matching)
         self.resolved = store.branches()[self.branch]
-        self.loss_fn = models.by_layer(models.build(self.resolved.model)).loss
+        on_cpu = jax.default_backend() == "cpu"  # where memory is not what is scarce
+        model = (models.build if on_cpu else models.for_probes)(self.resolved.model)
+        self.loss_fn = models.by_layer(model).loss
         split = data.load(self.resolved.data).train
         if split.size < PARTS:
             raise ConfigError(f"{of.name}: {split.size} examples are too few: {PARTS} or more")

@@ -96,7 +96,7 @@ def _full_lm(data: DataConfig | None) -> Experiment:
             "--budget=full trains Pythia 160M on 3 billion tokens: prepare text for it with "
             "experiments.prepare and name its directory, --lm=text:DIR"
         )
-    model = families.pythia("160M", compute="bfloat16", remat="dots")
+    model = families.pythia("160M", compute="bfloat16", loss_chunk=16_384)
     return _lm("3e9 tokens", 6e-4, 256, accumulate=8, model=model, data=data)
 
 
