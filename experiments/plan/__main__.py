@@ -14,8 +14,8 @@ Nothing runs, and the data need not be there. What does not fit is tried with ot
 fits if the update does, and what makes the first state.
 
 --probe=sharpness compiles the product of the Hessian and a vector too, of one of the batches that
-experiments.probe makes, of all its examples at a time if they fit. --branch plans one branch and its
-siblings alone. Times are bounds from what the devices can do (experiments/devices.py), and the
+experiments.probe makes, of all its examples at a time if they fit. --branch plans one branch and
+its siblings alone. Times are bounds from what the devices can do (experiments/devices.py), and the
 compiler's own estimate: no measurement.
 """
 

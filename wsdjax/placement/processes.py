@@ -228,7 +228,7 @@ def bounded(act: Callable[[], T], what: str) -> T:
 
 def reached_stop() -> bool:
     """Whether all processes are to save and stop after this update, since one was told that its
-    machine is taken away (SIGTERM, or a notice of maintenance). Each asks as often as the others."""
+    machine is taken away (SIGTERM, or a notice of maintenance). All ask equally often."""
     return multihost_utils.reached_preemption_sync_point(next(_step))
 
 
