@@ -64,8 +64,6 @@ def _run(given: argparse.Namespace) -> int:
     from experiments.cli import programs
     from experiments.papers.belloni import measured, study
 
-    programs.keep(given)
-
     asked = given.only or list(measured.FIGURES)
     for name in asked:
         if name not in measured.FIGURES:
@@ -76,7 +74,8 @@ def _run(given: argparse.Namespace) -> int:
     asks = study.Given(
         Path(given.workdir).expanduser(), given.budget, given.seeds, data, figures, command
     )
-    return study.run(asks, given.dry_run)
+    with programs.kept(given):
+        return study.run(asks, given.dry_run)
 
 
 def _said(given: argparse.Namespace) -> list[str]:

@@ -117,3 +117,30 @@ def test_logits_are_computed_once_and_no_slopes_without_need():
     batch = {"inputs": tokens, "targets": tokens}
     assert products_with(37, jax.value_and_grad(model.loss), params, batch) == 3
     assert products_with(37, model.metrics, params, batch) == 1
+
+
+def test_in_bfloat16_the_sums_are_float32():
+    """Logits are rounded and their softmax is not; a gradient over many chunks goes on growing."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    features = 1 + jax.random.normal(keys[0], (2_048, 8))
+    kernel = jax.random.normal(keys[1], (8, 33))
+    targets = jax.random.randint(keys[2], (2_048,), 0, 3)
+    rounded = [np.asarray(x.astype(jnp.bfloat16), np.float64) for x in (features, kernel)]
+    with jax.enable_x64(True):
+
+        def exact(features, kernel):
+            products = features @ kernel
+            logits = products.astype(jnp.bfloat16).astype(jnp.float64)  # rounded, in value alone
+            logits = products + jax.lax.stop_gradient(logits - products)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+        loss, slopes = jax.value_and_grad(exact, (0, 1))(*map(jnp.asarray, rounded))
+
+    def chunked(features, kernel):
+        return cross_entropy(features, kernel, targets, 8, jnp.bfloat16)[0]
+
+    found, ours = jax.jit(jax.value_and_grad(chunked, (0, 1)))(features, kernel)
+    np.testing.assert_allclose(found, loss, rtol=1e-4)
+    for mine, theirs in zip(ours, slopes, strict=True):
+        assert mine.dtype == jnp.float32
+        assert np.linalg.norm(mine - theirs) < 4e-3 * np.linalg.norm(theirs)

@@ -119,3 +119,33 @@ def test_a_layer_keeps_less_of_what_is_element_wise(monkeypatch):
     everything = kept()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert kept() == 2 < everything
+
+
+def test_in_bfloat16_they_are_float32_inside():
+    """Against float64 of the same rounded numbers: a sum over tokens has the digits of float32,
+    everything else is rounded once."""
+    x, slope = (2 * jax.random.normal(jax.random.key(i), (512, 32)) + 1 for i in (0, 1))
+    scale, bias = (1 + jax.random.normal(jax.random.key(i), (32,)) for i in (2, 3))
+    low = jnp.bfloat16
+
+    def slopes_of(norm, gelu, x, slope, scale, bias):
+        def both(x, scale, bias):
+            graph, state = nnx.split(norm)
+            nnx.replace_by_pure_dict(state, {"scale": scale, "bias": bias})
+            return nnx.merge(graph, state)(x), gelu(x, bias)
+
+        return jax.vjp(both, x, scale, bias)[1]((slope, slope))
+
+    lean = elementwise.LayerNorm(32, dtype=low, rngs=nnx.Rngs(0))
+    found = slopes_of(lean, elementwise.gelu, x.astype(low), slope.astype(low), scale, bias)
+    with jax.enable_x64(True):
+        given = [jnp.asarray(np.asarray(v.astype(low), np.float64)) for v in (x, slope)]
+        exact = slopes_of(
+            nnx.LayerNorm(32, use_fast_variance=False, rngs=nnx.Rngs(0)),
+            lambda x, bias: nnx.gelu(x + bias[None], approximate=False),
+            *given,
+            *(jnp.asarray(np.asarray(v, np.float64)) for v in (scale, bias)),
+        )
+    for mine, theirs, bound in zip(found, exact, (4e-3, 1e-5, 1e-3), strict=True):
+        error = np.asarray(mine, np.float64) - theirs
+        assert np.linalg.norm(error) < bound * np.linalg.norm(theirs)

@@ -168,3 +168,11 @@ def test_a_number_that_is_none_is_refused():
     for wrong in (0, 1.5, "many"):
         with pytest.raises(probes.ProbeError, match="at_a_time = "):
             probes.hvp(mlp_loss, params, params, batches, at_a_time=wrong)
+
+
+def test_sums_over_many_groups_are_not_in_sixteen_bits():
+    batch = {"inputs": jnp.full(1_024, 3.0, jnp.bfloat16)}
+    found = groups.mean(lambda some: some["inputs"].mean(), batch, Groups(1))
+    assert found == 3.0
+    whole = groups.mean(lambda some: some["inputs"].shape[0] * jnp.int32(2), batch, Groups(512))
+    assert whole == 1_024

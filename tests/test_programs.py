@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import zlib
+from types import SimpleNamespace
 
 import pytest
 from helpers import TINY, finish, same, start
@@ -50,41 +50,57 @@ def test_nocache_keeps_nothing(tmp_path, finished):
     assert not (tmp_path / "cache" / "wsdjax" / "programs").exists()
 
 
-def put(directory, name, content):
+def put(directory, name, content=b"a program", sealed=True):
     path = directory / f"{name}-cache"
     path.write_bytes(content)
+    if sealed:
+        programs.seal(directory, 0.0)
     return path
 
 
-@pytest.fixture(params=["zlib", "zstandard"])
-def compress(request):
-    module = pytest.importorskip(request.param)
-    return zlib.compress if module is zlib else module.ZstdCompressor().compress
-
-
-def test_what_is_not_as_written_is_deleted(tmp_path, compress):
-    whole = compress(b"a program" * 100)
-    good, cut = put(tmp_path, "good", whole), put(tmp_path, "cut", whole[:-3])
-    empty, foreign = put(tmp_path, "empty", b""), put(tmp_path, "foreign", b"no program")
+def test_an_entry_counts_by_its_checksum_alone(tmp_path):
+    good, cut, changed = (put(tmp_path, name) for name in ("good", "cut", "changed"))
+    cut.write_bytes(b"a prog")
+    changed.write_bytes(b"a prograN")
+    emptied = put(tmp_path, "emptied", b"")
+    unsealed = put(tmp_path, "unsealed", sealed=False)
+    emptied.with_name("emptied-cache.crc32").write_text("")
     assert programs.sort_out(tmp_path) == 1
-    assert not any(path.exists() for path in (cut, empty, foreign))
-    changed = bytearray(whole)
-    changed[len(whole) // 2] ^= 1
-    good.write_bytes(changed)
-    assert programs.sort_out(tmp_path) == 0
-    assert not good.exists()
+    assert sorted(tmp_path.iterdir()) == [good, tmp_path / "good-cache.crc32"]
+    assert not unsealed.exists()
+
+
+def test_what_is_being_written_is_not_sealed(tmp_path):
+    path = put(tmp_path, "new", sealed=False)
+    programs.seal(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    os.utime(path, (1e9, 1e9))
+    programs.seal(tmp_path)
+    assert programs.sort_out(tmp_path) == 1
 
 
 def test_the_oldest_go_first(tmp_path):
-    whole = zlib.compress(b"a program")
     for age, name in enumerate(("new", "old", "older")):
-        os.utime(put(tmp_path, name, whole), (1e9 - age, 1e9 - age))
-    assert programs.sort_out(tmp_path, most=2 * len(whole)) == 2
+        os.utime(put(tmp_path, name), (1e9 - age, 1e9 - age))
+    assert programs.sort_out(tmp_path, most=20) == 2
     assert not (tmp_path / "older-cache").exists()
 
 
-def test_a_spoilt_index_is_made_again(tmp_path):
-    put(tmp_path, "a", zlib.compress(b"a program"))
-    (tmp_path / "checksums.json").write_text("{")
-    assert programs.sort_out(tmp_path) == 1
-    assert programs.sort_out(tmp_path) == 1
+@pytest.mark.parametrize("told", ["a file in its place", "no home"])
+def test_a_command_runs_without_a_place_for_programs(tmp_path, monkeypatch, capsys, told):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    home = tmp_path / "home"
+    home.write_text("")
+    monkeypatch.setattr(programs, "_home", (lambda: home) if "file" in told else no_home)
+    monkeypatch.setattr(programs, "jax", Unset())
+    with programs.kept(SimpleNamespace(cache=True)):
+        pass
+    assert "compiled programs are not kept: " in capsys.readouterr().err
+
+
+class Unset:
+    """JAX whose cache nobody has set up."""
+
+    config = SimpleNamespace(jax_enable_compilation_cache=True, jax_compilation_cache_dir=None)

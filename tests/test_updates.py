@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -10,19 +11,19 @@ from helpers import TINY, Silent, load_config, same
 from wsdjax import tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Branch, Constant, Photos
-from wsdjax.trainer import Diverged, Stopped, Trainer, Watch, replay
-from wsdjax.trainer.group import Group
+from wsdjax.trainer import Diverged, Stopped, Trainer, Watch, group, loop, replay
+from wsdjax.trainer.group import Group, hyper_table
 from wsdjax.training.compiled import Compiled
 
 PHOTOS = dataclasses.replace(
     load_config(),
     model=CNN(widths=(4,)),
-    data=Photos(size=100, eval_size=20),  # 12 batches an epoch: calls end with it
-    tree={"trunk": Branch(steps=40, schedule=Constant(warmup_steps=9))},
+    data=Photos(size=160, eval_size=20),  # 20 batches an epoch: calls end with it
+    tree={"trunk": Branch(steps=70, schedule=Constant(warmup_steps=9))},
 )
 TEXT = dataclasses.replace(
     load_config(TINY.parent / "tiny_lm.py"),
-    tree={"trunk": Branch(steps=40, schedule=Constant(warmup_steps=9))},
+    tree={"trunk": Branch(steps=70, schedule=Constant(warmup_steps=9))},
 )
 
 
@@ -39,6 +40,7 @@ def calls(monkeypatch):
         counts.append(count)
         return advance(self, state, n, count)
 
+    monkeypatch.setattr(loop, "_CALL", 1e9)  # or a busy machine would make them shorter
     monkeypatch.setattr(Group, "advance", noted)
     monkeypatch.setattr(Group, "reach", lambda self, n: min(counts.most, reach(self, n)))
     return counts
@@ -54,25 +56,30 @@ def trained(workdir, config, every, loops=True, compiled=None, asked_to_stop=lam
     return store
 
 
-def rows(store):
+def rows(store, name="trunk"):
     """The training rows without their timings."""
-    lines = (store.directory("trunk") / "metrics.jsonl").read_text().splitlines()
+    lines = (store.directory(name) / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     timed = {"seconds", "sum"}
     return [{k: v for k, v in row.items() if k not in timed} for row in found if "rate" in row]
 
 
-@pytest.mark.parametrize("config", [PHOTOS, TEXT], ids=["made by the device", "read by the host"])
-def test_calls_of_any_length_are_equal_to_the_bit(tmp_path, calls, config):
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [(PHOTOS, 20), (TEXT, 16)],
+    ids=["made by the device", "read by the host"],
+)
+def test_calls_of_any_length_are_equal_to_the_bit(tmp_path, calls, config, longest):
+    """As long as an epoch, or what the host reads for a call, allows."""
     compiled = Compiled(loops=True)
     calls.most = 1
-    alone = trained(tmp_path / "1", config, 40, compiled=compiled)
+    alone = trained(tmp_path / "1", config, 70, compiled=compiled)
     assert set(calls) == {1}
     for calls.most in (7, 13, 50):
         calls.clear()
-        store = trained(tmp_path / f"{calls.most}", config, 40, compiled=compiled)
-        assert max(calls) > 3
-        assert sum(calls) == 40
+        store = trained(tmp_path / f"{calls.most}", config, 70, compiled=compiled)
+        assert max(calls) == min(calls.most, longest)
+        assert sum(calls) == 70
         assert same(store.restore("trunk"), alone.restore("trunk"))
         assert rows(store) == rows(alone)
 
@@ -81,7 +88,7 @@ def test_a_stop_leaves_no_trace(tmp_path):
     compiled = Compiled(loops=True)
     whole = trained(tmp_path / "whole", PHOTOS, 50, compiled=compiled)
     asked = iter([False, False, True])
-    with pytest.raises(Stopped, match=r"saved at update \d+ of 40"):
+    with pytest.raises(Stopped, match=r"saved at update \d+ of 70"):
         trained(tmp_path / "stopped", PHOTOS, 50, asked_to_stop=lambda: next(asked))
     again = trained(tmp_path / "stopped", PHOTOS, 50, compiled=compiled)
     assert same(again.restore("trunk"), whole.restore("trunk"))
@@ -102,15 +109,32 @@ def test_a_call_is_its_steps_one_by_one(tmp_path, config):
     np.testing.assert_allclose(rows(looped)[0]["loss"], rows(stepped)[0]["loss"], rtol=1e-6)
 
 
-def test_a_divergence_inside_of_a_call_is_told_by_its_update(tmp_path):
-    wild = dataclasses.replace(PHOTOS.optimizer, peak_value=1e30, weight_decay=0.0)
-    config = dataclasses.replace(PHOTOS, optimizer=wild)
-    found = {}
+def test_a_branch_with_data_of_its_own_begins_their_epochs_at_its_fork(tmp_path):
+    """In the middle of the trunk's: what a call makes of an epoch is what single steps see."""
+    own = Branch(
+        parent="trunk@17", steps=30, schedule=Constant(), data=Photos(size=80), data_seed=5
+    )
+    config = dataclasses.replace(PHOTOS, tree={**PHOTOS.tree, "own": own})
+    found = []
     for loops in (True, False):
-        with pytest.raises(Diverged) as told:
-            trained(tmp_path / f"{loops}", config, 50, loops=loops)
-        found[loops] = str(told.value), len(rows(BranchStore(tmp_path / f"{loops}")))
-    assert found[True] == found[False]
+        store = BranchStore(tmp_path / f"{loops}")
+        store.register(tree.resolve(config))
+        Trainer(store, Watch(100, 17, progress=Silent()), loops=loops).train(["own"])
+        found.append([row["loss"] for row in rows(store, "own")])
+    np.testing.assert_allclose(*found, rtol=2e-3)
+
+
+def test_a_divergence_inside_of_a_call_is_told_by_its_update(tmp_path, calls, monkeypatch):
+    def diverging(*arguments):
+        table = hyper_table(*arguments)
+        table.rate[8] = 1e38
+        return table
+
+    monkeypatch.setattr(group, "hyper_table", diverging)
+    with pytest.raises(Diverged, match=r"not finite at update 9: trunk seed 0, trunk seed 1\."):
+        trained(tmp_path, PHOTOS, 50)
+    assert 4 < sum(calls) - calls[-1] < 9 < sum(calls)
+    assert len(rows(BranchStore(tmp_path))) == 9
 
 
 def test_one_program_serves_branches_of_any_length(tmp_path):
@@ -132,8 +156,11 @@ def test_one_program_serves_branches_of_any_length(tmp_path):
     assert updates._cache_size() == 1
 
 
-def test_a_replay_is_what_was_trained(tmp_path):
-    store = trained(tmp_path, PHOTOS, 50, loops=None)
-    ((step, state),) = replay(store, "trunk", [40])
-    assert step == 40
-    assert same(state, store.restore("trunk"))
+def test_a_replay_in_calls_is_what_was_trained(tmp_path, monkeypatch):
+    store = trained(tmp_path / "looped", PHOTOS, 50)
+    monkeypatch.setattr(Compiled, "__init__", partialmethod(Compiled.__init__, loops=True))
+    found = dict(replay(store, "trunk", [33, 70]))
+    assert list(found) == [33, 70]
+    assert same(found[70], store.restore("trunk"))
+    shorter = dataclasses.replace(PHOTOS, tree={"trunk": Branch(33, Constant(warmup_steps=9))})
+    assert same(found[33], trained(tmp_path / "shorter", shorter, 50).restore("trunk"))

@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", f"--no{name}", nargs=0, default=default, help=help)
 
     def keeps_programs(self) -> None:
-        """Adds the flag of `experiments.cli.programs.keep`."""
+        """Adds the flag of `experiments.cli.programs.kept`."""
         self.switch("cache", "--nocache: keep no compiled programs for the next start", True)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:

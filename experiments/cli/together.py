@@ -27,7 +27,7 @@ def together(given: argparse.Namespace) -> Iterator[None]:
         if not processes.is_first():
             logging.getLogger("wsdjax").setLevel(logging.ERROR)
             quiet.enter_context(contextlib.redirect_stdout(None))
-        programs.keep(given)
+        quiet.enter_context(programs.kept(given))
         try:
             yield
         except processes.Lost as error:

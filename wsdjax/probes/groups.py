@@ -43,10 +43,13 @@ def mean(of_examples: Callable[[Any], Any], batch: Any, groups: Groups | None) -
     def add(sums, group):
         share = examples(group) / count
         found = of_examples(group)
-        return jax.tree.map(lambda total, x: total + share * x, sums, found), None
+        return jax.tree.map(lambda t, x: t + share * x.astype(t.dtype), sums, found), None
 
     shapes = jax.eval_shape(of_examples, jax.tree.map(lambda leaf: leaf[0], equal))
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # In 16 bits a sum over many groups would stop to grow.
+    sums = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes
+    )
     sums, _ = jax.lax.scan(add, sums, equal)
     return add(sums, rest)[0] if each % size else sums
 
