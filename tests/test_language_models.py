@@ -200,7 +200,7 @@ def test_seeds_and_updates_are_counted_and_memory_is_that_of_the_largest_group()
 
 def test_data_that_are_not_prepared_are_told_with_the_command(tmp_path):
     arguments = ("--config=experiments/configs/lm_pythia160m.py", f"--workdir={tmp_path / 'w'}")
-    code, _, err = call("experiments.run", *arguments)
+    code, _, err = call("experiments.run", *arguments, "--config.accumulate=256")  # to fit here
     assert code == 2
     assert "python -m experiments.prepare text" in err
     assert len(err.strip().splitlines()) == 1
