@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.bench import __main__ as main
-from experiments.bench import lm, measure, running, train
+from experiments.bench import growth, lm, measure, running
 from experiments.bench.ours import Step, Stopwatch, branch_of
-from experiments.bench.rows import Line, Row, at_least
+from experiments.bench.rows import Line, Row
 from wsdjax import families
 from wsdjax.config import CNN, AdamW, Bigram, Branch, Constant, Experiment, Photos
 
@@ -63,7 +63,10 @@ def test_a_peer_is_as_fast_as_its_time_in_ours(monkeypatch):
     missing, slow = measure.contest(work(2.0), peers)
     assert missing.why == "not installed: No module named 'absent'"
     assert slow.values == [1.5] * 3
-    (over,) = measure.overhead(work(2.1), work(2.0), "the step")
+    _, alone = measure.contest(work(2.0), {"absent": absent})
+    assert (alone.against, alone.unit, alone.values) == ("alone", "seconds", [2.0] * 3)
+    assert alone.summary(row("a.b", 1, None))["met"] is None
+    over = measure.overhead(work(2.1), work(2.0), "the step")
     np.testing.assert_allclose(over.values, 1.05)
 
 
@@ -76,13 +79,14 @@ def test_an_exponent_is_that_of_the_sizes(monkeypatch):
 
         return run
 
-    fits, seconds = measure.exponents({size: work(size) for size in (1, 2, 4)})
-    np.testing.assert_allclose(fits, 2)
-    assert seconds == {1: 1.0, 2: 4.0, 4: 16.0}
+    line = growth.fitted({size: work(size) for size in (1, 2, 4)}, "time ~ size^p")
+    np.testing.assert_allclose(line.values, 2)
+    assert line.also["seconds"] == {"1": 1.0, "2": 4.0, "4": 16.0}
+    assert line.summary(row("a.b", 1, None))["goal"] == "<= 2"
 
 
 def row(name, seconds, measure):
-    return Row(name, "work", at_least(2.0, 2.0), seconds, seconds, measure)
+    return Row(name, "work", (2.0, 2.0), (seconds, seconds), measure)
 
 
 def test_a_row_is_begun_only_if_its_time_is_left(monkeypatch, tmp_path, capsys):
@@ -121,15 +125,29 @@ def test_the_loop_is_timed_once_it_is_under_way(monkeypatch):
     from experiments.bench import ours
 
     clock, watch = Clock(monkeypatch, ours), Stopwatch()
-    for step, now in [(0, 0.0), (1, 50.0), (5, 54.0), (15, 64.0), (25, 74.0), (40, 89.0)]:
+    watch.start("run", 0, 40, 1, "images")
+    for step, now in [(1, 50.0), (5, 54.0), (15, 64.0), (25, 74.0), (40, 89.0)]:
         clock.now = now
         watch.update(step, 0.0, 0.0)
     assert watch.seconds_an_update == 1.0
+    watch.start("run", 10, 20, 1, "images")
+    clock.now += 20
+    watch.update(20, 0.0, 0.0)
+    assert watch.seconds == 40 * 1.0 + 20
 
 
 def test_all_rows_have_their_place_in_the_order():
-    assert sorted(main.ORDER) == sorted(main._ROWS)
-    assert main.SECTIONS[:3] == ["train", "lm", "curvature"]
+    assert sorted(main.ORDER) == sorted(main.ROWS)
+    assert f"one of {', '.join(main.SECTIONS)}\n" in main.__doc__
+
+
+def test_without_out_the_record_is_beside_the_command(monkeypatch, tmp_path, capsys):
+    """Nothing that was measured is lost."""
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["growth", "--minutes=0"]) == 0
+    assert "into bench.json" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert {row["why"] for row in rows} == {"not reached: no time"}
 
 
 SMALL = Experiment(
@@ -158,7 +176,7 @@ def test_updates_in_torch_are_ours(model):
         pytest.importorskip("transformers")
     experiment = SMALL if model is None else dataclasses.replace(LANGUAGE, model=model)
     step = Step(branch_of(experiment))
-    work = train.in_torch(step)[0] if model is None else lm.in_torch(step)
+    work, _ = lm.in_torch(step)
     ours, theirs = np.concatenate(step(4)), work(4)
     np.testing.assert_allclose(theirs, ours, rtol=2e-5)
     assert abs(ours[-1] - ours[0]) > 1e-2

@@ -2,16 +2,14 @@
 
 import os
 
-import jax
 import numpy as np
 import pytest
 
 from experiments.bench import child, growth, landscape, startup
-from experiments.bench.data import write_text
 from experiments.report.write import write_report
-from wsdjax import data, models, probes
+from wsdjax import models, probes
 from wsdjax.branches import BranchStore
-from wsdjax.config import CNN, Text
+from wsdjax.config import CNN
 
 
 def test_a_loop_over_points_finds_our_plane():
@@ -25,8 +23,8 @@ def test_a_loop_over_points_finds_our_plane():
 
 def test_scikit_learn_finds_our_components(tmp_path):
     pytest.importorskip("sklearn")
-    landscape._write_iterates(models.build(CNN((4,))), 12, tmp_path)
-    ours, theirs = (child.components(who, str(tmp_path)) for who in ("ours", "theirs"))
+    landscape.write_iterates(models.build(CNN((4,))), 12, tmp_path)
+    ours, theirs = (child.components(str(tmp_path), who) for who in ("ours", "theirs"))
     np.testing.assert_allclose(ours["shares"], theirs["shares"], rtol=1e-3)
     assert ours["seconds"] > 0
 
@@ -44,12 +42,3 @@ def test_rows_that_were_written_are_drawn(tmp_path):
     assert table.updates["loss"].shape == (120, 2)
     assert list(table.evaluations["step"]) == [100]
     assert "trunk" in write_report(workdir)
-
-
-def test_text_that_was_written_is_a_stream(tmp_path):
-    write_text(tmp_path, 50, 20_000)
-    batch = data.Stream(data.load(Text(str(tmp_path), 16)).train, 4, [0])[3]
-    shapes = jax.tree.map(np.shape, batch)
-    assert shapes == {"inputs": (1, 4, 16), "targets": (1, 4, 16)}
-    assert (batch["inputs"][..., 1:] == batch["targets"][..., :-1]).all()
-    assert batch["inputs"].max() < 50

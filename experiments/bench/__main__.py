@@ -1,9 +1,9 @@
 """How fast, against whom: ratios of interleaved runs, and whether goals are met.
 
-python -m experiments.bench all|SECTION [--minutes=15] [--out=bench.json] [--only=ROW,...]
-    SECTION is one of train, lm, curvature, landscape, data, checkpoint, startup, growth
-    of `curvature` also: [--batch=256] [--repeats=3] [--k=1,5] [--peers=NAME,...] [--steps=300]
-    [--widths=...] [--workdir=W --node=BRANCH[@STEP]] [--figure=STEM]
+python -m experiments.bench all|SECTION [--minutes=15] [--only=ROW,...] [--out=bench.json]
+    SECTION is one of train, checkpoint, lm, curvature, landscape, data, startup, growth
+    of `curvature` also: [--batch=256] [--repeats=3] [--k=1,5] [--peers=NAME,...]
+    [--workdir=W --node=BRANCH[@STEP]]
 python -m experiments.bench training --config=experiments/configs/NAME.py [--updates=10]
     [--config.field=value ...] [--out=FILE.json]
 
@@ -21,23 +21,15 @@ from functools import partial
 from pathlib import Path
 
 from experiments import cli
-from experiments.bench import (
-    checkpoint,
-    curvature,
-    data,
-    growth,
-    landscape,
-    lm,
-    startup,
-    train,
-    training,
-)
+from experiments.bench import curvature, data, growth, landscape, lm, startup, train, training
+from experiments.bench.rows import Row
 from experiments.bench.running import run
 from wsdjax.errors import ConfigError
 
-_MODULES = (train, lm, curvature, landscape, data, checkpoint, startup, growth)
-_ROWS = {row.name: row for module in _MODULES for row in module.ROWS}
-SECTIONS = list(dict.fromkeys(row.section for row in _ROWS.values()))
+_MODULES = (train, lm, curvature, landscape, data, startup, growth)
+_FOUND = [each for module in _MODULES for each in vars(module).values() if isinstance(each, Row)]
+ROWS = {row.name: row for row in _FOUND}
+SECTIONS = list(dict.fromkeys(row.section for row in _FOUND))
 ORDER = (
     *("lm.update", "train.update", "train.quickstart", "train.many", "train.loop"),
     *("curvature.hvp_cnn", "startup.run", "curvature.hvp_lm", "landscape.plane"),
@@ -62,7 +54,7 @@ def _measured(section: str, argv: Sequence[str]) -> int:
     flag = parser.add_argument
     flag("--minutes", default=15.0, type=cli.number(float, 0), help="for all of it")
     flag("--only", default=[], type=cli.names, help="rows, with commas")
-    flag("--out", type=Path, help="a JSON file for the result")
+    flag("--out", default=Path("bench.json"), type=Path, help="a JSON file for the record")
     curvature.add_flags(parser)
     return cli.call(parser, partial(_run, section), argv, goes_on="from the beginning")
 
@@ -72,7 +64,7 @@ def _run(section: str, given: argparse.Namespace) -> int:
         cli.refuse_unused(given, section, ("minutes", "only", "out"))
     curvature.check_flags(given)
     cli.check_writable("--out", given.out)
-    rows = [_ROWS[name] for name in ORDER if section in ("all", _ROWS[name].section)]
+    rows = [ROWS[name] for name in ORDER if section in ("all", ROWS[name].section)]
     if "k" in given.present:
         own = [curvature.top(k) for k in given.k]
         rows = [row for row in rows if not row.name.startswith("curvature.top")] + own

@@ -1,24 +1,26 @@
-"""What is measured in a process of its own, whose memory is then its own too.
-
-python -m experiments.bench.child components ours|theirs DIRECTORY
-python -m experiments.bench.child trained UPDATES
-
-The first prints seconds, bytes at the peak beyond those there were, and shares of variance; the
-second the bytes at the peak of a process that trains so long. As JSON.
-"""
+"""What is measured in a process of its own, whose memory is then its own too."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from experiments.bench.ours import Loop
+from wsdjax import probes
+from wsdjax.config import CNN, AdamW, Branch, Constant, Experiment, Photos
+from wsdjax.trainer import Watch
+
+
+def in_process(function: Callable[..., Any], *given: Any) -> Any:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *given).result()
 
 
 class Files(Sequence):
@@ -37,38 +39,36 @@ class Files(Sequence):
             return dict(arrays)
 
 
-def components(who: str, directory: str) -> dict[str, Any]:
+def components(directory: str, who: str) -> dict[str, Any]:
+    """Seconds, bytes at the peak beyond those there were, and shares of variance of the principal
+    components by "ours" or "theirs"."""
+    shares_of = _ours if who == "ours" else _theirs
     iterates = Files(directory)
-    if who == "ours":
-        from wsdjax import probes
-
-        def run(iterates):
-            return probes.principal_components(iterates, k=2)
-    else:
-        from sklearn.decomposition import PCA
-
-        def run(iterates):
-            rows = [np.concatenate([leaf.ravel() for leaf in i.values()]) for i in iterates]
-            return PCA(n_components=2, random_state=0).fit(np.stack(rows))
-
-    run(iterates[:4])  # which compiles whatever it compiles
+    shares_of(iterates[:4])  # which compiles whatever it compiles
     before = _memory("VmRSS")
-    _forget_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     begun = time.perf_counter()
-    found = run(iterates)
+    shares = shares_of(iterates)
     seconds = time.perf_counter() - begun
     peak = _memory("VmHWM") - before
     if who == "ours" and (device := jax.devices()[0].memory_stats()):
         peak += device["peak_bytes_in_use"]
-    shares = np.asarray(found.explained_variance_ratio_ if who == "theirs" else found[1])
-    return {"seconds": seconds, "bytes": peak, "shares": shares.tolist()}
+    return {"seconds": seconds, "bytes": peak, "shares": np.asarray(shares).tolist()}
 
 
-def trained(updates: str) -> dict[str, Any]:
-    from experiments.bench.ours import Loop
-    from wsdjax.config import CNN, AdamW, Branch, Constant, Experiment, Photos
-    from wsdjax.trainer import Watch
+def _ours(iterates: Sequence) -> Any:
+    return probes.principal_components(iterates, k=2)[1]
 
+
+def _theirs(iterates: Sequence) -> Any:
+    from sklearn.decomposition import PCA
+
+    rows = [np.concatenate([leaf.ravel() for leaf in i.values()]) for i in iterates]
+    return PCA(n_components=2, random_state=0).fit(np.stack(rows)).explained_variance_ratio_
+
+
+def trained(updates: int) -> int:
+    """Bytes at the peak of a process that trains so long."""
     experiment = Experiment(
         model=CNN((4,)),
         data=Photos(size=1_000, eval_size=20),
@@ -76,22 +76,12 @@ def trained(updates: str) -> dict[str, Any]:
         batch_size=4,
         tree={"trunk": Branch(1, Constant())},
     )
-    with tempfile.TemporaryDirectory() as directory:
-        Loop(experiment, Path(directory)).train(int(updates), Watch(100, 500))
-    return {"bytes": _memory("VmHWM")}
+    with Loop(experiment) as loop:
+        loop.train(updates, Watch(100, 500))
+    return _memory("VmHWM")
 
 
 def _memory(which: str) -> int:
-    """Bytes of this process, of Linux's own count."""
+    """Bytes of this process, of Linux's own count: that of `resource` has its parent's too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1_024 * next(int(line.split()[1]) for line in lines if line.startswith(which))
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-if __name__ == "__main__":
-    command, *given = sys.argv[1:]
-    run: Any = {"components": components, "trained": trained}[command]
-    print(json.dumps(run(*given)))

@@ -11,29 +11,24 @@ products of float32 at full precision.
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 
 from experiments import cli
 from experiments.bench import lm
-from experiments.bench.measure import Work, overhead, ratios, reason
-from experiments.bench.ours import branch_of, random_batch
+from experiments.bench.landscape import Place
+from experiments.bench.measure import overhead, reason, repeating, seconds_of
+from experiments.bench.ours import branch_of, random_batch, widths
 from experiments.bench.peers import CONTESTANTS, OURS, PEERS, Solve
-from experiments.bench.race import comparisons, race, with_compilation
-from experiments.bench.rows import Line, Row, at_least, at_most, on_cpu
-from experiments.bench.showing import error_against_time
+from experiments.bench.race import comparisons, race
+from experiments.bench.rows import Line, Row, here, row
 from experiments.bench.subject import Subject, of_run, trained
-from experiments.report.style import save
 from wsdjax import models, probes
-from wsdjax.config import CNN
 from wsdjax.errors import ConfigError
 from wsdjax.probes.vectors import random_like
-
-FLAGS = ("batch", "repeats", "k", "peers", "steps", "widths", "workdir", "node", "figure")
 
 
 def add_flags(parser: cli.Parser) -> None:
@@ -42,11 +37,8 @@ def add_flags(parser: cli.Parser) -> None:
     flag("--repeats", default=3, type=cli.number(int, 1), help="timed runs of each setting")
     flag("--k", default=(1, 5), type=_numbers, help="how many eigenvalues, with commas")
     flag("--peers", default=list(PEERS), type=cli.names, help="against whom; all there are")
-    flag("--steps", default=300, type=cli.number(int, 0), help="updates before it is measured")
-    flag("--widths", type=_numbers, help="of the CNN's layers; on a CPU the quickstart's")
     flag("--workdir", help="a run to take weights and examples from")
     flag("--node", help="the node of it: BRANCH or BRANCH@STEP")
-    flag("--figure", type=Path, help="draws STEM_top1.png and .svg, and so on")
 
 
 def check_flags(given: argparse.Namespace) -> None:
@@ -61,99 +53,64 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(cli.number(int, 1)(each)) for each in text.split(","))
 
 
-def _product_of_cnn(_: argparse.Namespace) -> Iterator[Line]:
-    examples, widths = (256, _quickstart()) if on_cpu() else (5_000, CNN().widths)
-    model = models.build(CNN(widths))
-    shape = (examples, 32, 32, 3)
-    batch = {
-        "inputs": jax.random.normal(jax.random.key(1), shape),
-        "targets": jax.random.randint(jax.random.key(2), (examples,), 0, 10),
-    }
-    goal = at_most(2.3, 2.3)
-    yield from _product(model, batch, goal, f"CNN{widths}, {examples} crops")
+@row("curvature.hvp_cnn", (2.3, 2.3), (60, 60))
+def hvp_cnn(_: argparse.Namespace) -> Iterator[Line]:
+    """A Hessian-vector product of the CNN."""
+    place = Place.of(widths(), here((256, 5_000)))
+    return _product(place.loss, place.origin, place.batches)
 
 
-def _product_of_lm(_: argparse.Namespace) -> Iterator[Line]:
-    branch = branch_of(lm.experiment())
-    windows = 2 if on_cpu() else 4
+@row("curvature.hvp_lm", (2.5, 2.5), (90, 120))
+def hvp_lm(_: argparse.Namespace) -> Iterator[Line]:
+    """A Hessian-vector product of the language model, on 2 windows, on a GPU 4."""
+    branch, windows = branch_of(lm.experiment()), here((2, 4))
     batch = {name: leaf[0, :windows] for name, leaf in random_batch(branch).items()}
     model = models.for_probes(branch.model)
-    yield from _product(model, batch, at_most(2.5, 2.5), f"{windows} windows")
+    return _product(model.loss, model.init(jax.random.key(0)), [batch])
 
 
-def _product(model: models.Model, batch: Any, goal: Any, what: str) -> Iterator[Line]:
+def _product(loss: Any, params: Any, batches: list[Any]) -> Iterator[Line]:
     """A product with all that comes before it, and a further one of the same Hessian."""
-    params = model.init(jax.random.key(0))
-    vector, batches = random_like(jax.random.key(1), params), [batch]
-
-    def times(function: Callable[[], Any]) -> Work:
-        return lambda count: [jax.block_until_ready(function()) for _ in range(count)]
-
-    gradient = times(lambda: probes.gradient(model.loss, params, batches))
-    product = times(lambda: probes.hvp(model.loss, params, vector, batches))
-    yield from overhead(product, gradient, "a gradient", goal, of=what)
-    hessian = probes.Hessian(model.loss, params, batches)
-    further = times(lambda: hessian(vector))
-    yield from overhead(further, gradient, "a gradient, each further one", goal, of=what)
-
-
-def _quickstart() -> tuple[int, ...]:
-    return (16, 32, 32, 32)
+    vector = random_like(jax.random.key(1), params)
+    gradient = repeating(lambda: probes.gradient(loss, params, batches))
+    product = repeating(lambda: probes.hvp(loss, params, vector, batches))
+    yield overhead(product, gradient, "a gradient")
+    hessian = probes.Hessian(loss, params, batches)
+    further = repeating(lambda: hessian(vector))
+    yield overhead(further, gradient, "a gradient, each further one")
 
 
 def top(k: int) -> Row:
     """The row of the k largest eigenvalues."""
-    what = f"the {k} largest eigenvalues, certified, at equal error"
-    seconds = (150, 90) if k == 1 else (330, 200)
-    return Row(f"curvature.top{k}", what, at_least(2.0, 2.0), *seconds, functools.partial(_top, k))
+    what = f"The {k} largest eigenvalues, certified, at equal error."
+    about = (150, 90) if k == 1 else (330, 200)
+    return Row(f"curvature.top{k}", what, (2.0, 2.0), about, partial(_top, k))
 
 
 def _top(k: int, given: argparse.Namespace) -> Iterator[Line]:
-    subject = _subject(given)
+    if given.workdir:
+        subject = of_run(given.workdir, given.node, given.batch)
+    else:
+        subject = _trained(given.batch)
     solvers: dict[str, Solve] = {}
-    for name in ("wsdjax", *given.peers):
+    for name in (OURS, *given.peers):
         try:
             solvers[name] = CONTESTANTS[name].build(subject)
         except ImportError as error:
             yield Line(name, [], why=reason(error))
-    exact = subject.eigenvalues(k)
-    points = race(CONTESTANTS, solvers, exact, given.repeats)
-    for each in comparisons(points, OURS):
-        of = {"subject": subject.name, "examples": given.batch} | each.summary()
-        if each.ours is None:
-            yield Line(each.peer.name, [], also=of, why=f"error {each.peer.error:.1e} not reached")
-            continue
-        of["seconds_with_compilation"] = with_compilation(solvers[OURS], each.ours)
-        yield Line(each.peer.name, ratios(each.peer.seconds, each.ours.seconds), also=of)
-    if given.figure:
-        save(error_against_time(points), given.figure.with_name(f"{given.figure.name}_top{k}"))
+    points = race(CONTESTANTS, solvers, subject.eigenvalues(k), given.repeats)
+    for line in comparisons(points, OURS):
+        of: dict[str, Any] = {"subject": subject.name, "examples": given.batch} | line.also
+        if "ours" in of:
+            jax.clear_caches()
+            whole = partial(solvers[OURS], k, **of["ours"]["setting"])
+            of["seconds_with_compilation"] = seconds_of(whole)
+        yield line._replace(also=of)
 
 
-def _subject(given: argparse.Namespace) -> Subject:
-    if given.workdir:
-        return of_run(given.workdir, given.node, given.batch)
-    widths = given.widths or (_quickstart() if on_cpu() else CNN().widths)
-    return _trained(widths, given.steps, given.batch)
+@lru_cache(maxsize=1)
+def _trained(examples: int) -> Subject:
+    return trained(widths(), 300, examples)
 
 
-_trained = functools.lru_cache(maxsize=1)(trained)
-
-
-ROWS = (
-    Row(
-        "curvature.hvp_cnn",
-        "a Hessian-vector product of the CNN",
-        at_most(2.3, 2.3),
-        *(60, 60),
-        _product_of_cnn,
-    ),
-    Row(
-        "curvature.hvp_lm",
-        "a Hessian-vector product of the language model",
-        at_most(2.5, 2.5),
-        *(90, 120),
-        _product_of_lm,
-    ),
-    top(1),
-    top(5),
-)
+TOP_1, TOP_5 = top(1), top(5)

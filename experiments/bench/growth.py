@@ -5,84 +5,86 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import jax
+import numpy as np
 
-from experiments.bench.landscape import Place, in_process
-from experiments.bench.measure import Work, alternately, exponents, ratios, seconds_of
-from experiments.bench.ours import Step, branch_of, configured
-from experiments.bench.rows import (
-    EXPONENT,
-    OF_ITS_MEMORY,
-    SECONDS,
-    Line,
-    Row,
-    at_most,
-    on_cpu,
+from experiments.bench import child
+from experiments.bench.landscape import Place
+from experiments.bench.measure import (
+    Work,
+    alternately,
+    in_turns,
+    ratios,
+    repeating,
+    seconds_of,
+    timed,
 )
+from experiments.bench.ours import NARROW, Step, branch_of, configured
+from experiments.bench.rows import EXPONENT, OF_ITS_MEMORY, SECONDS, Goal, Line, here, row
 from experiments.report.write import write_report
 from wsdjax import probes
 from wsdjax.branches import BranchStore
 from wsdjax.branches.metrics import JsonLines
 
-LINEAR = at_most(1.1, 1.1)
+LINEAR: Goal = (1.1, 1.1)
 
 
-def _fitted(works: dict[int, Work], of: str) -> Iterator[Line]:
-    fits, seconds = exponents(works)
-    yield Line(of, fits, EXPONENT, {"seconds": {str(size): s for size, s in seconds.items()}})
+def fitted(works: Mapping[int, Work], of: str) -> Line:
+    """p of seconds ~ size^p, fitted in each turn."""
+    for work in works.values():
+        work(1)
+    times = in_turns(works, timed())
+    sizes = np.log(list(works))
+    fits = [
+        float(np.polyfit(sizes, np.log(turn), 1)[0]) for turn in zip(*times.values(), strict=True)
+    ]
+    told = {str(size): float(np.median(times[size])) for size in works}
+    return Line(of, fits, EXPONENT, {"seconds": told})
 
 
-def _seeds(_: argparse.Namespace) -> Iterator[Line]:
-    base = configured("quickstart" if on_cpu() else "cnn_photos")
-    sizes = (1, 2, 4) if on_cpu() else (8, 16, 32, 64)
+@row("growth.seeds", LINEAR, (50, 60))
+def seeds(_: argparse.Namespace) -> Iterator[Line]:
+    """An update, by seeds."""
+    base = configured(here(("quickstart", "cnn_photos")))
+    sizes = here(((1, 2, 4), (8, 16, 32, 64)))
     steps = {n: Step(branch_of(dataclasses.replace(base, seeds=n))) for n in sizes}
-    return _fitted({n: step for n, step in steps.items()}, "time ~ seeds^p")
+    yield fitted(steps, "time ~ seeds^p")
 
 
-def _place(examples: int) -> Place:
-    return Place.of((16, 32, 32, 32), examples)
+@row("growth.examples", LINEAR, (30, 25))
+def examples(_: argparse.Namespace) -> Iterator[Line]:
+    """A gradient over batches of 100, by examples."""
+    place = Place.of(NARROW, 100)
+    gradient = partial(probes.gradient, place.loss, place.origin)
+    sizes = here(((1, 2, 4, 8), (8, 16, 32, 64)))
+    works = {100 * n: repeating(partial(gradient, n * place.batches)) for n in sizes}
+    yield fitted(works, "time ~ examples^p")
 
 
-def _examples(_: argparse.Namespace) -> Iterator[Line]:
-    """Of a gradient over batches of 100."""
-    place = _place(100)
-
-    def work(batches: int) -> Work:
-        given = place.loss, place.origin, batches * place.batches
-        return lambda count: [jax.block_until_ready(probes.gradient(*given)) for _ in range(count)]
-
-    sizes = (1, 2, 4, 8) if on_cpu() else (8, 16, 32, 64)
-    return _fitted({100 * n: work(n) for n in sizes}, "time ~ examples^p")
+@row("growth.lanczos", LINEAR, (60, 40))
+def lanczos(_: argparse.Namespace) -> Iterator[Line]:
+    """A spectral density, by Lanczos steps."""
+    place = Place.of(NARROW, here((32, 1_000)))
+    density = partial(probes.spectral_density, place.loss, place.origin, place.batches, probes=1)
+    works = {depth: repeating(partial(density, depth=depth)) for depth in (10, 20, 40)}
+    yield fitted(works, "time ~ steps^p")
 
 
-def _lanczos(_: argparse.Namespace) -> Iterator[Line]:
-    place = _place(32 if on_cpu() else 1_000)
-
-    def work(depth: int) -> Work:
-        given = place.loss, place.origin, place.batches
-        density = probes.spectral_density
-        return lambda count: [density(*given, probes=1, depth=depth) for _ in range(count)]
-
-    return _fitted({depth: work(depth) for depth in (10, 20, 40)}, "time ~ steps^p")
-
-
-def _memory(_: argparse.Namespace) -> Iterator[Line]:
+@row("growth.memory", (1.05, 1.05), (70, 120))
+def memory(_: argparse.Namespace) -> Iterator[Line]:
+    """Memory, by a run's length."""
     short, long = 500, 4_000
-
-    def peak(updates: int) -> float:
-        return in_process("trained", str(updates))["bytes"]
-
-    peaks = alternately({str(n): partial(peak, n) for n in (short, long)})
-    values = ratios(peaks[str(long)], peaks[str(short)])
+    peaks = alternately({n: partial(child.in_process, child.trained, n) for n in (short, long)})
+    values = ratios(peaks[long], peaks[short])
     yield Line(f"{long:,} updates over {short}", values, OF_ITS_MEMORY, {"bytes": peaks})
 
 
-def _drawing(_: argparse.Namespace) -> Iterator[Line]:
-    """A report of one branch whose metrics.jsonl has so many rows."""
+@row("growth.drawing", (10, 10), (50, 50))
+def drawing(_: argparse.Namespace) -> Iterator[Line]:
+    """The report of a run of 100,000 updates."""
     rows = 100_000
     with tempfile.TemporaryDirectory() as directory:
         workdir = written(Path(directory) / "run", rows)
@@ -104,18 +106,3 @@ def written(workdir: Path, rows: int) -> Path:
             metrics.write({"step": n, "eval_loss": loss, "eval_accuracy": [0.5, 0.6]})
     metrics.close()
     return workdir
-
-
-ROWS = (
-    Row("growth.seeds", "an update, by seeds", LINEAR, *(50, 60), _seeds),
-    Row("growth.examples", "a gradient, by examples", LINEAR, *(30, 25), _examples),
-    Row("growth.lanczos", "a spectral density, by Lanczos steps", LINEAR, *(60, 40), _lanczos),
-    Row("growth.memory", "memory, by a run's length", at_most(1.05, 1.05), *(70, 120), _memory),
-    Row(
-        "growth.drawing",
-        "the report of a run of 100,000 updates",
-        at_most(10, 10),
-        *(50, 50),
-        _drawing,
-    ),
-)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from experiments.bench.ours import Step
 from wsdjax import interop, models
 from wsdjax.config import AdamW, Transformer
 
@@ -129,6 +130,22 @@ class Neox(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.network(tokens, use_cache=False).logits
+
+
+def of_step(step: Step, **how: Any) -> tuple[Callable[[int], list[float]], torch.nn.Module]:
+    """The work of a step's first replicate, from the same weights and on the same batch, as
+    `updates` are told; and the network that it trains."""
+    prepare(tf32=True)
+    branch, params = step.branch, step.first_params()
+    config: Any = branch.model
+    network: torch.nn.Module
+    if isinstance(config, Transformer):
+        network = Llama(config, params) if config.gated else Neox(step.model, params)
+        how = {"parts": branch.accumulate, "bfloat16": config.compute == "bfloat16"} | how
+    else:
+        network = cnn(params)
+    batch = batch_of(jax.device_get(jax.tree.map(lambda leaf: leaf[0], step.batch)))
+    return updates(network, batch, branch.optimizer, float(step.hyper.rate[0]), **how), network
 
 
 def updates(

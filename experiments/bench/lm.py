@@ -1,4 +1,8 @@
-"""Language models: on a GPU Pythia 160M in bfloat16, on a CPU a small plainLM in float32."""
+"""Language models: on a GPU Pythia 160M in bfloat16, on a CPU a small plainLM in float32.
+
+Utilisation is the model's own (Chowdhery et al., appendix B): the operations of its matrix
+products, without what rematerialisation repeats, over what the device could do meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import devices
 from experiments.bench.measure import OURS, Work, contest
 from experiments.bench.ours import Step, branch_of, configured, loop_over_step
-from experiments.bench.rows import NO_GOAL, Line, Row, at_least, at_most, on_cpu
-from experiments.bench.training import of_peak
+from experiments.bench.rows import NO_GOAL, Line, here, on_cpu, row
 from wsdjax import families
 from wsdjax.config import AdamW, Bigram, Branch, Constant, Experiment
 from wsdjax.training import cost
@@ -40,88 +44,77 @@ def experiment() -> Experiment:
 def peers(step: Step) -> dict[str, Callable[[], Work]]:
     """The same model, weights, batch and micro-batches in PyTorch, with its fused attention and
     AdamW."""
+
+    def work(**how: Any) -> Work:
+        return in_torch(step, **how)[0]
+
     if on_cpu():
-        return {
-            "PyTorch eager": lambda: in_torch(step),
-            "PyTorch compiled": lambda: in_torch(step, compiled=True),
-        }
+        return {"PyTorch eager": work, "PyTorch compiled": partial(work, compiled=True)}
     # Which may take more memory than ours, and then fit in twice as many parts.
-    name, parts = "transformers' GPT-NeoX", step.branch.accumulate
+    name, parts = "transformers' GPT-NeoX", 2 * step.branch.accumulate
     return {
-        f"{name} compiled": lambda: in_torch(step, compiled=True),
-        f"{name} compiled, {2 * parts} parts": lambda: in_torch(step, 2 * parts, compiled=True),
-        f"{name} eager, {2 * parts} parts": lambda: in_torch(step, 2 * parts),
+        f"{name} compiled": partial(work, compiled=True),
+        f"{name} compiled, {parts} parts": partial(work, compiled=True, parts=parts),
+        f"{name} eager, {parts} parts": partial(work, parts=parts),
     }
 
 
-def in_torch(step: Step, parts: int | None = None, **how: Any) -> Work:
-    """In as many micro-batches as ours, or in so many."""
+def in_torch(step: Step, **how: Any) -> tuple[Work, Any]:
+    """`experiments.bench.in_torch.of_step`; without PyTorch an ImportError."""
     from experiments.bench import in_torch
 
-    in_torch.prepare(tf32=True)
-    branch, params = step.branch, step.first_params()
-    config: Any = branch.model
-    batch = jax.device_get(jax.tree.map(lambda leaf: leaf[0], step.batch))
-    network = in_torch.Llama(config, params) if config.gated else in_torch.Neox(step.model, params)
-    how |= {"parts": parts or branch.accumulate, "bfloat16": config.compute == "bfloat16"}
-    given = in_torch.batch_of(batch), branch.optimizer, float(step.hyper.rate[0])
-    return in_torch.updates(network, *given, **how)
+    return in_torch.of_step(step, **how)
 
 
 def speed(branch: ResolvedBranch, seconds: float) -> dict[str, Any]:
-    """Tokens a second, and of the device's peak, where that is known, the share."""
-    told: dict[str, Any] = {"tokens_per_second": branch.batch_size * branch.data.units / seconds}
+    """Tokens or images a second of all replicates, and of the devices' peak, where that is known,
+    the share."""
+    flops = branch.seeds * cost.of_branch(branch).flops / seconds / jax.device_count()
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
-    return told | {"share_of_peak": of_peak(cost.of_branch(branch).flops / seconds, dtype)}
+    return {
+        f"{branch.data.unit}_per_second": (
+            branch.seeds * branch.batch_size * branch.data.units / seconds
+        ),
+        "flops_per_second_and_device": flops,
+        "share_of_peak": of_peak(flops, dtype),
+    }
 
 
-def _update(_: argparse.Namespace) -> Iterator[Line]:
+def of_peak(flops_per_second: float, dtype: Any) -> float | None:
+    """None for a device that is not in the table, or for other than bfloat16."""
+    device = devices.known(jax.devices()[0].device_kind)
+    return flops_per_second / device.peak if device and dtype == jnp.bfloat16 else None
+
+
+@row("lm.update", (1.0, 1.0), (90, 280))
+def update(_: argparse.Namespace) -> Iterator[Line]:
+    """An update of a language model: Pythia 160M on a GPU, a small plainLM on a CPU."""
     step = Step(branch_of(experiment()))
     for line in contest(step, peers(step)):
-        if not line.why:
-            mine, theirs = (line.also[f"{whose}_seconds"] for whose in ("our", "their"))
-            told = {OURS: speed(step.branch, mine), line.against: speed(step.branch, theirs)}
-            line = line._replace(also=line.also | {"speed": told})
-        yield line
+        whose = {OURS: "our_seconds", line.against: "their_seconds"}
+        told = {n: speed(step.branch, line.also[s]) for n, s in whose.items() if s in line.also}
+        yield line._replace(also=line.also | {"speed": told})
 
 
-def _variants(_: argparse.Namespace) -> Iterator[Line]:
-    """Ours with other rematerialisation and micro-batches, against ours as configured."""
+@row("lm.variants", NO_GOAL, (60, 300))
+def variants(_: argparse.Namespace) -> Iterator[Line]:
+    """The same as configured, against other rematerialisation and micro-batches."""
     base: Any = experiment()
-    step = Step(branch_of(base))
 
     def changed(remat: str, accumulate: int) -> Work:
         model = dataclasses.replace(base.model, remat=remat)
         return Step(branch_of(dataclasses.replace(base, model=model, accumulate=accumulate)))
 
-    micro_batches = (1,) if on_cpu() else (8, 16)
-    tried = [(remat, parts) for remat in ("none", "dots") for parts in micro_batches]
+    tried = [(remat, parts) for remat in ("none", "dots") for parts in here(((1,), (8, 16)))]
     ways = {
         f"remat {remat}, {parts} micro-batches": partial(changed, remat, parts)
         for remat, parts in tried
         if (remat, parts) != (base.model.remat, base.accumulate)
     }
-    return contest(step, ways)
+    return contest(Step(branch_of(base)), ways)
 
 
-def _loop(_: argparse.Namespace) -> Iterator[Line]:
-    yield loop_over_step(experiment(), 12 if on_cpu() else 16)
-
-
-ROWS = (
-    Row(
-        "lm.update",
-        "an update of a language model: Pythia 160M on a GPU, a small plainLM on a CPU",
-        at_least(1.0, 1.0),
-        *(90, 280),
-        _update,
-    ),
-    Row("lm.loop", "the same in the trainer's loop", at_most(1.05, 1.05), *(60, 150), _loop),
-    Row(
-        "lm.variants",
-        "the same as configured, against other rematerialisation and micro-batches",
-        NO_GOAL,
-        *(60, 300),
-        _variants,
-    ),
-)
+@row("lm.loop", (1.05, 1.05), (60, 150))
+def loop(_: argparse.Namespace) -> Iterator[Line]:
+    """The same in the trainer's loop."""
+    yield loop_over_step(experiment(), here((12, 16)))

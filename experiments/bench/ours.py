@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.measure import alternately, ratios, seconds_of
-from experiments.bench.rows import OF_ITS_TIME, Line
+from experiments.bench.rows import OF_ITS_TIME, Line, here
 from experiments.cli import overrides
 from wsdjax import tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Constant, Experiment, describe_all
+from wsdjax.config import CNN, Constant, Experiment, describe_all
 from wsdjax.models import Model
 from wsdjax.trainer import Progress, Trainer, Watch
 from wsdjax.trainer.group import hyper_table
@@ -32,6 +30,13 @@ from wsdjax.tree.branch import ResolvedBranch
 ROOT = Path(__file__).parents[2]
 NEVER = 10**9
 """Updates between what a bare loop does not do."""
+NARROW = (16, 32, 32, 32)
+"""The widths of the quickstart's CNN."""
+
+
+def widths() -> tuple[int, ...]:
+    """The CNN's: of full size on a GPU."""
+    return here((NARROW, CNN().widths))
 
 
 def configured(name: str, *flags: str) -> Experiment:
@@ -96,34 +101,51 @@ class Step:
 
 
 class Stopwatch(Progress):
-    """When which row was read."""
+    """When which row was read, of one loop after another."""
 
     def __init__(self) -> None:
-        self._read: list[tuple[int, float]] = []
+        self._loops: list[list[tuple[int, float]]] = []
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
-        self.update(step, 0.0, 0.0)
-        self.updates = end - step
+        self._loops.append([(step, time.perf_counter())])
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        self._read.append((step, time.perf_counter()))
+        self._loops[-1].append((step, time.perf_counter()))
 
     @property
     def seconds_an_update(self) -> float:
-        """In the loop once it is under way: after the first quarter of what was read."""
-        begin = max(1, len(self._read) // 4) if len(self._read) > 2 else 0
-        (first, then), (last, now) = self._read[begin], self._read[-1]
-        return (now - then) / (last - first)
+        """In the last loop."""
+        return _pace(self._loops[-1])
+
+    @property
+    def seconds(self) -> float:
+        """Of all updates of all loops."""
+        return sum((loop[-1][0] - loop[0][0]) * _pace(loop) for loop in self._loops)
+
+
+def _pace(read: list[tuple[int, float]]) -> float:
+    """Seconds an update once the loop is under way: after the first quarter of what was read."""
+    begin = max(1, len(read) // 4) if len(read) > 2 else 0
+    (first, then), (last, now) = read[begin], read[-1]
+    return (now - then) / (last - first)
 
 
 class Loop:
-    """The trainer over a branch, again and again under new names: one workdir, one program."""
+    """The trainer over a branch, again and again under new names: one program, and one workdir,
+    which goes with it."""
 
-    def __init__(self, experiment: Experiment, workdir: Path):
+    def __init__(self, experiment: Experiment):
         self._branch = branch_of(experiment)
-        self._store = BranchStore(workdir)
+        self._directory = tempfile.TemporaryDirectory()
+        self._store = BranchStore(Path(self._directory.name))
         self._trainer = Trainer(self._store)
         self._numbers = itertools.count()
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._directory.cleanup()
 
     def train(self, updates: int, watch: Watch | None = None) -> Stopwatch:
         """Trains a new branch of so many updates; by default without evaluation or checkpoints
@@ -138,18 +160,11 @@ class Loop:
         return stopwatch
 
 
-@contextlib.contextmanager
-def looped(experiment: Experiment) -> Iterator[Loop]:
-    """A `Loop` in a directory of its own, which goes with it."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Loop(experiment, Path(directory))
-
-
 def loop_over_step(experiment: Experiment, updates: int) -> Line:
     """An update in the trainer's loop, without evaluations and checkpoints, against the bare step
     on a batch that is there: so many of each in every turn."""
     step = Step(branch_of(experiment))
-    with looped(experiment) as loop:
+    with Loop(experiment) as loop:
         loop.train(5)
         step(2)
         times = alternately(

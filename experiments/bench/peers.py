@@ -37,7 +37,6 @@ Solve = Callable[..., Outcome]
 
 
 class Contestant(NamedTuple):
-    package: str
     build: Callable[[Subject], Solve]
     sweep: Callable[[int], list[Setting]]
 
@@ -52,15 +51,21 @@ def _ours(subject: Subject) -> Solve:
     return solve
 
 
+def _in_torch(subject: Subject) -> tuple[Callable[[], Any], Any]:
+    """(what makes the network anew, the batch)."""
+    from experiments.bench import in_torch
+
+    in_torch.prepare(tf32=False)
+    return partial(in_torch.cnn, subject.params), in_torch.batch_of(subject.batch)
+
+
 def _curvlinops(subject: Subject) -> Solve:
     """Its products, and SciPy's `eigsh`, as its documentation has it."""
     import torch
     from curvlinops import HessianLinearOperator
 
-    from experiments.bench.in_torch import batch_of, cnn, prepare
-
-    prepare(tf32=False)
-    network, batch = cnn(subject.params), batch_of(subject.batch)
+    made, batch = _in_torch(subject)
+    network = made()
 
     def solve(k, tol, ncv):
         hessian = HessianLinearOperator(
@@ -90,10 +95,8 @@ def _eigenthings(subject: Subject) -> Solve:
     import torch
     from hessian_eigenthings import HessianOperator, lanczos, supervised_loss
 
-    from experiments.bench.in_torch import batch_of, cnn, prepare
-
-    prepare(tf32=False)
-    network, batch = cnn(subject.params), batch_of(subject.batch)
+    made, batch = _in_torch(subject)
+    network = made()
     loss = supervised_loss(torch.nn.functional.cross_entropy)
 
     def solve(k, steps):
@@ -107,20 +110,17 @@ def _eigenthings(subject: Subject) -> Solve:
 def _pyhessian(subject: Subject) -> Solve:
     import torch
 
-    from experiments.bench.in_torch import DEVICE, batch_of, cnn, prepare
-
-    prepare(tf32=False)
     # By name, since the package has a class of the same name as its module.
     module: Any = importlib.import_module("pyhessian.hessian")
-    batch = batch_of(subject.batch)
+    made, batch = _in_torch(subject)
 
     def solve(k, tol):
         counted = _Counted(module.hessian_vector_product)
         torch.manual_seed(0)
         with mock.patch.object(module, "hessian_vector_product", counted):
-            network = cnn(subject.params)  # anew, since it adds to the gradients there are
+            network = made()  # anew, since it adds to the gradients there are
             hessian = module.hessian(
-                network, torch.nn.CrossEntropyLoss(), batch, cuda=DEVICE == "cuda"
+                network, torch.nn.CrossEntropyLoss(), batch, cuda=batch[0].is_cuda
             )
             values, _ = hessian.eigenvalues(maxIter=100, tol=tol, top_n=k)
             network.zero_grad()  # the graph of the gradient is a cycle through it
@@ -174,7 +174,6 @@ def _steps(k: int) -> tuple[int, ...]:
 
 CONTESTANTS = {
     "wsdjax": Contestant(
-        "wsdjax",
         _ours,
         # The others do not look for repeated eigenvalues, and cannot be asked to.
         lambda k: (
@@ -184,21 +183,15 @@ CONTESTANTS = {
         ),
     ),
     "curvlinops": Contestant(
-        "curvlinops-for-pytorch",
         _curvlinops,
         lambda k: _settings(tol=(1e-1, 1e-4), ncv=(5, 6, 7) if k == 1 else (11, 15, 19)),
     ),
-    "hessian-eigenthings": Contestant(
-        "hessian-eigenthings", _eigenthings, lambda k: _settings(steps=_steps(k))
-    ),
+    "hessian-eigenthings": Contestant(_eigenthings, lambda k: _settings(steps=_steps(k))),
     "PyHessian": Contestant(
-        "pyhessian",
         _pyhessian,
         lambda k: _settings(tol=(1e-2, 1e-3, 1e-4) if k == 1 else (1e-2, 1e-3)),
     ),
-    "matfree": Contestant(
-        "matfree", _matfree, lambda k: _settings(steps=_steps(k), linearize=(False, True))
-    ),
+    "matfree": Contestant(_matfree, lambda k: _settings(steps=_steps(k), linearize=(False, True))),
 }
 """By the name in the table."""
 OURS, *PEERS = CONTESTANTS

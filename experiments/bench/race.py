@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from experiments.bench.measure import ALONE, alternately, ratios, seconds_of
 from experiments.bench.peers import Contestant, Setting, Solve
+from experiments.bench.rows import NO_GOAL, SECONDS, Line
 
 FLOOR = 1e-6
 """Relative errors below this are float32's own, and count as equal."""
@@ -23,40 +23,19 @@ class Point(NamedTuple):
     """A contestant under one setting."""
 
     name: str
-    k: int
     setting: Setting
     error: float
-    """The largest relative error of the k eigenvalues."""
+    """The largest relative error of the eigenvalues."""
     products: int
     seconds: list[float]
     """The time of each timed run, compilation not included."""
-    cpu_seconds: list[float]
-    """The time of all threads, which other load on the machine moves less."""
 
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
 
-    @property
-    def written(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.setting.items())
-
     def summary(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._fields[:5]} | {"seconds": self.median}
-
-
-class Comparison(NamedTuple):
-    """A peer at its own best error, and ours at that error or better."""
-
-    peer: Point
-    ours: Point | None
-    """None where ours does not get there."""
-    times: float | None
-    """How often ours is done while the peer is."""
-
-    def summary(self) -> dict[str, Any]:
-        ours = self.ours and self.ours.summary()
-        return {"peer": self.peer.summary(), "ours": ours, "times_as_fast": self.times}
+        return self._asdict() | {"seconds": self.median}
 
 
 def race(
@@ -75,39 +54,30 @@ def race(
         for setting in contestants[name].sweep(k):
             found = solve(k, **setting)
             error = float(np.max(np.abs(found.eigenvalues / exact - 1)))
-            point = Point(name, k, setting, error, found.products, [], [])
-            tried.append(point)
+            tried.append(Point(name, setting, error, found.products, []))
         points += _unbeaten(tried)
-    for turn in range(repeats):
-        for point in points if turn % 2 == 0 else reversed(points):
-            wall, cpu = _timed(solvers[point.name], point)
-            point.seconds.append(wall)
-            point.cpu_seconds.append(cpu)
-    return points
+    solved = {i: partial(solvers[p.name], k, **p.setting) for i, p in enumerate(points)}
+    runs = {i: partial(seconds_of, solve) for i, solve in solved.items()}
+    times = alternately(runs, least=repeats)
+    return [point._replace(seconds=times[i]) for i, point in enumerate(points)]
 
 
-def with_compilation(solve: Solve, point: Point) -> float:
-    """Seconds of a run that finds nothing compiled."""
-    jax.clear_caches()
-    return _timed(solve, point)[0]
-
-
-def comparisons(points: list[Point], ours: str) -> list[Comparison]:
-    """Every peer against `ours`, for each k."""
-    found = []
-    for name, k in dict.fromkeys((point.name, point.k) for point in points if point.name != ours):
-        theirs, mine = ([p for p in points if (p.name, p.k) == (of, k)] for of in (name, ours))
-        if peer := _fastest(theirs, _ALMOST * min(point.error for point in theirs)):
-            best = _fastest(mine, peer.error)
-            found.append(Comparison(peer, best, peer.median / best.median if best else None))
-    return found
-
-
-def _timed(solve: Solve, point: Point) -> tuple[float, float]:
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    solve(point.k, **point.setting)
-    return time.perf_counter() - wall, time.process_time() - cpu
+def comparisons(points: list[Point], ours: str) -> Iterator[Line]:
+    """Every peer at its own best error against ours at that error or better; without peers ours
+    at its best."""
+    mine = [point for point in points if point.name == ours]
+    for name in dict.fromkeys(point.name for point in points if point.name != ours):
+        theirs = [point for point in points if point.name == name]
+        peer = _fastest(theirs, _ALMOST * min(point.error for point in theirs))
+        assert peer  # at its least error, since that is a number
+        told = {"peer": peer.summary()}
+        if best := _fastest(mine, peer.error):
+            told["ours"] = best.summary()
+            yield Line(name, ratios(peer.seconds, best.seconds), also=told)
+        else:
+            yield Line(name, [], also=told, why=f"error {peer.error:.1e} not reached")
+    if len(mine) == len(points) and (best := _fastest(mine, min(p.error for p in mine))):
+        yield Line(ALONE, best.seconds, SECONDS, {"ours": best.summary()}, goal=NO_GOAL)
 
 
 def _fastest(points: list[Point], error: float) -> Point | None:

@@ -9,40 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-TIMES_AS_FAST, OF_ITS_TIME, OF_ITS_MEMORY = "times as fast", "of its time", "of its memory"
+TIMES_AS_FAST = "times as fast"
+"""The one unit of which more is better."""
+OF_ITS_TIME, OF_ITS_MEMORY = "of its time", "of its memory"
 SECONDS, EXPONENT = "seconds", "exponent"
 
-
-class Goal(NamedTuple):
-    """A bound on a line's value, on a CPU and elsewhere; None for none."""
-
-    cpu: float | None
-    gpu: float | None
-    at_most: bool
-    """Whether less is better; else more is."""
-
-    @property
-    def here(self) -> float | None:
-        return self.cpu if on_cpu() else self.gpu
-
-    def met_by(self, value: float) -> bool | None:
-        if (bound := self.here) is None:
-            return None
-        return value <= bound if self.at_most else value >= bound
-
-    def __str__(self) -> str:
-        return "-" if self.here is None else f"{'<=' if self.at_most else '>='} {self.here:g}"
-
-
-NO_GOAL = Goal(None, None, False)
-
-
-def at_least(cpu: float | None, gpu: float | None) -> Goal:
-    return Goal(cpu, gpu, False)
-
-
-def at_most(cpu: float | None, gpu: float | None) -> Goal:
-    return Goal(cpu, gpu, True)
+Goal = tuple[float | None, float | None]
+"""A bound on a line's median, (on a CPU, on a GPU)."""
+NO_GOAL: Goal = (None, None)
 
 
 class Line(NamedTuple):
@@ -62,17 +36,17 @@ class Line(NamedTuple):
         found: dict[str, Any] = {"row": row.name, "what": row.what, "against": self.against}
         if self.why:
             return found | {"why": self.why} | self.also
-        low, median, high = quartiles(self.values)
-        goal = self.goal or row.goal
-        return found | {
-            "unit": self.unit,
-            "median": median,
-            "quartiles": [low, high],
-            "turns": self.values,
-            "goal": str(goal),
-            "met": goal.met_by(median),
-            **self.also,
-        }
+        low, median, high = np.quantile(self.values, (0.25, 0.5, 0.75)).tolist()
+        bound, more = here(self.goal or row.goal), self.unit == TIMES_AS_FAST
+        found |= {"unit": self.unit, "median": median, "quartiles": [low, high]}
+        found |= {"turns": self.values, "goal": "-", "met": None}
+        if bound is not None:
+            found["goal"] = f"{'>=' if more else '<='} {bound:g}"
+            found["met"] = median >= bound if more else median <= bound
+        return found | self.also
+
+
+Measure = Callable[[argparse.Namespace], Iterator[Line]]
 
 
 class Row(NamedTuple):
@@ -80,11 +54,9 @@ class Row(NamedTuple):
     """SECTION.WORK."""
     what: str
     goal: Goal
-    cpu: float
-    """About how many seconds it takes on two cores of a CPU."""
-    gpu: float
-    """The same on a GPU."""
-    measure: Callable[[argparse.Namespace], Iterator[Line]]
+    about: tuple[float, float]
+    """Seconds that it takes on two cores of a CPU, and on a GPU."""
+    measure: Measure
     """Gives the lines as they are found."""
 
     @property
@@ -93,13 +65,22 @@ class Row(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return self.cpu if on_cpu() else self.gpu
+        return here(self.about)
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """(first quartile, median, third quartile)."""
-    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return float(low), float(median), float(high)
+def row(name: str, goal: Goal, about: tuple[float, float]) -> Callable[[Measure], Row]:
+    """Makes a row of what measures it, whose documentation begins with what that is."""
+
+    def made(measure: Measure) -> Row:
+        what = (measure.__doc__ or "").split("\n\n")[0]
+        return Row(name, " ".join(what.split()), goal, about, measure)
+
+    return made
+
+
+def here(pair: tuple[Any, Any]) -> Any:
+    """The one that is for this backend of (on a CPU, on a GPU)."""
+    return pair[0] if on_cpu() else pair[1]
 
 
 def on_cpu() -> bool:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,21 +16,10 @@ from typing import Any
 import jax
 
 from experiments.bench.measure import reason
-from experiments.bench.rows import Line, Row, quartiles
+from experiments.bench.rows import Line, Row
 from experiments.cli.results import here, write_result
 from wsdjax.branches import provenance
 
-PEERS = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "scikit-learn": "scikit-learn",
-    "scipy": "scipy",
-    "curvlinops": "curvlinops-for-pytorch",
-    "hessian-eigenthings": "hessian-eigenthings",
-    "PyHessian": "pyhessian",
-    "matfree": "matfree",
-}
-"""What is compared with, and the package that it comes in."""
 _LAYOUT = "{:<20}  {:<34}  {:>8}  {:<16}  {:<13}  {:<7}  {}"
 _HEADER = ("row", "against", "median", "quartiles", "", "goal", "met")
 
@@ -38,7 +28,8 @@ def run(rows: Sequence[Row], given: argparse.Namespace) -> int:
     """Measures what fits `given.minutes`, a row only if about its time is left; 1 if something of
     ours failed."""
     record = Record(given)
-    print(f"On {provenance.machine()}, for at most {given.minutes:g} minutes.", flush=True)
+    machine = provenance.machine()
+    print(f"On {machine}, for at most {given.minutes:g} minutes, into {given.out}.", flush=True)
     print(_LAYOUT.format(*_HEADER), flush=True)
     failed, expected = False, 0.0
     for row in rows:
@@ -53,7 +44,7 @@ def run(rows: Sequence[Row], given: argparse.Namespace) -> int:
                 record.add(row, line)
         except Exception as error:  # of one row: the machine may be lent for all of them
             record.add(row, Line("-", [], why=reason(error)))
-            failed = True
+            failed |= not isinstance(error, ImportError)  # which is a peer's
         record.seconds[row.name] = record.elapsed - begun
         expected += row.seconds
         _let_go()
@@ -76,12 +67,10 @@ class Record:
 
     def add(self, row: Row, line: Line) -> None:
         self._lines.append(line.summary(row))
-        print(_LAYOUT.format(*_cells(row, line)).rstrip(), flush=True)
+        print(_LAYOUT.format(*_cells(self._lines[-1])).rstrip(), flush=True)
         self.write()
 
     def write(self) -> None:
-        if not self._given.out:
-            return
         made = here()
         content = {
             "rows": self._lines,
@@ -96,22 +85,26 @@ class Record:
         write_result(self._given.out, content | made)
 
 
-def _cells(row: Row, line: Line) -> tuple[str, ...]:
-    if line.why:
-        return row.name, line.against, "", "", line.why, "", ""
-    low, median, high = quartiles(line.values)
-    goal = line.goal or row.goal
-    met = {True: "yes", False: "no", None: ""}[goal.met_by(median)]
-    spread = f"{low:.3g} to {high:.3g}"
-    return row.name, line.against, f"{median:.3g}", spread, line.unit, str(goal), met
+def _cells(found: dict[str, Any]) -> tuple[str, ...]:
+    if "why" in found:
+        return found["row"], found["against"], "", "", found["why"], "", ""
+    low, high = found["quartiles"]
+    spread, met = f"{low:.3g} to {high:.3g}", {True: "yes", False: "no", None: ""}[found["met"]]
+    told = f"{found['median']:.3g}", spread, found["unit"], found["goal"], met
+    return found["row"], found["against"], *told
 
 
 def versions() -> dict[str, str]:
-    """Those of the peers."""
-    found = dict.fromkeys(PEERS, "not installed")
-    for name, package in PEERS.items():
+    """Those of the peers: of the packages of the extra `peers`."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # where the library lies beside it
+        for requirement in metadata.requires("wsdjax") or []:
+            package, _, condition = requirement.partition(";")
+            if "peers" in condition:
+                found[re.split(r"[^\w-]", package)[0]] = "not installed"
+    for name in found:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(package)
+            found[name] = metadata.version(name)
     return found
 
 
