@@ -183,8 +183,8 @@ def test_no_more_than_a_layer_is_gathered_at_a_time(eight):
     assert gather["shapes"][0].partition("[")[2] in ("2,256,64]", "2,64,256]")
     assert "no gather of more than a layer's weights at a time" in printed
     collectives = plans["cpu:8"]["collectives"]
-    # Of 2 layers 6 kernels for each of two passes, embedding and head: XLA for CPUs gathers once for
-    # all micro-batches.
+    # Of 2 layers 6 kernels for each of two passes, embedding and head: XLA for CPUs gathers once
+    # for all micro-batches.
     assert collectives["all-gather"]["count"] == 2 * 2 * 6 + 2
     assert plans["cpu:1"]["collectives"] == {}
 
