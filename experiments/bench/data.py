@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench import lm
-from experiments.bench.ours import configured, loop_over_step
+from experiments.bench.ours import loop_over_step, small
 from experiments.bench.rows import Line, here, row
 from wsdjax.config import Stdlib
 
@@ -17,8 +17,7 @@ from wsdjax.config import Stdlib
 @row("data.images", (1.01, 1.01), (30, 20))
 def images(_: argparse.Namespace) -> Iterator[Line]:
     """The loop on images that the device makes."""
-    experiment = configured(here(("quickstart", "cnn_photos")), "--config.seeds=1")
-    yield loop_over_step(experiment, here((100, 4_000)))
+    yield loop_over_step(small(1), here((100, 4_000)))
 
 
 @row("data.text", (1.01, 1.01), (60, 150))

@@ -22,7 +22,7 @@ from experiments.bench.measure import (
     seconds_of,
     timed,
 )
-from experiments.bench.ours import NARROW, Step, branch_of, configured
+from experiments.bench.ours import NARROW, Step, branch_of, configured, small
 from experiments.bench.rows import EXPONENT, OF_ITS_MEMORY, SECONDS, Goal, Line, here, row
 from experiments.report.write import write_report
 from wsdjax import probes
@@ -48,10 +48,8 @@ def fitted(works: Mapping[int, Work], of: str) -> Line:
 @row("growth.seeds", LINEAR, (50, 60))
 def seeds(_: argparse.Namespace) -> Iterator[Line]:
     """An update, by seeds."""
-    base = configured(here(("quickstart", "cnn_photos")))
     sizes = here(((1, 2, 4), (8, 16, 32, 64)))
-    steps = {n: Step(branch_of(dataclasses.replace(base, seeds=n))) for n in sizes}
-    yield fitted(steps, "time ~ seeds^p")
+    yield fitted({n: Step(branch_of(small(n))) for n in sizes}, "time ~ seeds^p")
 
 
 @row("growth.examples", LINEAR, (30, 25))

@@ -136,16 +136,17 @@ def of_step(step: Step, **how: Any) -> tuple[Callable[[int], list[float]], torch
     """The work of a step's first replicate, from the same weights and on the same batch, as
     `updates` are told; and the network that it trains."""
     prepare(tf32=True)
-    branch, params = step.branch, step.first_params()
-    config: Any = branch.model
+    config: Any = step.branch.model
+    of_all = step.state.params, step.batch
+    params, batch = jax.device_get(jax.tree.map(lambda leaf: leaf[0], of_all))
     network: torch.nn.Module
     if isinstance(config, Transformer):
         network = Llama(config, params) if config.gated else Neox(step.model, params)
-        how = {"parts": branch.accumulate, "bfloat16": config.compute == "bfloat16"} | how
+        how = {"parts": step.branch.accumulate, "bfloat16": config.compute == "bfloat16"} | how
     else:
         network = cnn(params)
-    batch = batch_of(jax.device_get(jax.tree.map(lambda leaf: leaf[0], step.batch)))
-    return updates(network, batch, branch.optimizer, float(step.hyper.rate[0]), **how), network
+    given = batch_of(batch), step.branch.optimizer, float(step.hyper.rate[0])
+    return updates(network, *given, **how), network
 
 
 def updates(

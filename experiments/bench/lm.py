@@ -71,10 +71,9 @@ def speed(branch: ResolvedBranch, seconds: float) -> dict[str, Any]:
     the share."""
     flops = branch.seeds * cost.of_branch(branch).flops / seconds / jax.device_count()
     dtype = jnp.dtype(getattr(branch.model, "compute", "float32"))
+    units = branch.seeds * branch.batch_size * branch.data.units
     return {
-        f"{branch.data.unit}_per_second": (
-            branch.seeds * branch.batch_size * branch.data.units / seconds
-        ),
+        f"{branch.data.unit}_per_second": units / seconds,
         "flops_per_second_and_device": flops,
         "share_of_peak": of_peak(flops, dtype),
     }
@@ -93,12 +92,12 @@ def update(_: argparse.Namespace) -> Iterator[Line]:
     for line in contest(step, peers(step)):
         whose = {OURS: "our_seconds", line.against: "their_seconds"}
         told = {n: speed(step.branch, line.also[s]) for n, s in whose.items() if s in line.also}
-        yield line._replace(also=line.also | {"speed": told})
+        yield line._replace(also=line.also | {"speed": told}) if told else line
 
 
 @row("lm.variants", NO_GOAL, (60, 300))
 def variants(_: argparse.Namespace) -> Iterator[Line]:
-    """The same as configured, against other rematerialisation and micro-batches."""
+    """An update of the language model, against other rematerialisation and micro-batches."""
     base: Any = experiment()
 
     def changed(remat: str, accumulate: int) -> Work:
@@ -116,5 +115,5 @@ def variants(_: argparse.Namespace) -> Iterator[Line]:
 
 @row("lm.loop", (1.05, 1.05), (60, 150))
 def loop(_: argparse.Namespace) -> Iterator[Line]:
-    """The same in the trainer's loop."""
+    """An update of the language model in the trainer's loop."""
     yield loop_over_step(experiment(), here((12, 16)))

@@ -72,15 +72,12 @@ def contest(ours: Work, peers: Mapping[str, Callable[[], Work]]) -> Iterator[Lin
         works[name], first[name] = work, time.perf_counter() - begun
     times = in_turns(works, timed())
     mine = times.pop(OURS)
+    told: dict[str, Any] = {"our_seconds": float(np.median(mine)), "first_seconds": first}
     if not times:
-        yield Line(ALONE, mine, SECONDS, {"first_seconds": first}, goal=NO_GOAL)
+        yield Line(ALONE, mine, SECONDS, told, goal=NO_GOAL)
     for name, theirs in times.items():
-        told = {
-            "our_seconds": float(np.median(mine)),
-            "their_seconds": float(np.median(theirs)),
-            "first_seconds": {OURS: first[OURS], name: first[name]},
-        }
-        yield Line(name, ratios(theirs, mine), also=told)
+        also = told | {"their_seconds": float(np.median(theirs))}
+        yield Line(name, ratios(theirs, mine), also=also)
 
 
 def overhead(work: Work, base: Work, against: str) -> Line:

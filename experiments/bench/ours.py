@@ -19,7 +19,6 @@ from experiments.cli import overrides
 from wsdjax import tree
 from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Constant, Experiment, describe_all
-from wsdjax.models import Model
 from wsdjax.trainer import Progress, Trainer, Watch
 from wsdjax.trainer.group import hyper_table
 from wsdjax.training import cost, state
@@ -45,16 +44,21 @@ def configured(name: str, *flags: str) -> Experiment:
     return overrides.experiment(str(path), list(flags))[0]
 
 
+def small(seeds: int) -> Any:
+    """The experiment that a loop is tried on: on a GPU the full-size CNN's."""
+    return configured(here(("quickstart", "cnn_photos")), f"--config.seeds={seeds}")
+
+
 def branch_of(experiment: Experiment) -> ResolvedBranch:
     """Its first branch."""
     described = describe_all(experiment.data_sets())
     return next(iter(tree.resolve(experiment, described).values()))
 
 
-def random_batch(branch: ResolvedBranch, seed: int = 0) -> dict[str, np.ndarray]:
+def random_batch(branch: ResolvedBranch) -> dict[str, np.ndarray]:
     """Random numbers of the data set's shapes, [R, B, ...], so that it need not be there; integers
     are below the number of classes."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
 
     def leaf(of):
         shape = (branch.seeds, *of.shape)
@@ -66,38 +70,29 @@ def random_batch(branch: ResolvedBranch, seed: int = 0) -> dict[str, np.ndarray]
 
 
 class Step:
-    """A branch's compiled update from its initialisation, on one batch that lies on the device;
-    as a work it does n of them."""
+    """A branch's compiled update from its initialisation, on one random batch that lies on the
+    device; as a work it does n of them."""
 
-    def __init__(self, branch: ResolvedBranch, batch: Any = None):
+    def __init__(self, branch: ResolvedBranch):
         compiled = Compiled()
-        self.branch, self.placed = branch, compiled.placed([branch])
-        self.model: Model
-        self.model, self._step, *_ = compiled.program(branch, self.placed)
+        placed = compiled.placed([branch])
+        self.branch, program = branch, compiled.program(branch, placed)
+        self.model, self._step = program.model, program.step
         seeds = np.asarray(branch.replicate_seeds, np.uint32)
         make = lambda seeds: state.create(self.model, seeds, branch.averages)  # noqa: E731
-        self.state = state.made(make, self.placed, seeds)
+        self.state = state.made(make, placed, seeds)
         table = hyper_table([branch], {branch.name: branch})
-        self.hyper = jax.device_put(Hyper(*(c[-1] for c in table)), self.placed.replicates)
-        given = random_batch(branch) if batch is None else batch
-        self.batch = self.put(given)
+        self.hyper = jax.device_put(Hyper(*(c[-1] for c in table)), placed.replicates)
+        self.batch = jax.device_put(random_batch(branch), placed.batch)
 
     def __call__(self, count: int) -> list[np.ndarray]:
         """The losses before each update, [R]."""
-        losses = [self.update(self.batch) for _ in range(count)]
+        losses = []
+        for _ in range(count):
+            self.state, metrics = self._step(self.state, self.batch, self.hyper)
+            losses.append(metrics["loss"])
         jax.block_until_ready((self.state, losses))
         return [np.asarray(loss) for loss in losses]
-
-    def put(self, batch: Any) -> Any:
-        return jax.device_put(batch, self.placed.batch)
-
-    def update(self, batch: Any) -> jax.Array:
-        self.state, metrics = self._step(self.state, batch, self.hyper)
-        return metrics["loss"]
-
-    def first_params(self) -> Any:
-        """The parameters of the first replicate, on the host."""
-        return jax.device_get(jax.tree.map(lambda leaf: leaf[0], self.state.params))
 
 
 class Stopwatch(Progress):

@@ -12,7 +12,6 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,11 +25,12 @@ from experiments.bench.ours import (
     branch_of,
     configured,
     loop_over_step,
+    small,
 )
 from experiments.bench.rows import OF_ITS_TIME, Line, here, on_cpu, row
 from wsdjax import plans, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Experiment, Photos, describe_all
+from wsdjax.config import Photos, describe_all
 from wsdjax.trainer import Watch, grow
 
 EVERY = 500
@@ -49,17 +49,8 @@ def ways() -> dict[str, dict[str, bool]]:
     return {name: how for name, how in found.items() if "graph" not in how or not on_cpu()}
 
 
-def of_seeds(experiment: Experiment, seeds: int) -> Experiment:
-    return dataclasses.replace(experiment, seeds=seeds)
-
-
-def _small() -> Any:
-    """What a loop is tried on: on a GPU the full-size CNN."""
-    return configured(here(("quickstart", "cnn_photos")))
-
-
 def _against_torch(config: str) -> Iterator[Line]:
-    step = Step(branch_of(of_seeds(configured(config), 1)))
+    step = Step(branch_of(configured(config, "--config.seeds=1")))
 
     def built(how: dict[str, bool]) -> Callable[[], Work]:
         return lambda: lm.in_torch(step, **how)[0]
@@ -83,7 +74,7 @@ def quickstart(_: argparse.Namespace) -> Iterator[Line]:
 def loop(_: argparse.Namespace) -> Iterator[Line]:
     """An update in the trainer's loop."""
     for seeds, updates in here((((1, 100), (2, 60)), ((1, 4_000), (5, 2_000), (64, 400)))):
-        yield loop_over_step(of_seeds(_small(), seeds), updates)
+        yield loop_over_step(small(seeds), updates)
 
 
 @row("train.whole", (1.05, 1.05), (110, 60))
@@ -91,7 +82,7 @@ def whole(_: argparse.Namespace) -> Iterator[Line]:
     """Epochs with evaluation, checkpoints and metrics."""
     size, epochs, every = here(((6_400, 5, 5), (50_000, 50, 5)))
     photos = Photos(noise=0.8, size=size, eval_size=size // 10)
-    experiment = dataclasses.replace(of_seeds(_small(), 1), data=photos)
+    experiment = dataclasses.replace(small(1), data=photos)
     per_epoch = size // experiment.batch_size
     updates, watch = epochs * per_epoch, Watch(per_epoch, every * per_epoch)
     step = Step(branch_of(experiment))
@@ -116,12 +107,11 @@ def many(_: argparse.Namespace) -> Iterator[Line]:
     which have their batches for nothing and compile nothing. Both evaluate as often. Each is done
     for some updates, and what is in its loop counts as often as the config's length has them.
     """
-    base = _small()
+    base = small(8)
     length, updates, finer = here(((1_000, 50, 5), (19_500, 780, 1)))
     every, held_out = base.eval_every // finer, base.data.eval_size // finer
     experiment = dataclasses.replace(
         base,
-        seeds=8,
         eval_every=every,
         data=dataclasses.replace(base.data, eval_size=held_out),
         tree=plans.wsd(updates, updates // 20, round(0.35 * updates))
@@ -129,7 +119,7 @@ def many(_: argparse.Namespace) -> Iterator[Line]:
     )
     branches = tree.resolve(experiment, describe_all(experiment.data_sets()))
     longer = length / updates
-    name, theirs = _fastest(Step(branch_of(of_seeds(base, 1))), held_out, every)
+    name, theirs = _fastest(Step(branch_of(small(1))), held_out, every)
     with tempfile.TemporaryDirectory() as directory:
         stores = (BranchStore(Path(directory) / str(n)) for n in itertools.count())
 
@@ -179,7 +169,7 @@ def checkpoints(_: argparse.Namespace) -> Iterator[Line]:
     The cost of one, measured at a shorter distance, over as many updates as are between two: a run
     of thousands of updates of a language model is longer than a benchmark.
     """
-    experiment = of_seeds(_small(), 1) if on_cpu() else lm.experiment()
+    experiment = small(1) if on_cpu() else lm.experiment()
     every, count = here(((50, 3), (10, 2)))
     with Loop(experiment) as loop:
         loop.train(every, Watch(NEVER, every))
