@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import numpy as np
@@ -49,12 +51,14 @@ def begin(count, *commands, devices=2, **environment):
 
 def ended(processes, within=240):
     """The exit codes, and what each wrote to standard error; kills those that hang."""
-    until = time.monotonic() + within
-    try:
-        said = [process.communicate(timeout=until - time.monotonic()) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    # All at once: one that has filled its pipe would wait for us, and the others for it.
+    with ThreadPoolExecutor(len(processes)) as readers:
+        try:
+            read = partial(subprocess.Popen.communicate, timeout=within)
+            said = list(readers.map(read, processes))
+        finally:
+            for process in processes:
+                process.kill()
     return [process.returncode for process in processes], [err for _, err in said]
 
 

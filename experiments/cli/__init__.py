@@ -253,7 +253,8 @@ def _told_on_standard_error() -> Iterator[None]:
 
 
 def _unraisable(found: Any) -> None:
-    """TensorStore's threads complain, each in eight lines, where the write of one of them has
-    failed and the others are not waited for any more; what failed, the save raises."""
-    if "Event loop is closed" not in str(found.exc_value):
+    """TensorStore's threads and orbax's coroutines complain, each at length, where one of them has
+    failed and the others are not waited for any more; what failed, the save or the load raises."""
+    said = str(found.exc_value)
+    if "Event loop is closed" not in said and "TensorStore details" not in said:
         sys.__unraisablehook__(found)
