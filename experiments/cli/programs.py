@@ -40,14 +40,15 @@ def kept(given: argparse.Namespace) -> Iterator[None]:
     set up (JAX_COMPILATION_CACHE_DIR) is left to JAX."""
     config: Any = jax.config
     enabled = config.jax_enable_compilation_cache
-    if not given.cache:
+    asked = getattr(given, "cache", None)  # a command may be called without its flags
+    if asked is False:
         config.update("jax_enable_compilation_cache", False)
         try:
             yield
         finally:
             config.update("jax_enable_compilation_cache", enabled)
         return
-    if config.jax_compilation_cache_dir or not enabled:
+    if asked is None or config.jax_compilation_cache_dir or not enabled:
         yield
         return
     try:
