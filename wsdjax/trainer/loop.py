@@ -57,7 +57,7 @@ def train(
     def read(n: int, count: int, metrics: dict[str, jax.Array]) -> None:
         """The rows of the updates n, ..., n + count - 1."""
         nonlocal last
-        host = {name: np.asarray(value) for name, value in metrics.items()}
+        host = jax.device_get(metrics)
         now = time.perf_counter()
         seconds, last = (now - last) / count, now
         pace.took(seconds)
