@@ -11,6 +11,7 @@ from helpers import same
 
 from wsdjax import models, probes
 from wsdjax.config import CNN, RNN, Transformer
+from wsdjax.models import cnn
 
 
 def torch_cnn(params):
@@ -163,21 +164,42 @@ def test_a_model_without_a_stack_is_as_it_was():
     assert models.stacked(params) is params
 
 
+def one_after_another(function):
+    return lambda *given: jax.lax.map(lambda own: function(*own), given)
+
+
 @pytest.mark.usefixtures("full_precision")
-def test_the_librarys_convolution_is_the_product_with_patches():
-    """Of two seeds at once, as a step has them."""
+@pytest.mark.parametrize("each", [jax.vmap, one_after_another])
+def test_every_convolution_is_the_product_with_patches(each):
+    """Of two seeds at once or one after the other, as a step has them; training's own on a CPU is
+    of the second layer, whose input has 8 channels."""
     batch = {
         "inputs": jax.random.normal(jax.random.key(1), (2, 3, 8, 8, 3)),
         "targets": jnp.arange(6).reshape(2, 3),
     }
 
-    def of(convolution):
-        model = models.build(CNN(widths=(4, 4), convolution=convolution))
+    def of(convolution, training=False):
+        model = models.build(CNN(widths=(8, 4), convolution=convolution), training)
         params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
-        return jax.jit(jax.vmap(jax.value_and_grad(model.loss)))(params, batch)
+        return jax.jit(each(jax.value_and_grad(model.loss)))(params, batch)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        of("library"),
-        of("patches"),
-    )
+    for found in (of("library"), of("by_device"), of("by_device", training=True)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            found,
+            of("patches"),
+        )
+
+
+def test_of_equal_maxima_the_first_has_the_pools_gradient():
+    """Where PyTorch has it: windows of few values, and of one."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 3, (2, 6, 4, 3)).astype(np.float32)
+    x[0, :2, :2] = 1
+    slope = random.normal(size=(2, 3, 2, 3)).astype(np.float32)
+    found, pull_back = jax.vjp(cnn.max_pool, x)
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(theirs, 2)
+    pooled.backward(torch.tensor(slope.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(found, pooled.detach().numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(pull_back(slope)[0], theirs.grad.numpy().transpose(0, 2, 3, 1))

@@ -63,7 +63,7 @@ def _run(section: str, given: argparse.Namespace) -> int:
     if section not in ("all", "curvature"):
         cli.refuse_unused(given, section, ("minutes", "only", "out"))
     curvature.check_flags(given)
-    cli.check_writable("--out", given.out)
+    cli.check_file("--out", given.out)
     rows = [ROWS[name] for name in ORDER if section in ("all", ROWS[name].section)]
     if "k" in given.present:
         own = [curvature.top(k) for k in given.k]

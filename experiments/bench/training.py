@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _training(given: argparse.Namespace) -> None:
     validate(given.experiment)
-    cli.check_writable("--out", given.out)
+    cli.check_file("--out", given.out)
     branch = branch_of(given.experiment)
     step = Step(branch)
     first, *seconds = [seconds_of(lambda: step(1)) for _ in range(given.updates + 1)]

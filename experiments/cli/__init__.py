@@ -166,6 +166,13 @@ def check_writable(flag: str, place: str | Path | None) -> None:
         ) from None
 
 
+def check_file(flag: str, path: Path | None) -> None:
+    """That a file, which may be there already, can be written."""
+    if path and path.is_dir():
+        raise ConfigError(f"{flag}={path}: a directory; name a file")
+    check_writable(flag, path and path.parent)
+
+
 def call(
     parser: Parser,
     function: Callable[[argparse.Namespace], int | None],

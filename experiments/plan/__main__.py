@@ -48,7 +48,7 @@ def _plan(given: argparse.Namespace) -> int:
     validate(given.experiment)
     if not given.devices:
         raise ConfigError("give the devices, such as --devices=v5e:16x16, h100:8 or cpu:8")
-    cli.check_writable("--out", given.out and given.out.parent)
+    cli.check_file("--out", given.out)
     # Before JAX is imported: no device of this machine is used, nor looked for, which takes
     # minutes where there is no TPU, and several may ask a TPU's compiler at once.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}

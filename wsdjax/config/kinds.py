@@ -181,6 +181,8 @@ class ModelConfig(Kind):
 
     reads = "tokens"
     """The `unit` of the data that it reads."""
+    convolves = False
+    """Whether it is made of convolutions, for which a compiler may have to be told something."""
 
     @property
     def classes(self) -> int:

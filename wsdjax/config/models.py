@@ -18,11 +18,12 @@ class CNN(ModelConfig):
 
     widths: tuple[int, ...] = (32, 128, 128, 128)
     classes: int = count(10, least=2)
-    convolution: str = choice("patches", "library")
-    """As one product with patches, which CPUs want; or the library's, which by the compiler for an
-    H200 moves half the bytes and is not measured. The same function up to rounding."""
+    convolution: str = choice("by_device", "patches", "library")
+    """As one product with patches; or the library's, which by the compiler for an H200 moves half
+    the bytes and is not measured. By device it is the library's where CPUs train, with patches
+    elsewhere and in probes. The same function up to rounding."""
 
-    reads = "images"
+    reads, convolves = "images", True
 
     def check(self, path: str) -> None:
         widths = self.widths
@@ -32,9 +33,12 @@ class CNN(ModelConfig):
             )
 
     def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
-        from wsdjax.models import cnn
+        from wsdjax.models import cnn, language
 
-        return partial(cnn.CNN, self), cnn.metrics
+        convolve = cnn.by_library if self.convolution == "library" else cnn.by_patches
+        if training and self.convolution == "by_device" and language.platform(device) == "cpu":
+            convolve = cnn.on_cpu
+        return partial(cnn.CNN, self.widths, self.classes, convolve), cnn.metrics
 
 
 class _Language(ModelConfig):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-
-if TYPE_CHECKING:
-    from wsdjax import config
 
 
 class CNN(nnx.Module):
@@ -21,21 +18,22 @@ class CNN(nnx.Module):
     Initialised as PyTorch's `Conv2d` and `Linear` are.
     """
 
-    def __init__(self, config: config.CNN, rngs: nnx.Rngs):
-        channels = 3
-        self.depth = len(config.widths)
-        for i, width in enumerate(config.widths, start=1):
-            given = {"rngs": rngs, **uniform(9 * channels)}
-            if config.convolution == "patches":
-                given["conv_general_dilated"] = _convolve
-            setattr(self, f"conv{i}", nnx.Conv(channels, width, (3, 3), **given))
+    def __init__(self, widths: Sequence[int], classes: int, convolve: Callable, rngs: nnx.Rngs):
+        channels, self.convolve = 3, convolve
+        self.depth = len(widths)
+        for i, width in enumerate(widths, start=1):
+            layer = nnx.Conv(channels, width, (3, 3), rngs=rngs, **uniform(9 * channels))
+            setattr(self, f"conv{i}", layer)
             channels = width
-        self.fc1 = nnx.Linear(channels, config.classes, rngs=rngs, **uniform(channels))
+        self.fc1 = nnx.Linear(channels, classes, rngs=rngs, **uniform(channels))
 
     def __call__(self, x_BxHxWx3: jax.Array) -> jax.Array:
         x = x_BxHxWx3
         for i in range(1, self.depth + 1):
-            x = _max_pool(nnx.relu(getattr(self, f"conv{i}")(x)))
+            layer = getattr(self, f"conv{i}")
+            # The maximum comes first: a bias and ReLU change nothing of which it is, to the bit.
+            pooled = max_pool(self.convolve(x, layer.kernel[...]))
+            x = nnx.relu(pooled + layer.bias[...].reshape(1, 1, 1, -1))
         return self.fc1(x.mean((1, 2)))
 
 
@@ -50,24 +48,74 @@ def uniform(fan_in: int) -> dict[str, Any]:
     return {"kernel_init": init, "bias_init": init}
 
 
-def _convolve(x_BxHxWxC, kernel_3x3xCxD, *_, precision=None, **__):
-    """A 3x3 convolution of stride 1 and padding 1 as one matrix product.
-
-    XLA's convolution on the CPU is tens of times slower inside `scan`, and several times
-    slower under `vmap` over kernels; this has neither fault and is the same function.
-    """
+def by_patches(x_BxHxWxC, kernel_3x3xCxD):
+    """A 3x3 convolution of stride 1 and padding 1 as one matrix product, which has derivatives of
+    every order, in loops and under `vmap` over kernels, that are as fast as it is."""
     B, H, W, C = x_BxHxWxC.shape
     padded = jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + H, j : j + W] for i in range(3) for j in range(3)]
     patches = jnp.concatenate(shifted, axis=-1).reshape(B * H * W, 9 * C)
-    product = jnp.matmul(patches, kernel_3x3xCxD.reshape(9 * C, -1), precision=precision)
+    product = jnp.matmul(patches, kernel_3x3xCxD.reshape(9 * C, -1))
     return product.reshape(B, H, W, -1)
 
 
-def _max_pool(x_BxHxWxC):
-    """2x2 max-pooling of stride 2; as a maximum over a reshaped axis its gradient is cheap."""
+def by_library(x, kernel):
+    """The same by XLA."""
+    around, dimensions = [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=dimensions)
+
+
+def on_cpu(x, kernel):
+    """The same for training on CPUs, with no second derivative. Of few channels the product with
+    patches is faster than XLA's."""
+    few = x.shape[-1] < 8
+    return by_patches(x, kernel) if few else _canonical(x, kernel)
+
+
+@jax.custom_vjp
+def _canonical(x, kernel):
+    return by_library(x, kernel)
+
+
+def _kept(x, kernel):
+    return by_library(x, kernel), (x, kernel)
+
+
+def _slopes(kept, slope_BxHxWxD):
+    """Both as convolutions in the form for which the CPU has code: XLA brings JAX's own into it
+    outside of loops alone, and inside of them takes hundreds of times as long."""
+    x_BxHxWxC, kernel_3x3xCxD = kept
+    of_x = by_library(slope_BxHxWxD, kernel_3x3xCxD[::-1, ::-1].swapaxes(2, 3))
+    of_kernel = by_library(x_BxHxWxC.transpose(3, 1, 2, 0), slope_BxHxWxD.transpose(1, 2, 0, 3))
+    return of_x, of_kernel.transpose(1, 2, 0, 3)
+
+
+_canonical.defvjp(_kept, _slopes)
+
+
+@jax.custom_jvp
+def max_pool(x_BxHxWxC):
+    """2x2 max-pooling of stride 2, whose derivative is that of the first maximum of each window,
+    as PyTorch's."""
+    return _windows(x_BxHxWxC).max((2, 4))
+
+
+@max_pool.defjvp
+def _(primals, tangents):
+    (x,), (moved,) = primals, tangents
+    windows, found = _windows(x), max_pool(x)
+    first = jnp.full(found.shape, 3, jnp.int8)
+    for place in (2, 1, 0):
+        at = windows[:, :, place // 2, :, place % 2] == found
+        first = jnp.where(at, jnp.int8(place), first)
+    places = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = first[:, :, None, :, None] == places
+    return found, jnp.where(chosen, _windows(moved), 0).sum((2, 4))
+
+
+def _windows(x_BxHxWxC):
     B, H, W, C = x_BxHxWxC.shape
-    return x_BxHxWxC.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4))
+    return x_BxHxWxC.reshape(B, H // 2, 2, W // 2, 2, C)
 
 
 def metrics(module: Callable, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -14,8 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.extend.core import Jaxpr, Literal, Var, jaxprs_in_params
 
+from wsdjax.compiling import Program
 from wsdjax.memory import of_machine
-from wsdjax.probes.compiling import Program
 from wsdjax.probes.groups import Groups, examples, sharing
 from wsdjax.probes.vectors import Tree, whole
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import DTypeLike
 
+from wsdjax.compiling import Program, compiled
 from wsdjax.probes import fitting, objective, vectors
-from wsdjax.probes.compiling import Program, compiled
 from wsdjax.probes.eigenpairs import Sharpness, eigenpairs
 from wsdjax.probes.groups import Groups, mean
 from wsdjax.probes.objective import Batches, LossFn

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.compiling import compiled
 from wsdjax.probes import objective
-from wsdjax.probes.compiling import compiled
 from wsdjax.probes.eigenpairs import eigenpairs
 from wsdjax.probes.groups import Groups, examples, mean
 from wsdjax.probes.objective import Batches, LossFn

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsdjax.probes.compiling import Program, compiled
+from wsdjax.compiling import Program, compiled
 from wsdjax.probes.fitting import given, groups_for
 from wsdjax.probes.groups import Groups, examples, mean
 from wsdjax.probes.vectors import ProbeError, Tree, as_parameters, combine, is_numeric, norm, told

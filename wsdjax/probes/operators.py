@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsdjax.compiling import compiled
 from wsdjax.probes import vectors
-from wsdjax.probes.compiling import compiled
 from wsdjax.probes.groups import Groups, mean
 from wsdjax.probes.objective import (
     Batches,

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wsdjax.compiling import compiled
 from wsdjax.probes import vectors
 from wsdjax.probes.cells import Cells
-from wsdjax.probes.compiling import compiled
 from wsdjax.probes.fitting import devices_of, free
 from wsdjax.probes.objective import (
     Batches,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from wsdjax.compiling import Program, of_convolutions
 from wsdjax.config import Averages
 from wsdjax.models import Batch, Model, Params
 from wsdjax.placement.mesh import Shardings
@@ -55,16 +55,51 @@ def make_step(
 
     def step(state: State, batch: Batch, hyper: Hyper):
         n = state.step + 1
-        each = jax.vmap(one, in_axes=(0, 0, 0, None, 0, 0), spmd_axis_name=along)
+        each = _of_replicates(one, (0, 0, 0, None, 0, 0), placed)
         *new, metrics = each(state.params, state.opt_state, state.averages, n, batch, hyper)
         return State(n, *new), metrics
 
-    along = "replica" if placed else None
     if placed is None:
-        return jax.jit(step, donate_argnums=0)
+        return _compiled(step, model, placed, donate_argnums=0)
     state = placed.of(jax.eval_shape(lambda: states.create(model, [0], averaged)))
     given, new = (state, placed.batch, placed.replicates), (state, placed.everywhere)
-    return jax.jit(step, donate_argnums=0, in_shardings=given, out_shardings=new)
+    where = {"in_shardings": given, "out_shardings": new}
+    return _compiled(step, model, placed, donate_argnums=0, **where)
+
+
+def _compiled(
+    function: Callable, model: Model, placed: Shardings | None, **options: Any
+) -> Callable[..., Any]:
+    if not model.config.convolves:
+        return jax.jit(function, **options)
+    return Program(function, of_convolutions, placed and placed.spread.device, **options)
+
+
+def _of_replicates(
+    of_one: Callable[..., Any], in_axes: Sequence[int | None], placed: Shardings | None
+) -> Callable[..., Any]:
+    """``of_one(...)`` for all replicates, of the arguments with the axis 0: at once, but on a
+    single CPU one after the other, which is no slower there, and convolutions of several kernels at
+    once are."""
+    platform = placed.spread.device.platform if placed else jax.default_backend()
+    if platform != "cpu" or (placed and placed.mesh.size > 1):
+        along = "replica" if placed else None
+        return jax.vmap(of_one, in_axes=tuple(in_axes), spmd_axis_name=along)
+
+    def in_turn(*arguments):
+        def of(own):
+            rest = iter(own)
+            return of_one(
+                *(a if x is None else next(rest) for a, x in zip(arguments, in_axes, strict=True))
+            )
+
+        own = [a for a, x in zip(arguments, in_axes, strict=True) if x == 0]
+        if len(jax.tree.leaves(own)[0]) > 1:
+            return jax.lax.map(of, own)
+        alone = of(jax.tree.map(lambda leaf: leaf[0], own))
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+
+    return in_turn
 
 
 def _accumulated(
@@ -99,17 +134,17 @@ def make_evaluate(
     Every replicate sees the same batches; a batch weighs as many as its examples. `placed` is as
     for `make_step`.
     """
-    along = "replica" if placed else None
+    of_each = _of_replicates(model.metrics, (0, None), placed)
 
-    @partial(jax.jit, out_shardings=placed and placed.everywhere)
     def total(params, batch):
         examples = len(jax.tree.leaves(batch)[0])
-        of_each = jax.vmap(model.metrics, in_axes=(0, None), spmd_axis_name=along)
         metrics = of_each(params, batch)
         return {name: value * examples for name, value in metrics.items()}, jnp.float32(examples)
 
+    total_of = _compiled(total, model, placed, out_shardings=placed and placed.everywhere)
+
     def evaluate(params, batches):
-        totals = [total(params, batch) for batch in batches]
+        totals = [total_of(params, batch) for batch in batches]
         sums, examples = jax.tree.map(lambda *values: sum(values), *totals)
         return {name: value / examples for name, value in sums.items()}
 
