@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from helpers import same
@@ -189,6 +190,31 @@ def test_every_convolution_is_the_product_with_patches(each):
             found,
             of("patches"),
         )
+
+
+@pytest.mark.parametrize("convolution", ["patches", "library", "by_device"])
+def test_bfloat16_is_of_the_convolutions_in_training_alone(convolution):
+    """Within its eight bits of float32, and not float32, in which gradients are given."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(64, 16, 16, 3)).astype(np.float32)
+    batch = {"inputs": inputs, "targets": np.arange(64) % 10}
+    exact = models.build(CNN(widths=(8, 8), convolution=convolution), training=True)
+    rough = CNN(widths=(8, 8), convolution=convolution, compute="bfloat16")
+    params = exact.init(jax.random.key(0))
+    probed = models.build(rough).loss(params, batch)
+    assert probed == models.build(CNN(widths=(8, 8), convolution=convolution)).loss(params, batch)
+    loss, slope = jax.value_and_grad(exact.loss)(params, batch)
+    rough_loss, rough_slope = jax.value_and_grad(models.build(rough, training=True).loss)(
+        params, batch
+    )
+    assert rough_loss == pytest.approx(float(loss), rel=3e-3)
+    assert rough_loss != loss
+
+    def alike(a, b):
+        assert a.dtype == np.float32
+        assert optax.tree.norm(a - b) < 0.05 * optax.tree.norm(b)
+
+    jax.tree.map(alike, rough_slope, slope)
 
 
 def test_of_equal_maxima_the_first_has_the_pools_gradient():

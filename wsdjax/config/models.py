@@ -22,6 +22,9 @@ class CNN(ModelConfig):
     """As one product with patches; or the library's, which by the compiler for an H200 moves half
     the bytes and is not measured. By device it is the library's where CPUs train, with patches
     elsewhere and in probes. The same function up to rounding."""
+    compute: str = choice("float32", "bfloat16")
+    """The dtype of training's convolutions and of what they are pooled to; all else is float32.
+    Not measured on a GPU; on CPUs it is slower."""
 
     reads, convolves = "images", True
 
@@ -38,7 +41,8 @@ class CNN(ModelConfig):
         convolve = cnn.by_library if self.convolution == "library" else cnn.by_patches
         if training and self.convolution == "by_device" and language.platform(device) == "cpu":
             convolve = cnn.on_cpu
-        return partial(cnn.CNN, self.widths, self.classes, convolve), cnn.metrics
+        dtype = language.computed_in(self.compute, training)
+        return partial(cnn.CNN, self.widths, self.classes, convolve, dtype=dtype), cnn.metrics
 
 
 class _Language(ModelConfig):

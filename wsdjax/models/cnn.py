@@ -10,16 +10,25 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class CNN(nnx.Module):
     """Per width: 3x3 convolution, ReLU, 2x2 max-pooling; then mean over space, linear.
 
-    Initialised as PyTorch's `Conv2d` and `Linear` are.
+    Initialised as PyTorch's `Conv2d` and `Linear` are. Convolutions are by ``convolve(x, kernel)``
+    in the `dtype`, None for the parameters' own.
     """
 
-    def __init__(self, widths: Sequence[int], classes: int, convolve: Callable, rngs: nnx.Rngs):
-        channels, self.convolve = 3, convolve
+    def __init__(
+        self,
+        widths: Sequence[int],
+        classes: int,
+        convolve: Callable,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+    ):
+        channels, self.convolve, self.dtype = 3, convolve, dtype
         self.depth = len(widths)
         for i, width in enumerate(widths, start=1):
             layer = nnx.Conv(channels, width, (3, 3), rngs=rngs, **uniform(9 * channels))
@@ -31,9 +40,12 @@ class CNN(nnx.Module):
         x = x_BxHxWx3
         for i in range(1, self.depth + 1):
             layer = getattr(self, f"conv{i}")
+            kernel, bias = layer.kernel[...], layer.bias[...].reshape(1, 1, 1, -1)
+            dtype = self.dtype or kernel.dtype
             # The maximum comes first: a bias and ReLU change nothing of which it is, to the bit.
-            pooled = max_pool(self.convolve(x, layer.kernel[...]))
-            x = nnx.relu(pooled + layer.bias[...].reshape(1, 1, 1, -1))
+            # The bias is added in its own dtype, in which its gradient then is summed.
+            pooled = max_pool(self.convolve(x.astype(dtype), kernel.astype(dtype)))
+            x = nnx.relu(pooled + bias)
         return self.fc1(x.mean((1, 2)))
 
 
