@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from wsdjax.probes.compiling import compiled
-from wsdjax.probes.fitting import devices_of, free
+from wsdjax.probes.fitting import devices_of, room
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
@@ -141,7 +141,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     (None: half of what is free), else as many as fit, not below `fewest`; else as many in
     bfloat16; else all of them on the host."""
     if memory is None:
-        memory = free(devices_of(params)) // 2
+        memory = room(devices_of(params))
     shards = [
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)

@@ -123,8 +123,8 @@ def eigenpairs(
     if basis is None:
         fewest = max(bases.FEWEST, 2 * wanted + 8)
         workspace = getattr(operator, "workspace", None)
-        if memory is None and workspace is not None:
-            memory = max(0, fitting.free(fitting.devices_of(params)) * 4 // 5 - workspace)
+        if memory is None:
+            memory = fitting.room(fitting.devices_of(params), workspace)
         basis, max_basis = bases.choose(params, max_basis, fewest, memory)
     kept = bases.make(params, max_basis, basis)
     krylov = Krylov(product, params, kept, vectors.key_of(seed))

@@ -90,7 +90,7 @@ class Hessian:
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(left))
         devices, most = fitting.devices_of(self.params), LINEARIZED_BYTES
         if most and next(iter(devices)).platform != "cpu":
-            most = max(most, fitting.free(devices) // 4)
+            most = max(most, fitting.room(devices) // 2)
         return len(self._batches) * held / len(devices) <= most
 
     @cached_property
@@ -129,7 +129,7 @@ def fits(loss_fn: LossFn, params: Tree, batch: Any) -> bool:
     """Whether a product over all examples of a batch at once fits into half of the memory that is
     free, by its trace alone; shapes are enough."""
     needed = fitting.peak(batch_product.trace(loss_fn, params, batch, params).jaxpr.jaxpr)
-    return needed <= fitting.free(fitting.devices_of(params)) // 2
+    return needed <= fitting.room(fitting.devices_of(params))
 
 
 @compiled(static_argnums=(0, 4))
