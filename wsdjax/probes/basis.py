@@ -50,7 +50,7 @@ class DeviceBasis:
 
     def take(self, at: int) -> Tree:
         """Vector `at`, in the precision of the parameters."""
-        return jax.tree.map(lambda rows, p: rows[at].astype(p.dtype), self.rows, self._params)
+        return _take(self.rows, at, self._params)
 
     def combine(self, coefficients: np.ndarray) -> Tree:
         """The block of the sums with coefficients [k, capacity]."""
@@ -160,6 +160,11 @@ def _orthogonalise(rows: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array
     again = project(rows, vector)
     vector = jax.tree.map(jnp.subtract, vector, expand(rows, again))
     return vector, coefficients + again, norm(vector)
+
+
+@jax.jit
+def _take(rows: Tree, at: int, like: Tree) -> Tree:
+    return jax.tree.map(lambda r, leaf: r[at].astype(leaf.dtype), rows, like)
 
 
 @partial(jax.jit, donate_argnums=0)

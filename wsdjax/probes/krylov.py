@@ -81,6 +81,7 @@ class Krylov:
         self.products += 1
         product = self._operator(self.basis.take(self.p))
         rest, found, length = self.basis.orthogonalise(product)
+        found, length = jax.device_get((found, length))  # at once, since each way has its delay
         coefficients, after = np.asarray(found, np.float64), float(length)
         if not (np.isfinite(coefficients).all() and np.isfinite(after)):
             raise ProbeError(
