@@ -43,12 +43,34 @@ def test_products_are_those_of_the_dense_hessian(x64):
 
 
 def test_memory_does_not_change_products(x64, monkeypatch):
-    """Linearized once, or made again for every product."""
+    """Linearized once, or made again for every product, as is one on its own."""
     params, batches = mlp()
-    kept = probes.hvp(mlp_loss, params, params, batches)
+    kept = probes.Hessian(mlp_loss, params, batches)(params)
+    alone = probes.hvp(mlp_loss, params, params, batches)
     monkeypatch.setattr("wsdjax.probes.hessian.LINEARIZED_BYTES", 0)
-    again = probes.hvp(mlp_loss, params, params, batches)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), kept, again)
+    again = probes.Hessian(mlp_loss, params, batches)(params)
+    for other in (alone, again):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), kept, other)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_loss_is_traced_at_its_first_weights_alone(keep):
+    """Products and gradients at others run what was compiled; a loss costs seconds to trace."""
+    params, batches = mlp(np.float32)
+    traces = 0
+
+    def loss_fn(params, batch):
+        nonlocal traces
+        traces += 1
+        return mlp_loss(params, batch)
+
+    seen = []
+    for scale in (1.0, 2.0):
+        at = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params)
+        hessian = probes.Hessian(loss_fn, at, batches, keep=keep)
+        jax.block_until_ready((hessian(at), hessian.gradient))
+        seen.append(traces)
+    assert seen[0] == seen[1] > 0
 
 
 @pytest.mark.parametrize("smallest", [False, True])

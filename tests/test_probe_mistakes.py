@@ -64,6 +64,10 @@ MISTAKES = {
     ),
     "NaN in the parameters": (
         lambda: probes.hvp(simple, {"w": W["w"] * np.nan}, W, ONES),
+        "a parameter is not finite",
+    ),
+    "NaN in the parameters, of a Hessian": (
+        lambda: probes.Hessian(simple, {"w": W["w"] * np.nan}, ONES),
         "the gradient is not finite",
     ),
     "arrays of several lengths": (

@@ -1,5 +1,7 @@
 """Principal components, convexity, alignment and distances of a trajectory."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,45 @@ def test_principal_components_are_those_of_the_svd():
         assert abs(ours @ vectors[i]) > 1 - 1e-5
         assert ours @ centred[-1] >= 0
     np.testing.assert_allclose(ravel_pytree(found.mean)[0], rows.mean(0), rtol=1e-5)
+
+
+class Counting(OneAtATime):
+    """Which also tells how often they were, and how many there are at a time."""
+
+    def __init__(self, rows, like):
+        super().__init__(rows, like)
+        self.loads, self.most, self._there = 0, 0, []
+
+    def __getitem__(self, i):
+        found = super().__getitem__(i)
+        self.loads += 1
+        leaf = next(iter(found.values()))
+        self._there = [each for each in self._there if each() is not None] + [weakref.ref(leaf)]
+        self.most = max(self.most, len(self._there))
+        return found
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 17, 64])
+def test_blocks_of_iterates_are_as_all_at_once(count):
+    """Loaded sqrt(T) / 2 times each and a bit, with 2 sqrt(T) in memory, to rounding."""
+    random = np.random.default_rng(count)
+    rows = 1 + np.cumsum(random.normal(size=(count, 9_000)), axis=0).astype(np.float32)
+    like = {"a": jnp.zeros((30, 200)), "b": jnp.zeros(3_000)}
+    lazy = Counting(rows, like)
+    held = [OneAtATime(rows, like)[i] for i in range(count)]
+    k = min(3, count - 1)
+    ours, at_once = (probes.principal_components(each, k=k) for each in (lazy, held))
+    shares = ours.explained_variance_ratio, at_once.explained_variance_ratio
+    np.testing.assert_allclose(*shares, rtol=1e-12, atol=1e-15)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(at_once), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    centred = rows.astype(np.float64) - rows.astype(np.float64).mean(0)
+    vectors = np.linalg.svd(centred, full_matrices=False)[2]
+    for i in range(k):
+        mine = np.asarray(ravel_pytree(take(ours.directions, i))[0], np.float64)
+        assert mine @ vectors[i] * np.sign(centred[-1] @ vectors[i]) > 1 - 1e-6
+    assert lazy.loads <= count**1.5 / 2 + 2.5 * count + 4
+    assert lazy.most <= 2 * np.sqrt(count) + 6
 
 
 def test_directions_of_small_moves_keep_their_digits():

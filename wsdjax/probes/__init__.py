@@ -28,13 +28,15 @@ from wsdjax.probes.paths import (
     orthonormal,
     plane_coordinates,
 )
-from wsdjax.probes.trajectory import (
-    Distances,
+from wsdjax.probes.principal import (
     PhaseDirections,
     PrincipalComponents,
-    distances,
     phase_directions,
     principal_components,
+)
+from wsdjax.probes.trajectory import (
+    Distances,
+    distances,
     update_alignment,
     weak_quasi_convexity,
 )

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from wsdjax.compiling import compiled
-from wsdjax.probes.fitting import devices_of, free
+from wsdjax.probes.fitting import devices_of, room
 from wsdjax.probes.vectors import ProbeError, Tree, epsilon, norm, stack
 from wsdjax.wording import shortened
 
@@ -50,7 +50,7 @@ class DeviceBasis:
 
     def take(self, at: int) -> Tree:
         """Vector `at`, in the precision of the parameters."""
-        return jax.tree.map(lambda rows, p: rows[at].astype(p.dtype), self.rows, self._params)
+        return _take(self.rows, at, self._params)
 
     def combine(self, coefficients: np.ndarray) -> Tree:
         """The block of the sums with coefficients [k, capacity]."""
@@ -141,7 +141,7 @@ def choose(params: Tree, wanted: int, fewest: int, memory: int | None = None) ->
     (None: half of what is free), else as many as fit, not below `fewest`; else as many in
     bfloat16; else all of them on the host."""
     if memory is None:
-        memory = free(devices_of(params)) // 2
+        memory = room(devices_of(params))
     shards = [
         (int(np.prod(leaf.sharding.shard_shape(leaf.shape))), leaf.dtype.itemsize)
         for leaf in jax.tree.leaves(params)
@@ -160,6 +160,11 @@ def _orthogonalise(rows: Tree, vector: Tree) -> tuple[Tree, jax.Array, jax.Array
     again = project(rows, vector)
     vector = jax.tree.map(jnp.subtract, vector, expand(rows, again))
     return vector, coefficients + again, norm(vector)
+
+
+@jax.jit
+def _take(rows: Tree, at: int, like: Tree) -> Tree:
+    return jax.tree.map(lambda r, leaf: r[at].astype(leaf.dtype), rows, like)
 
 
 @partial(jax.jit, donate_argnums=0)

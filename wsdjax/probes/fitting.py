@@ -57,27 +57,27 @@ _KNOWN: dict[Any, tuple[Groups | None, int]] = {}
 def _fitted(program: Program, loss_fn: Any, arguments: tuple) -> tuple[Groups | None, int]:
     params, batch, *_ = arguments
     count, devices, there = examples(batch), sharing(batch), free(devices_of(params))
-    room = there // 2
+    most = room(devices_of(params))
 
     def bound(size: int) -> int:
         groups = None if size == count else Groups(size, devices)
         return peak(program.trace(loss_fn, *arguments, groups).jaxpr.jaxpr)
 
     everything = bound(count)
-    if everything <= room:  # several devices take no more each
+    if everything <= most:  # several devices take no more each
         return None, everything
     size = count
     if count > devices:
         # Examples beyond the first cost alike.
         fixed = bound(devices)
         each = max(1, (everything - fixed) // (count - devices))
-        size = int(np.clip(devices + (room - fixed) // each, devices, count))
+        size = int(np.clip(devices + (most - fixed) // each, devices, count))
     while True:
         groups = None if size >= count else Groups(size, devices)
         needed = _needed(program.lower(loss_fn, *arguments, groups))
-        if needed <= room or size <= devices:
+        if needed <= most or size <= devices:
             break
-        size = max(devices, int(size * min(0.5, room / needed)) if needed < np.inf else size // 2)
+        size = max(devices, int(size * min(0.5, most / needed)) if needed < np.inf else size // 2)
     if needed > there:
         log.warning(
             "%s takes %s beside its arguments for %d at a time, and %s are free",
@@ -111,6 +111,13 @@ def devices_of(params: Tree) -> set[jax.Device]:
     """Those that the parameters are on; of shapes without a sharding, all there are."""
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     return sharding.device_set if sharding else set(jax.devices())
+
+
+def room(devices: set[jax.Device], beside: int | None = None) -> int:
+    """Bytes of each device that one thing of a probe may take: half of what is free, for what else
+    comes; where it is known what comes `beside` it, four fifths without that."""
+    there = free(devices)
+    return there // 2 if beside is None else max(0, there * 4 // 5 - beside)
 
 
 def free(devices: set[jax.Device]) -> int:

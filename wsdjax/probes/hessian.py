@@ -27,7 +27,7 @@ class Hessian:
     """v -> H v for the Hessian H of the mean loss: forward over reverse.
 
     Where what the forward passes leave behind fits in memory they are made once, and each
-    product costs the tangent pass alone (`jax.linearize`).
+    product costs the tangent pass alone (`jax.linearize`), unless `keep` is False.
 
     Args:
       finite_difference: as for `sharpness`.
@@ -38,6 +38,8 @@ class Hessian:
       at_a_time: how many of a batch's examples are in memory at a time, in one compiled function;
         None for all of them, or as many as fit (`wsdjax.probes.fitting`), which `at_a_time` then
         tells: None for all.
+      keep: False for a product or two: the forward passes, with whose results the gradient
+        comes, then are part of each product, which pays up to the second.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Hessian:
         finite_difference: bool = False,
         dtype: str | None = None,
         at_a_time: int | None = None,
+        keep: bool = True,
     ):
         self.params = vectors.as_parameters(params)
         objective.check_function(loss_fn)
@@ -64,7 +67,10 @@ class Hessian:
             asked = program, loss_fn, self.params, batches, at_a_time, self.params
             self._groups, self.workspace = objective.grouped(*asked)
         self.at_a_time = self._groups and self._groups.size
-        if self._groups or finite_difference or not self._fits_linearized():
+        kept = keep and not (self._groups or finite_difference)
+        if not (kept and self._fits_linearized()):
+            # Of a quadratic loss the products would be finite even so.
+            objective.finite(self.params, "a parameter")
             self._products = [
                 partial(_product, program, loss_fn, self.params, batch, self._groups)
                 for batch in batches
@@ -79,11 +85,12 @@ class Hessian:
         """Whether what the forward passes leave behind fits in memory."""
         batch = objective.largest_of(self._batches)
         with objective.forward_mode():
-            left = jax.eval_shape(partial(_linearize, self._loss_fn), self.params, batch)[1]
+            # By the trace that the call then takes, not by one of its own.
+            left = _linearize.trace(self._loss_fn, self.params, batch).out_info[1]
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(left))
         devices, most = fitting.devices_of(self.params), LINEARIZED_BYTES
         if most and next(iter(devices)).platform != "cpu":
-            most = max(most, fitting.free(devices) // 4)
+            most = max(most, fitting.room(devices) // 2)
         return len(self._batches) * held / len(devices) <= most
 
     @cached_property
@@ -113,7 +120,8 @@ def hvp(
 ) -> Tree:
     """H v of the mean loss over all examples, like `params`: forward over reverse. `at_a_time` is
     as for `Hessian`."""
-    hessian = Hessian(loss_fn, params, batches, finite_difference, at_a_time=at_a_time)
+    asked = loss_fn, params, batches, finite_difference
+    hessian = Hessian(*asked, at_a_time=at_a_time, keep=False)
     return objective.finite(hessian(vector), "the product")
 
 
@@ -121,7 +129,7 @@ def fits(loss_fn: LossFn, params: Tree, batch: Any) -> bool:
     """Whether a product over all examples of a batch at once fits into half of the memory that is
     free, by its trace alone; shapes are enough."""
     needed = fitting.peak(batch_product.trace(loss_fn, params, batch, params).jaxpr.jaxpr)
-    return needed <= fitting.free(fitting.devices_of(params)) // 2
+    return needed <= fitting.room(fitting.devices_of(params))
 
 
 @compiled(static_argnums=(0, 4))
@@ -147,7 +155,7 @@ def curvature_along(
 ) -> tuple[float, float]:
     """(||H v||, v' H v) for the unit vector v along `direction` (Belloni et al., figure 3).
     `at_a_time` is as for `Hessian`."""
-    hessian = Hessian(loss_fn, params, batches, at_a_time=at_a_time)
+    hessian = Hessian(loss_fn, params, batches, at_a_time=at_a_time, keep=False)
     unit = vectors.normalized(vectors.like_parameters(direction, hessian.params, "the direction"))
     product = objective.finite(hessian(unit), "the product")
     return float(vectors.norm(product)), float(vectors.dot(unit, product))

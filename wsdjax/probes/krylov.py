@@ -24,6 +24,7 @@ from wsdjax.probes.vectors import (
     norm,
     random_like,
     size,
+    take,
 )
 
 
@@ -67,8 +68,7 @@ class Krylov:
 
     def add_random(self, towards: Tree | None = None) -> bool:
         """Takes in a random vector, or the sum of one and of `towards`, both of one length."""
-        self._key, key = jax.random.split(self._key)
-        vector = random_like(key, self._params)
+        vector = random_like(self.next_key(), self._params)
         length = 0.0 if towards is None else float(norm(towards))
         if np.isfinite(length) and length > 0:
             vector = combine((float(norm(vector)) / length, 1.0), towards, vector)
@@ -81,6 +81,7 @@ class Krylov:
         self.products += 1
         product = self._operator(self.basis.take(self.p))
         rest, found, length = self.basis.orthogonalise(product)
+        found, length = jax.device_get((found, length))  # at once, since each way has its delay
         coefficients, after = np.asarray(found, np.float64), float(length)
         if not (np.isfinite(coefficients).all() and np.isfinite(after)):
             raise ProbeError(
@@ -108,9 +109,30 @@ class Krylov:
 
     def vectors(self, coefficients: np.ndarray) -> Tree:
         """The block of the vectors with these coefficients [p, k], of unit norm."""
+        return _normalised_rows(self._block(coefficients))
+
+    def combine(self, coefficients: np.ndarray) -> Tree:
+        """The vector with these coefficients [p], or [m] with those that wait."""
+        return take(self._block(coefficients[:, None]), 0)
+
+    def times(self, coefficients: np.ndarray) -> np.ndarray:
+        """[m, k]: the operator times the vectors with coefficients [p, k], as the products have it
+        that were made."""
+        return self._columns[: self.m, : self.p] @ coefficients
+
+    @property
+    def complete(self) -> bool:
+        """Whether the basis holds all of every product."""
+        return not self._lost[: self.p].any()
+
+    def next_key(self) -> jax.Array:
+        self._key, key = jax.random.split(self._key)
+        return key
+
+    def _block(self, coefficients: np.ndarray) -> Tree:
         padded = np.zeros((coefficients.shape[1], self.capacity))
-        padded[:, : self.p] = coefficients.T
-        return _normalised_rows(self.basis.combine(padded))
+        padded[:, : len(coefficients)] = coefficients.T
+        return self.basis.combine(padded)
 
     def make_room(self, wanted: int) -> None:
         """Of a full basis keeps the Ritz vectors of the wanted largest values, those of a third of

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from wsdjax.compiling import compiled
 from wsdjax.probes import vectors
 from wsdjax.probes.cells import Cells
-from wsdjax.probes.fitting import devices_of, free
+from wsdjax.probes.fitting import devices_of, room
 from wsdjax.probes.objective import (
     Batches,
     LossFn,
@@ -200,7 +200,7 @@ def _chunk(params: Tree, workspace: int) -> int:
         return 1
     devices = devices_of(params)
     copy = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) // len(devices)
-    return 4 if 4 * (copy + workspace) <= free(devices) // 2 else 1
+    return 4 if 4 * (copy + workspace) <= room(devices) else 1
 
 
 @compiled(static_argnums=(0, 5, 6))
