@@ -11,7 +11,6 @@ from jax.extend.core import jaxprs_in_params
 
 from wsdjax import families, models
 from wsdjax.config import RNN
-from wsdjax.models import language
 from wsdjax.models.cross_entropy import cross_entropy
 
 TOKENS, WIDTH, CLASSES = 13, 5, 11
@@ -64,20 +63,20 @@ def test_of_equal_logits_the_first_is_the_prediction():
 
 
 @pytest.mark.usefixtures("full_precision")
-@pytest.mark.parametrize("cached", [1, 2**22], ids=["a token a chunk", "whole"])
+@pytest.mark.parametrize("chunk", [1, 5, 1_024])
 @pytest.mark.parametrize(
     "config",
     [
         families.pythia("160M", vocabulary=29, width=16, layers=1, heads=2, hidden=16),
         families.llama(vocabulary=29, width=16, layers=1, heads=2, hidden=16, tied=True),
-        RNN(29, 16, 1, loss_chunk=5),
+        RNN(29, 16, 1),
         RNN(29, 16, 1, "gru", tied=True),
     ],
     ids=["neox", "llama, tied", "lstm", "gru, tied"],
 )
-def test_training_has_the_gradients_of_the_plain_model(config, cached, monkeypatch):
+def test_training_has_the_gradients_of_the_plain_model(config, chunk):
     """Of two replicates at once, as a step has them."""
-    monkeypatch.setattr(language, "_CACHED", cached)
+    config = dataclasses.replace(config, loss_chunk=chunk)
     tokens = jax.random.randint(jax.random.key(1), (2, 3, 8), 0, 29)
     batch = {"inputs": tokens[..., :-1], "targets": tokens[..., 1:]}
     params = jax.vmap(models.build(config).init)(jax.random.split(jax.random.key(0), 2))

@@ -119,7 +119,7 @@ class Transformer(_Language):
         lean = training and language.platform(device) != "cpu"
         given = {"dtype": dtype, "attention": attend, "device": device, "lean": lean}
         module = partial(transformer.Transformer, self, **given)
-        return module, language.metrics_of(training, self.loss_chunk, device)
+        return module, language.metrics_of(training, self.loss_chunk)
 
 
 @kind
@@ -143,4 +143,4 @@ class RNN(_Language):
 
         dtype = language.computed_in(self.compute, training)
         module = partial(rnn.RNN, self, dtype=dtype)
-        return module, language.metrics_of(training, self.loss_chunk, device)
+        return module, language.metrics_of(training, self.loss_chunk)

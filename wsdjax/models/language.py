@@ -130,22 +130,16 @@ class Language(nnx.Module):
 
 
 def metrics_of(
-    training: bool, chunk: int, device: jax.Device | None
+    training: bool, chunk: int
 ) -> Callable[[Language, dict[str, jax.Array]], dict[str, jax.Array]]:
     """`metrics`, or in training what is equal and has a first derivative alone."""
-    return (
-        partial(_metrics_in_training, device=device, chunk=chunk)
-        if training
-        else partial(metrics, chunk=chunk)
-    )
+    return partial(_metrics_in_training if training else metrics, chunk=chunk)
 
 
 def _metrics_in_training(
-    model: Language, batch: dict[str, jax.Array], chunk: int, device: jax.Device | None
+    model: Language, batch: dict[str, jax.Array], chunk: int
 ) -> dict[str, jax.Array]:
     features_BxLxD, kernel_DxV = model.features(batch["inputs"]), model.head_kernel
-    if platform(device) == "cpu":
-        chunk = min(chunk, max(1, _CACHED // kernel_DxV.shape[1]))
     compute = model.dtype or jnp.promote_types(features_BxLxD.dtype, kernel_DxV.dtype)
     loss, accuracy = cross_entropy(
         features_BxLxD.reshape(-1, features_BxLxD.shape[-1]),
@@ -155,10 +149,6 @@ def _metrics_in_training(
         compute,
     )
     return {"loss": loss, "accuracy": accuracy}
-
-
-_CACHED = 2**22
-"""Logits that a CPU's cache has room for."""
 
 
 def metrics(model: Language, batch: dict[str, jax.Array], chunk: int) -> dict[str, jax.Array]:
