@@ -188,11 +188,16 @@ def test_the_command_writes_what_it_measured(subject, monkeypatch, tmp_path):
 
 
 def test_training_is_timed_in_tokens_and_operations(tmp_path):
-    """Of both replicates: batches of 4 windows of 16 tokens, and the FLOPs of their shapes."""
+    """Of both replicates: batches of 4 windows of 16 tokens, and the FLOPs of their shapes; into a
+    file that was there already."""
+    (tmp_path / "bench.json").write_text("{}")
     out, config = tmp_path / "bench.json", ROOT / "tests" / "configs" / "tiny_lm.py"
     given = (f"--config={config}", "--config.batch_size=4", "--updates=3", f"--out={out}")
     code, printed, err = call("experiments.bench", "training", *given)
     assert code == 0, err
+    code, _, err = call("experiments.bench", "training", *given[:-1], f"--out={tmp_path}")
+    assert code == 2
+    assert "a directory" in err
     assert "tokens a second" in printed
     assert "peak unknown" in printed  # a CPU's is in no table
     result = json.loads(out.read_text())
