@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from wsdjax import probes
 from wsdjax.probes.certificates import FACTORS
@@ -12,6 +13,12 @@ N, K = 300, 5
 SPECTRUM = np.concatenate([[10, 9, 8, 7, 6], np.linspace(-1, 3, N - K)])
 ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(N, N)))[0]
 MATRIX = (ROTATION * SPECTRUM) @ ROTATION.T
+
+
+def test_the_factors_are_those_of_99_percent():
+    """The worst deviation has rank one: of it ||D g|| is the norm times one Gaussian's size."""
+    one, two = (norm.cdf(1 / factor) - norm.cdf(-1 / factor) for factor in FACTORS)
+    assert 0.0099 < one + two**2 < 0.01
 
 
 class Counted:

@@ -20,7 +20,7 @@ from experiments.report.reading import Run, experiment_of
 from experiments.report.style import looks
 from wsdjax import data, models, schedules, tree
 from wsdjax.branches import BranchStore
-from wsdjax.config import Branch, Constant, Cooldown, Experiment, Overrides, Photos, validate
+from wsdjax.config import CNN, Branch, Constant, Cooldown, Experiment, Overrides, Photos, validate
 from wsdjax.config.json import from_json, key, to_json
 from wsdjax.config.kinds import TYPES, DataConfig, Described, Kind, ModelConfig, Schedule, kind
 from wsdjax.config.lengths import Length
@@ -302,3 +302,11 @@ def test_what_is_nothing_of_its_annotation_is_left_for_validation():
         assert getattr(read, field) == value
         with pytest.raises(ConfigError, match=field):
             validate(read)
+
+
+def test_a_record_from_before_a_choice_is_what_was_done_then():
+    """So that a run from then goes on in its own program, and is not taken for the default's."""
+    written = to_json(CNN())
+    assert from_json(written, ModelConfig).convolution == "by_device"
+    del written["convolution"], written["compute"]
+    assert from_json(written, ModelConfig) == CNN(convolution="patches", compute="float32")

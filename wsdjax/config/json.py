@@ -56,6 +56,7 @@ def _dataclass(value: dict[str, Any], kind: type[Kind]) -> Kind:
     name, kinds = value.pop("type", None), kind.kinds()
     if not isinstance(name, str) or name not in kinds:
         raise ConfigError(f"unknown type {shown(name)}: written by a newer wsdjax?")
+    value = {**kinds[name].unrecorded, **value}
     fields = {f.name: f for f in dataclasses.fields(kinds[name])}
     for field in value:
         if field not in fields:

@@ -12,7 +12,7 @@ import math
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from wsdjax.config.lengths import Length
 
@@ -29,6 +29,10 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]
 @dataclasses.dataclass
 class Kind:
     """A piece of a config: a dataclass that `kind` has registered."""
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that a record may lack, where they are not the defaults: what was done
+    before there was a choice."""
 
     @property
     def called(self) -> str:

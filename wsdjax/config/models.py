@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from wsdjax.config.kinds import ModelConfig, kind
 from wsdjax.config.validation import SIZE, choice, count, number
@@ -27,6 +27,7 @@ class CNN(ModelConfig):
     Not measured on a GPU; on CPUs it is slower."""
 
     reads, convolves = "images", True
+    unrecorded: ClassVar[Mapping[str, Any]] = {"convolution": "patches"}
 
     def check(self, path: str) -> None:
         widths = self.widths

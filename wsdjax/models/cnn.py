@@ -78,8 +78,8 @@ def by_library(x, kernel):
 
 
 def on_cpu(x, kernel):
-    """The same for training on CPUs, with no second derivative. Of few channels the product with
-    patches is faster than XLA's."""
+    """The same for training on CPUs, with a first derivative in reverse mode alone. Of few channels
+    the product with patches is faster than XLA's."""
     few = x.shape[-1] < 8
     return by_patches(x, kernel) if few else _canonical(x, kernel)
 
@@ -95,7 +95,7 @@ def _kept(x, kernel):
 
 def _slopes(kept, slope_BxHxWxD):
     """Both as convolutions in the form for which the CPU has code: XLA brings JAX's own into it
-    outside of loops alone, and inside of them takes hundreds of times as long."""
+    outside of loops alone, and inside of them they take tens of times as long."""
     x_BxHxWxC, kernel_3x3xCxD = kept
     of_x = by_library(slope_BxHxWxD, kernel_3x3xCxD[::-1, ::-1].swapaxes(2, 3))
     of_kernel = by_library(x_BxHxWxC.transpose(3, 1, 2, 0), slope_BxHxWxD.transpose(1, 2, 0, 3))

@@ -37,7 +37,7 @@ def together(
 ) -> tuple[Certified | None, int]:
     """(the pairs as the recurrence has them, each residual plus a bound on how far that is from
     the truth, or None where the bound is not below half of what is allowed, the products made).
-    The bound holds for all pairs with a probability of 99%."""
+    The bound holds for all pairs with a probability of 99%, if the operator is linear."""
     k = len(allowed)
     mixed = found.coefficients[:, :k]
     claimed = krylov.times(mixed)
