@@ -332,7 +332,12 @@ def test_a_workdir_as_format_2_began_goes_on(second_format):
     before = files(workdir / "branches/trunk")
     branches = dict(load_config().tree)
     del branches["cosine"]
-    grown = grow(workdir, dataclasses.replace(load_config(), tree=branches))
+    asked = dataclasses.replace(load_config(), tree=branches)
+    # What there was no choice of is no default's: it goes on as it was computed.
+    with pytest.raises(ConfigError, match=r"model\.convolution is 'patches' there"):
+        grow(workdir, asked)
+    model = dataclasses.replace(asked.model, convolution="patches")
+    grown = grow(workdir, dataclasses.replace(asked, model=model))
     assert files(workdir / "branches/trunk") == before
     assert grown.is_done("decay")
     losses = grown.metrics("decay").updates["loss"]
