@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -198,7 +198,8 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """Student's t interval of the mean of [R] values; (-inf, inf) for a single one."""
     if len(values) < 2:
         return -math.inf, math.inf
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, (1 + level) / 2) * error
     mean = values.mean()
     return float(mean - half), float(mean + half)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.cli.progress import Training
 from experiments.estimate import estimate
-from experiments.report.write import write_report
+from experiments.report import report
 from wsdjax.branches import BranchStore, workdir
 from wsdjax.config import Experiment
 from wsdjax.errors import ConfigError
@@ -58,7 +58,7 @@ def launch(
             nonlocal drawn
             drawn = True
             noted.close()
-            print(write_report(where))
+            print(report(where))
 
         watch = Watch.of(experiment, Training())
         watch = dataclasses.replace(watch, snapshot_at=snapshot_at or {})

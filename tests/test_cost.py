@@ -10,14 +10,15 @@ from wsdjax.families import pythia
 from wsdjax.training import cost
 
 
-def test_the_flops_of_a_cnn_are_those_of_its_products():
+@pytest.mark.parametrize("convolution", ["patches", "library", "by_device"])
+def test_the_flops_of_a_cnn_are_those_of_its_products(convolution):
     """2 B H W (9 C) D a convolution, 2 B C K the head, three times."""
     B, size, channels, forward = 128, 32, 3, 0
     for width in (32, 128, 128, 128):
         forward += 2 * B * size**2 * 9 * channels * width
         size, channels = size // 2, width
     forward += 2 * B * channels * 10
-    found = cost.of_update(CNN(), cost.batch_shapes(Photos(), B))
+    found = cost.of_update(CNN(convolution=convolution), cost.batch_shapes(Photos(), B))
     assert found.flops == 3 * forward
     assert found.parameters == 334_346
     assert found.state_bytes == 4 * 4 * 334_346

@@ -137,17 +137,23 @@ def test_a_trace_tells_about_what_the_compiler_takes():
 
 @pytest.mark.parametrize(
     ("platform", "capability", "expected"),
-    [("gpu", "9.0", True), ("gpu", "gfx942", False), ("cpu", None, False), ("tpu", None, False)],
+    [
+        ("gpu", "9.0", {"xla_gpu_enable_triton_gemm": False}),
+        ("gpu", "gfx942", None),
+        ("cpu", None, {"xla_cpu_experimental_ynn_fusion_type": ""}),
+        ("tpu", None, None),
+    ],
 )
-def test_options_of_nvidias_compiler_are_for_its_gpus(platform, capability, expected, monkeypatch):
+def test_options_of_a_compiler_are_for_its_devices(platform, capability, expected, monkeypatch):
     """By the default device, and for what is outermost: JAX refuses them inside of a trace."""
     device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(compiling, "_is_known", lambda *options: True)  # to this version's compiler
     monkeypatch.setattr(jax, "devices", lambda backend=None: [device])
     given, jit = [], jax.jit
 
     def noted(function, compiler_options, **options):
         given.append(compiler_options)
-        return jit(function, compiler_options=compiler_options, **options)
+        return jit(function, **options)
 
     monkeypatch.setattr(jax, "jit", noted)
 
@@ -160,7 +166,7 @@ def test_options_of_nvidias_compiler_are_for_its_gpus(platform, capability, expe
         return doubled(2, x) + 1
 
     assert outer(jnp.ones(())) == 3
-    assert given == [{"xla_gpu_enable_triton_gemm": False} if expected else None, None]
+    assert given == [expected, None]
 
 
 def test_a_number_that_is_none_is_refused():

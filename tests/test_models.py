@@ -172,19 +172,19 @@ def one_after_another(function):
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize("each", [jax.vmap, one_after_another])
 def test_every_convolution_is_the_product_with_patches(each):
-    """Of two seeds at once or one after the other, as a step has them; training's own on a CPU is
-    of the second layer, whose input has 8 channels."""
+    """Of two seeds at once or one after the other, as a step has them; the CPU's own is of the
+    second layer, whose input has 8 channels."""
     batch = {
         "inputs": jax.random.normal(jax.random.key(1), (2, 3, 8, 8, 3)),
         "targets": jnp.arange(6).reshape(2, 3),
     }
 
-    def of(convolution, training=False):
-        model = models.build(CNN(widths=(8, 4), convolution=convolution), training)
+    def of(convolution):
+        model = models.build(CNN(widths=(8, 4), convolution=convolution))
         params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
         return jax.jit(each(jax.value_and_grad(model.loss)))(params, batch)
 
-    for found in (of("library"), of("by_device"), of("by_device", training=True)):
+    for found in (of("library"), of("by_device")):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
             found,

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from losses import quadratic
 
 from wsdjax import probes
-from wsdjax.probes.vectors import take
+from wsdjax.probes.vectors import ProbeError, take
 
 
 class OneAtATime:
@@ -83,6 +83,20 @@ def test_blocks_of_iterates_are_as_all_at_once(count):
         assert mine @ vectors[i] * np.sign(centred[-1] @ vectors[i]) > 1 - 1e-6
     assert lazy.loads <= count**1.5 / 2 + 2.5 * count + 4
     assert lazy.most <= 2 * np.sqrt(count) + 6
+
+
+def test_arrays_of_a_file_are_taken_as_they_are_and_checked_even_so():
+    random = np.random.default_rng(0)
+    read = [{"a": row[:6].reshape(2, 3), "b": row[6:]} for row in random.normal(size=(5, 10))]
+    read = [jax.tree.map(np.float32, each) for each in read]
+    expected = probes.principal_components([jax.tree.map(jnp.asarray, each) for each in read])
+    coarse = [*read[:4], jax.tree.map(np.float64, read[4])]
+    for iterates in (read, coarse):
+        found = probes.principal_components(iterates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    for wrong in ({"a": read[2]["a"]}, {**read[2], "b": read[2]["b"][:3]}):
+        with pytest.raises(ProbeError, match=r"iterates\[2\]"):
+            probes.principal_components([*read[:2], wrong, *read[3:]])
 
 
 def test_directions_of_small_moves_keep_their_digits():

@@ -47,9 +47,9 @@ from experiments.cli.results import plain
 from experiments.cli.together import together
 from experiments.probe import sampling
 from experiments.probe.nodes import iterates, make_again, of_one, parse_node
+from experiments.report import report
 from experiments.report.probes import MEASURES, results
 from experiments.report.probes.measure import SPLITS, Measure, Nodes, Values, with_error
-from experiments.report.write import write_report
 from wsdjax import data, models, probes
 from wsdjax.branches import BranchStore, MissingNode, provenance, workdir
 from wsdjax.branches.shared import open_store
@@ -105,7 +105,7 @@ def _main(given: argparse.Namespace) -> None:
         raise ConfigError("drop: name the results, as BRANCH/FILE")
     for path in results.drop(store, names):
         print(f"{path} is deleted")
-    write_report(store.workdir)
+    report(store.workdir)
 
 
 def _probe(store: BranchStore, given: argparse.Namespace) -> None:
@@ -137,7 +137,7 @@ def _probe(store: BranchStore, given: argparse.Namespace) -> None:
         except (probes.ProbeError, DamagedFile, processes.Told) as error:
             refused.append(f"--probe={name} at --node={given.node}: {error}")
     if store.leads:
-        write_report(store.workdir)
+        report(store.workdir)
     if refused:
         raise ConfigError("; ".join(refused))
 

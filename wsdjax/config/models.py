@@ -20,8 +20,8 @@ class CNN(ModelConfig):
     classes: int = count(10, least=2)
     convolution: str = choice("by_device", "patches", "library")
     """As one product with patches; or the library's, which by the compiler for an H200 moves half
-    the bytes and is not measured. By device it is the library's where CPUs train, with patches
-    elsewhere and in probes. The same function up to rounding."""
+    the bytes and is not measured. By device it is the library's on CPUs, with patches elsewhere.
+    The same function up to rounding."""
     compute: str = choice("float32", "bfloat16")
     """The dtype of training's convolutions and of what they are pooled to; all else is float32.
     Not measured on a GPU; on CPUs it is slower."""
@@ -37,13 +37,14 @@ class CNN(ModelConfig):
             )
 
     def module(self, training: bool, device: Any = None) -> tuple[Callable, Callable]:
-        from wsdjax.models import cnn, language
+        from wsdjax.models import cnn, convolutions, language
 
-        convolve = cnn.by_library if self.convolution == "library" else cnn.by_patches
-        if training and self.convolution == "by_device" and language.platform(device) == "cpu":
-            convolve = cnn.on_cpu
+        forms = {"patches": convolutions.by_patches, "library": convolutions.by_library}
+        on_cpu = language.platform(device) == "cpu"
+        forms["by_device"] = convolutions.on_cpu if on_cpu else convolutions.by_patches
         dtype = language.computed_in(self.compute, training)
-        return partial(cnn.CNN, self.widths, self.classes, convolve, dtype=dtype), cnn.metrics
+        made = partial(cnn.CNN, self.widths, self.classes, forms[self.convolution], dtype=dtype)
+        return made, cnn.metrics
 
 
 class _Language(ModelConfig):

@@ -79,8 +79,8 @@ def build(config: ModelConfig, training: bool = False, spread: Spread | None = N
 
     By default it computes in the dtype of its parameters and has derivatives of every order,
     as probes need. With `training` it is as fast as its config allows: in the config's compute
-    dtype, with fused attention, convolutions and losses that have a first derivative in reverse
-    mode alone. Parameters are the same.
+    dtype, with fused attention and losses that have a first derivative in reverse mode alone.
+    Parameters are the same.
 
     With `spread` the loss is for parameters that are divided among devices, and divides each batch
     among them. It is equal to the other, and has its derivatives, up to rounding.

@@ -60,51 +60,6 @@ def uniform(fan_in: int) -> dict[str, Any]:
     return {"kernel_init": init, "bias_init": init}
 
 
-def by_patches(x_BxHxWxC, kernel_3x3xCxD):
-    """A 3x3 convolution of stride 1 and padding 1 as one matrix product, which has derivatives of
-    every order, in loops and under `vmap` over kernels, that are as fast as it is."""
-    B, H, W, C = x_BxHxWxC.shape
-    padded = jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + H, j : j + W] for i in range(3) for j in range(3)]
-    patches = jnp.concatenate(shifted, axis=-1).reshape(B * H * W, 9 * C)
-    product = jnp.matmul(patches, kernel_3x3xCxD.reshape(9 * C, -1))
-    return product.reshape(B, H, W, -1)
-
-
-def by_library(x, kernel):
-    """The same by XLA."""
-    around, dimensions = [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=dimensions)
-
-
-def on_cpu(x, kernel):
-    """The same for training on CPUs, with a first derivative in reverse mode alone. Of few channels
-    the product with patches is faster than XLA's."""
-    few = x.shape[-1] < 8
-    return by_patches(x, kernel) if few else _canonical(x, kernel)
-
-
-@jax.custom_vjp
-def _canonical(x, kernel):
-    return by_library(x, kernel)
-
-
-def _kept(x, kernel):
-    return by_library(x, kernel), (x, kernel)
-
-
-def _slopes(kept, slope_BxHxWxD):
-    """Both as convolutions in the form for which the CPU has code: XLA brings JAX's own into it
-    outside of loops alone, and inside of them they take tens of times as long."""
-    x_BxHxWxC, kernel_3x3xCxD = kept
-    of_x = by_library(slope_BxHxWxD, kernel_3x3xCxD[::-1, ::-1].swapaxes(2, 3))
-    of_kernel = by_library(x_BxHxWxC.transpose(3, 1, 2, 0), slope_BxHxWxD.transpose(1, 2, 0, 3))
-    return of_x, of_kernel.transpose(1, 2, 0, 3)
-
-
-_canonical.defvjp(_kept, _slopes)
-
-
 @jax.custom_jvp
 def max_pool(x_BxHxWxC):
     """2x2 max-pooling of stride 2, whose derivative is that of the first maximum of each window,

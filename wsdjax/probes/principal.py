@@ -47,7 +47,7 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
     # Of differences from the first: of the iterates themselves, alike as they are, the Gram
     # matrix would lose the digits that matter.
     origin = iterates[0]
-    start = _flat(origin)
+    start = _flat(iterates, 0)
     blocks = [range(at, min(at + size, count)) for at in range(0, count, size)]
     gram = _gram(iterates, blocks, start)
     centring = np.eye(count) - 1 / count
@@ -100,12 +100,12 @@ def _at_a_time(iterates: Sequence[Tree]) -> int:
     return max(1, ceil(sqrt(count)))
 
 
-def _flat(iterate: Tree) -> _Flat:
-    return [np.ravel(leaf) for leaf in jax.device_get(jax.tree.leaves(iterate))]
+def _flat(iterates: vectors.Iterates, i: int) -> _Flat:
+    return [np.ravel(leaf) for leaf in iterates.on_host(i)]
 
 
-def _load(iterates: Sequence[Tree], which: range) -> list[_Flat]:
-    return [_flat(iterates[i]) for i in which]
+def _load(iterates: vectors.Iterates, which: range) -> list[_Flat]:
+    return [_flat(iterates, i) for i in which]
 
 
 def _pieces(block: list[_Flat], start: _Flat) -> Iterator[np.ndarray]:
@@ -119,7 +119,7 @@ def _pieces(block: list[_Flat], start: _Flat) -> Iterator[np.ndarray]:
             yield moved
 
 
-def _gram(iterates: Sequence[Tree], blocks: list[range], start: _Flat) -> np.ndarray:
+def _gram(iterates: vectors.Iterates, blocks: list[range], start: _Flat) -> np.ndarray:
     """float64 [T, T]: the inner products of the ways from the origin."""
     gram = np.zeros((len(iterates), len(iterates)))
 
@@ -141,7 +141,7 @@ def _gram(iterates: Sequence[Tree], blocks: list[range], start: _Flat) -> np.nda
 
 
 def _sums(
-    iterates: Sequence[Tree],
+    iterates: vectors.Iterates,
     blocks: list[range],
     start: _Flat,
     weights: np.ndarray,

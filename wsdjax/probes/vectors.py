@@ -152,6 +152,7 @@ class Iterates(Sequence):
             raise ProbeError("there is no iterate")
         self._iterates = iterates
         self._first = as_parameters(iterates[0], "iterates[0]")
+        self._structure: Any = jax.tree.structure(self._first)
 
     def __len__(self) -> int:
         return len(self._iterates)
@@ -161,7 +162,21 @@ class Iterates(Sequence):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: Any) -> Any:
-        iterate = as_parameters(self._iterates[i], f"iterates[{i}]")
+        return self._checked(self._iterates[i], i)
+
+    def on_host(self, i: int) -> list[np.ndarray]:
+        """The leaves of an iterate; those that a file has given as they are to be do not go to a
+        device and back."""
+        iterate, first = self._iterates[i], jax.tree.leaves(self._first)
+        leaves, structure = jax.tree.flatten(iterate)
+        alike = structure == self._structure and all(
+            isinstance(leaf, np.ndarray) and (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+            for leaf, like in zip(leaves, first, strict=True)
+        )
+        return leaves if alike else jax.device_get(jax.tree.leaves(self._checked(iterate, i)))
+
+    def _checked(self, iterate: Tree, i: Any) -> Tree:
+        iterate = as_parameters(iterate, f"iterates[{i}]")
         return like_parameters(iterate, self._first, f"iterates[{i}]")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
 from wsdjax import models
 from wsdjax.config import Averages, DataConfig, ModelConfig
@@ -118,11 +118,25 @@ def _flops(jaxpr: Jaxpr) -> int:
     """FLOPs of the matrix products of a trace; a loop of unknown length counts once."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left: Any = equation.invars[0].aval
+        if contracted := _contracted(equation):
             out: Any = equation.outvars[0].aval
-            total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+            total += 2 * math.prod(out.shape) * contracted
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += times * sum(map(_flops, jaxprs_in_params(equation.params)))
     return total
+
+
+def _contracted(equation: JaxprEqn) -> int:
+    """How many products are summed in one entry of what an equation gives, 0 where it is no
+    product; of a convolution those with its padding count too."""
+    name = equation.primitive.name
+    shapes: list[Any] = [getattr(var.aval, "shape", ()) for var in equation.invars]
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return math.prod(shapes[0][i] for i in contracted)
+    if name == "conv_general_dilated":
+        features = equation.params["dimension_numbers"].rhs_spec[0]
+        return math.prod(shapes[1]) // shapes[1][features]
+    # As `wsdjax.models.convolutions` has them.
+    summed = {"convolve_3x3": shapes[1:2], "correlate_3x3": shapes[:1]}.get(name, [])
+    return math.prod(summed[0][:-1]) if summed else 0

@@ -1,0 +1,109 @@
+"""3x3 convolutions of stride 1 and padding 1, `x` [B, H, W, C] with a kernel [3, 3, C, D], in the
+forms that devices have fast code for. All are equal but for rounding."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+def by_patches(x_BxHxWxC, kernel_3x3xCxD):
+    """As one matrix product with the patches of x, which has derivatives of every order, in loops
+    and under `vmap` over kernels, that are as fast as it is."""
+    B, H, W, _ = x_BxHxWxC.shape
+    return jnp.matmul(_patches(x_BxHxWxC), _flat(kernel_3x3xCxD)).reshape(B, H, W, -1)
+
+
+def by_library(x_BxHxWxC, kernel_3x3xCxD):
+    """By XLA, with derivatives as JAX has them."""
+    around, dimensions = [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x_BxHxWxC, kernel_3x3xCxD, (1, 1), around, dimension_numbers=dimensions
+    )
+
+
+def on_cpu(x_BxHxWxC, kernel_3x3xCxD):
+    """By XLA, and so are its derivatives of every order, each as a convolution in the form for
+    which a CPU has code: XLA brings JAX's own into it outside of loops alone, and inside of them
+    they take tens of times as long. What has no such code, few channels and other precisions than
+    float32, is a product with patches."""
+    known = x_BxHxWxC.dtype == kernel_3x3xCxD.dtype == jnp.float32
+    if not known or x_BxHxWxC.shape[-1] < 8:
+        return by_patches(x_BxHxWxC, kernel_3x3xCxD)
+    return _convolve.bind(x_BxHxWxC, kernel_3x3xCxD)
+
+
+def _correlation(x_BxHxWxC, y_BxHxWxD):
+    """[3, 3, C, D]: the slope of the kernel where y is that of the result, a convolution of
+    channels as examples with the whole of y as a kernel."""
+    found = by_library(x_BxHxWxC.transpose(3, 1, 2, 0), y_BxHxWxD.transpose(1, 2, 0, 3))
+    return found.transpose(1, 2, 0, 3)
+
+
+def _correlation_by_patches(x_BxHxWxC, y_BxHxWxD):
+    C, D = x_BxHxWxC.shape[-1], y_BxHxWxD.shape[-1]
+    return jnp.matmul(_patches(x_BxHxWxC).T, y_BxHxWxD.reshape(-1, D)).reshape(3, 3, C, D)
+
+
+def _turned(kernel_3x3xCxD):
+    """The kernel of the transposed convolution."""
+    return kernel_3x3xCxD[::-1, ::-1].swapaxes(2, 3)
+
+
+def _patches(x_BxHxWxC):
+    """[B H W, 9 C]."""
+    B, H, W, C = x_BxHxWxC.shape
+    padded = jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + H, j : j + W] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1).reshape(B * H * W, 9 * C)
+
+
+def _flat(kernel_3x3xCxD):
+    return kernel_3x3xCxD.reshape(-1, kernel_3x3xCxD.shape[-1])
+
+
+def _like(array):
+    return jax.core.ShapedArray(array.shape, array.dtype)
+
+
+def _bilinear(name, compute, batched, transposes):
+    """A product of two arrays that is its own derivative, with ``transposes``, by such products,
+    and ``batched``, what computes several of them at once."""
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(compute))
+    primitive.def_abstract_eval(lambda *avals: _like(jax.eval_shape(compute, *avals)))
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    ad.defbilinear(primitive, *transposes)
+
+    def batch(arguments, axes):
+        moved = [
+            x if axis is None else jnp.moveaxis(x, axis, 0)
+            for x, axis in zip(arguments, axes, strict=True)
+        ]
+        over = tuple(None if axis is None else 0 for axis in axes)
+        return jax.vmap(batched, in_axes=over)(*moved), 0
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+_convolve: Primitive = _bilinear(
+    "convolve_3x3",
+    by_library,
+    by_patches,
+    (
+        lambda slope, x, kernel: _convolve.bind(slope, _turned(kernel)),
+        lambda slope, x, kernel: _correlate.bind(x, slope),
+    ),
+)
+_correlate: Primitive = _bilinear(
+    "correlate_3x3",
+    _correlation,
+    _correlation_by_patches,
+    (
+        lambda slope, x, y: _convolve.bind(y, _turned(slope)),
+        lambda slope, x, y: _convolve.bind(x, slope),
+    ),
+)
