@@ -152,6 +152,26 @@ def test_the_evaluation_set_is_all_of_the_test_split_in_order(clean):
     np.testing.assert_allclose(joined, whole["inputs"], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("count", "parts", "expected"),
+    [
+        (250, 1, [250]),
+        (256, 1, [128, 128]),
+        (1_000, 1, [250] * 4),
+        (640, 1, [214, 214, 212]),
+        (640, 4, [216, 216, 208]),
+        (259, 4, [128, 128, 3]),
+        (3, 4, [3]),
+    ],
+)
+def test_batches_are_of_one_size_where_they_can_be(count, parts, expected):
+    """As large as 250 allows; of several devices a multiple of them, but for what is over."""
+    batches = data.in_order(indices(count), parts=parts)
+    assert [len(batch["inputs"]) for batch in batches] == expected
+    joined = np.concatenate([batch["inputs"] for batch in batches])
+    np.testing.assert_array_equal(joined, np.arange(count))
+
+
 def test_a_sample_is_spread_over_the_split_and_fixed_by_its_seed(x64):
     """One of each of as many parts of it, whatever the process's flags; the values are those
     that PCG64 gives on any machine."""

@@ -66,6 +66,12 @@ def of_convolutions(device: jax.Device) -> Options:
     return plain if device.platform == "cpu" and _is_known(*plain.items()) else None
 
 
+def for_once(device: jax.Device) -> Options:
+    """For what runs once or seldom: with all its optimisations LLVM takes seconds for what draws
+    the parameters of a model on a CPU, which is as fast without, with the same bits."""
+    return {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
+
+
 @cache
 def _is_known(*options: tuple[str, Any]) -> bool:
     """Whether this version of the compiler has the options."""

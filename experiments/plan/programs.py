@@ -116,8 +116,7 @@ def product(
 
 
 def probed_together(data: DataConfig, parts: int) -> int:
-    """Examples in a probe's batches (`wsdjax.data.sample`), but for what is left over of a sample
-    that is no multiple of them."""
+    """The most examples that a probe's batches have (`wsdjax.data.sample`)."""
     tokens = data.unit == "tokens"
     size = max(1, TOKENS_TOGETHER // data.units) if tokens else DeviceSplit.together
     return max(parts, size - size % parts)

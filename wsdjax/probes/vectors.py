@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from wsdjax.compiling import Program, for_once
 from wsdjax.errors import UserError
 from wsdjax.wording import listed, shortened
 
@@ -218,10 +219,12 @@ def normalized(vector: Tree, name: str = "the direction") -> Tree:
     return combine((1.0 / length,), vector)
 
 
+@jax.jit
 def take(block: Tree, i: int) -> Tree:
     return jax.tree.map(lambda rows: rows[i], block)
 
 
+@jax.jit
 def stack(vectors: list[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors)
 
@@ -241,7 +244,7 @@ def random_like(key: jax.Array, params: Tree, kind: str = "normal") -> Tree:
 def _drawing(like: tuple, where: tuple[NamedSharding, ...] | None, kind: str) -> Callable:
     draw: Callable[..., jax.Array] = jax.random.normal if kind == "normal" else _signs
 
-    @partial(jax.jit, out_shardings=where)
+    @partial(Program, told=for_once, out_shardings=where)
     def drawn(key_data):
         keys = jax.random.split(jax.random.wrap_key_data(key_data), len(like))
         pairs = zip(keys, like, strict=True)

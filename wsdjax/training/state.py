@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Literal
 
+from wsdjax.compiling import for_once
 from wsdjax.config import Averages
 from wsdjax.models import Model, Params
 from wsdjax.placement.mesh import Shardings
@@ -98,9 +99,7 @@ def made(make: Callable[..., State], placed: Shardings, *arguments: Any) -> Stat
 def maker(make: Callable[..., State], placed: Shardings, *arguments: Any) -> jax.stages.Wrapped:
     """The jitted function of `made`; of the arguments the shapes are enough."""
     where = placed.of(jax.eval_shape(make, *arguments))
-    # It runs once: with all its optimisations LLVM takes seconds for it, and the bits are the same.
-    on_cpu = placed.spread.device.platform == "cpu"
-    once = {"xla_backend_optimization_level": 1} if on_cpu else None
+    once = for_once(placed.spread.device)
     return jax.jit(_one_by_one(make, where), out_shardings=where, compiler_options=once)
 
 
