@@ -21,7 +21,7 @@ from wsdjax.branches import BranchStore
 from wsdjax.config import CNN, Constant, Experiment, describe_all
 from wsdjax.trainer import Progress, Trainer, Watch
 from wsdjax.trainer.group import hyper_table
-from wsdjax.training import cost, state
+from wsdjax.training import cost
 from wsdjax.training.compiled import Compiled
 from wsdjax.training.optim import Hyper
 from wsdjax.tree.branch import ResolvedBranch
@@ -79,8 +79,7 @@ class Step:
         self.branch, program = branch, compiled.program(branch, placed)
         self.model, self._step = program.model, program.step
         seeds = np.asarray(branch.replicate_seeds, np.uint32)
-        make = lambda seeds: state.create(self.model, seeds, branch.averages)  # noqa: E731
-        self.state = state.made(make, placed, seeds)
+        self.state = compiled.creation(branch, placed, len(seeds))(seeds)
         table = hyper_table([branch], {branch.name: branch})
         self.hyper = jax.device_put(Hyper(*(c[-1] for c in table)), placed.replicates)
         self.batch = jax.device_put(random_batch(branch), placed.batch)

@@ -92,10 +92,8 @@ def update(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
 def initialisation(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
     """Lowers what makes the first state where it is to live."""
     first, placed = siblings[0], compiled.placed(siblings)
-    model = compiled.program(first, placed).model
     seeds = jax.ShapeDtypeStruct((replicates(siblings),), np.uint32, sharding=placed.everywhere)
-    create = partial(states.create, model, config=first.averages)
-    return lambda: states.maker(create, placed, seeds).lower(seeds)
+    return lambda: compiled.creation(first, placed, *seeds.shape).lower(seeds)
 
 
 def product(

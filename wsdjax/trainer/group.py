@@ -80,7 +80,8 @@ class Group:
         t, row = n - 1 - self.first.data_start, n - 1 - self.first.start
         if not self.compiled.loops:
             hyper = Hyper(*(column[row] for column in self.hypers))
-            hyper = mesh.put(hyper, self.placed.replicates)
+            if jax.process_count() > 1:  # of one process the call itself does it, in less time
+                hyper = mesh.put(hyper, self.placed.replicates)
             return self.program.step(state, self._batch(t), hyper)
         fed = self._feeding
         # Of the last rows, which may be too few, those beyond the table are not used.

@@ -85,16 +85,18 @@ def nearest(store: BranchStore, group: Group, newest: int | None = None) -> Stat
 
 def _from_nothing(group: Group) -> State:
     first, model = group.first, group.program.model
-    seeds = [seed for branch in group.branches for seed in branch.replicate_seeds]
+    every = [seed for branch in group.branches for seed in branch.replicate_seeds]
+    seeds = np.asarray(every, np.uint32)
+    if not first.weights:
+        return group.compiled.creation(first, group.placed, len(seeds))(seeds)
 
     def make(seeds: Any, weights: Any) -> State:
-        init = (lambda _: weights) if first.weights else model.init
-        return states.create(dataclasses.replace(model, init=init), seeds, first.averages)
+        given = dataclasses.replace(model, init=lambda _: weights)
+        return states.create(given, seeds, first.averages)
 
-    weights = interop.load_huggingface(first.weights)[1] if first.weights else {}
-    where = group.placed.of_one(weights)
-    weights = jax.tree.map(mesh.put, weights, where)
-    return states.made(make, group.placed, np.asarray(seeds, np.uint32), weights)
+    weights = interop.load_huggingface(first.weights)[1]
+    weights = jax.tree.map(mesh.put, weights, group.placed.of_one(weights))
+    return states.made(make, group.placed, seeds, weights)
 
 
 def forked(node: State, branch: ResolvedBranch, before: Averages) -> State:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from wsdjax import data, models
 from wsdjax.config import DataConfig, Mesh
@@ -84,6 +85,16 @@ class Compiled:
 
         what = key(branch.model, branch.averages, branch.accumulate)
         return self._once((what, placed.mesh), make)
+
+    def creation(self, branch: ResolvedBranch, placed: Shardings, count: int) -> jax.stages.Wrapped:
+        """``create(seeds) -> state``, the initial state of so many seeds, where it is to live."""
+        model = self.program(branch, placed).model
+
+        def make():
+            create = partial(states.create, model, config=branch.averages)
+            return states.maker(create, placed, jax.ShapeDtypeStruct((count,), np.uint32))
+
+        return self._once((model, key(branch.averages), placed.mesh, count), make)
 
     def updates(self, branch: ResolvedBranch, placed: Shardings, feed: Feed) -> Updates:
         """The step of a branch, several times in a call, on the batches of `feed`."""
