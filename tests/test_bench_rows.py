@@ -65,7 +65,18 @@ def test_a_peer_is_as_fast_as_its_time_in_ours(monkeypatch):
     assert slow.values == [1.5] * 3
     _, alone = measure.contest(work(2.0), {"absent": absent})
     assert (alone.against, alone.unit, alone.values) == ("alone", "seconds", [2.0] * 3)
-    assert alone.summary(row("a.b", 1, None))["met"] is None
+    assert alone.summary(row("a.b", 1, None))["met"] == "-"
+    for goal, met in (
+        (1.4, "yes"),
+        (1.5, "yes"),
+        (1.6, "not told"),
+        (3.0, "not told"),
+        (3.1, "no"),
+    ):
+        told = Line("peer", [1.0, 2.0, 4.0]).summary(
+            row("a.b", 1, None)._replace(goal=(goal, goal))
+        )
+        assert (told["quartiles"], told["met"]) == ([1.5, 3.0], met)
     over = measure.overhead(work(2.1), work(2.0), "the step")
     np.testing.assert_allclose(over.values, 1.05)
 
@@ -113,7 +124,7 @@ def test_a_row_is_begun_only_if_its_time_is_left(monkeypatch, tmp_path, capsys):
     assert [each["against"] for each in written[0]] == ["peer"]
     result = json.loads(out.read_text())
     quick, slow, failed = result["rows"]
-    assert (quick["median"], quick["quartiles"], quick["met"]) == (2.0, [1.5, 3.0], True)
+    assert (quick["median"], quick["quartiles"], quick["met"]) == (2.0, [1.5, 3.0], "not told")
     assert slow["why"] == "not reached: no time"
     assert failed["why"] == "failed: ValueError: no such thing"
     assert result["seconds"] == {"a.quick": 200, "a.broken": 0}

@@ -7,9 +7,11 @@ python -m experiments.bench all|SECTION [--minutes=15] [--only=ROW,...] [--out=b
 python -m experiments.bench training --config=experiments/configs/NAME.py [--updates=10]
     [--config.field=value ...] [--out=FILE.json]
 
-The most telling rows come first; one is begun only if about its time is left. The record is written
-after every line. Peers come with the extra `peers`; of one that is not installed, that is said.
-`training` tells how fast one config trains, in tokens a second and as a share of the device's peak.
+The most telling rows come first; one is begun only if about its time is left. A goal is met if the
+worse quartile of the turns meets it, and "not told" if the better one alone does. The record is
+written after every line. Peers come with the extra `peers`; of one that is not installed, that is
+said. `training` tells how fast one config trains, in tokens a second and as a share of the device's
+peak.
 """
 
 from __future__ import annotations

@@ -39,10 +39,12 @@ class Line(NamedTuple):
         low, median, high = np.quantile(self.values, (0.25, 0.5, 0.75)).tolist()
         bound, more = here(self.goal or row.goal), self.unit == TIMES_AS_FAST
         found |= {"unit": self.unit, "median": median, "quartiles": [low, high]}
-        found |= {"turns": self.values, "goal": "-", "met": None}
+        found |= {"turns": self.values, "goal": "-", "met": "-"}
         if bound is not None:
             found["goal"] = f"{'>=' if more else '<='} {bound:g}"
-            found["met"] = median >= bound if more else median <= bound
+            # The better quartile and the worse one, as far as the goal goes.
+            best, worst = (high >= bound, low >= bound) if more else (low <= bound, high <= bound)
+            found["met"] = "yes" if worst else "not told" if best else "no"
         return found | self.also
 
 

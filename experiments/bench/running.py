@@ -89,8 +89,8 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     if "why" in found:
         return found["row"], found["against"], "", "", found["why"], "", ""
     low, high = found["quartiles"]
-    spread, met = f"{low:.3g} to {high:.3g}", {True: "yes", False: "no", None: ""}[found["met"]]
-    told = f"{found['median']:.3g}", spread, found["unit"], found["goal"], met
+    spread = f"{low:.3g} to {high:.3g}"
+    told = f"{found['median']:.3g}", spread, found["unit"], found["goal"], found["met"]
     return found["row"], found["against"], *told
 
 

@@ -50,25 +50,29 @@ class Display:
 
 
 class Training(Progress):
-    """The trainer's progress: loss, rate, and images or tokens a second, averaged over some 20
-    updates; the first, which compiles, left out."""
+    """The trainer's progress: loss, rate, images or tokens a second, averaged over some 20 updates,
+    and the seconds that are left; the first update, which compiles, left out."""
 
     def start(self, title: str, step: int, end: int, each: int, unit: str) -> None:
         self._display = Display(title, step, end, "updates")
         self._end, self._each, self._unit = end, each, unit
         self._seconds = self._last = 0.0
-        self._step = step
+        self._step, self._first = step, (0.0, step)
         self._display.show("compiling", step, at_once=True)
 
     def update(self, step: int, loss: float, rate: float) -> None:
         now, last, updates = time.monotonic(), self._last, step - self._step
         self._last, self._step = now, step
         said, left = f"loss {loss:.4f}, rate {rate:.2e}", ""
-        if last:
+        if not last:
+            self._first = now, step
+        else:
             taken, kept = (now - last) / updates, 0.95**updates
             self._seconds = kept * self._seconds + (1 - kept) * taken if self._seconds else taken
             said += f", {self._each / self._seconds:,.0f} {self._unit}/s"
-            left = f", {(self._end - step) * self._seconds:.0f} s left"
+            # By all that there were: one slow update says little of those that are left.
+            begun, first = self._first
+            left = f", {(self._end - step) * (now - begun) / (step - first):.0f} s left"
         self._display.show(said, step, left, at_once=step == self._end)
 
     def stop(self) -> None:
