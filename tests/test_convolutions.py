@@ -1,12 +1,15 @@
 """Convolutions are the product with patches, and so are their derivatives of every order."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
+from wsdjax.config import CNN
 from wsdjax.models.convolutions import by_library, by_patches, on_cpu
 
 X, KERNEL = (2, 6, 4, 8), (3, 3, 8, 8)
@@ -77,13 +80,16 @@ def test_derivatives_of_every_order_are_those_of_the_product_with_patches(convol
 
 
 @pytest.mark.usefixtures("full_precision")
-@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 2), (-1, None)])
 def test_several_at_once_are_each_on_its_own(axes):
     several, one = arrays(3, 3), arrays(0)
-    given = tuple(s if axis == 0 else o for s, o, axis in zip(several, one, axes, strict=True))
+    given = tuple(
+        o if axis is None else jnp.moveaxis(s, 0, axis)
+        for s, o, axis in zip(several, one, axes, strict=True)
+    )
     found = jax.jit(jax.vmap(forward_over_reverse(deep(on_cpu)), axes))(*given)
     for i in range(3):
-        own = (g[i] if axis == 0 else g for g, axis in zip(given, axes, strict=True))
+        own = (o if axis is None else s[i] for s, o, axis in zip(several, one, axes, strict=True))
         alone = forward_over_reverse(deep(by_patches))(*own)
         assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], found), alone)
 
@@ -103,8 +109,32 @@ def test_every_derivative_is_in_the_form_that_a_cpu_has_code_for(derivative):
     }
 
 
-def test_what_a_cpu_has_no_code_for_is_a_product_with_patches():
+def test_few_channels_and_float64_are_products_with_patches():
     with jax.enable_x64(True):
         assert "dot_general" in str(jax.make_jaxpr(on_cpu)(*arrays(0, dtype=np.float64)))
     x, kernel = arrays(0)
     assert "dot_general" in str(jax.make_jaxpr(on_cpu)(x[..., :3], kernel[:, :, :3]))
+    assert "dot_general" in str(jax.make_jaxpr(on_cpu)(x.astype(jnp.bfloat16), kernel))
+    assert "dot_general" not in str(jax.make_jaxpr(on_cpu)(*arrays(0, dtype=jnp.bfloat16)))
+
+
+def test_other_devices_have_products_with_patches():
+    """Which are the ones that were measured there."""
+    for platform, form in (("cpu", on_cpu), ("gpu", by_patches), ("tpu", by_patches)):
+        module, _ = CNN().module(False, SimpleNamespace(platform=platform))
+        assert form in module.args
+
+
+def test_what_shard_map_keeps_track_of_is_not_lost():
+    """The slope of a kernel that all devices have is the sum of theirs."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    specs = PartitionSpec("data"), PartitionSpec()
+
+    def loss(convolve):
+        def local(x, kernel):
+            return jax.lax.psum(jnp.sum(convolve(x, kernel) ** 2), "data")
+
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+
+    at = arrays(0)
+    assert_equal(gradient(loss(on_cpu))(*at), gradient(loss(by_library))(*at))

@@ -24,6 +24,24 @@ def test_the_flops_of_a_cnn_are_those_of_its_products(convolution):
     assert found.state_bytes == 4 * 4 * 334_346
 
 
+def test_the_flops_of_derivatives_are_the_same_in_every_form():
+    """A slope of the kernel is a product with as many terms."""
+    batch = cost.batch_shapes(Photos(), 4)
+
+    def of(convolution):
+        model = models.build(CNN(widths=(8, 16), convolution=convolution))
+        params = jax.eval_shape(model.init, jax.random.key(0))
+
+        def product(params, vector, batch):
+            slope = jax.grad(lambda params: model.loss(params, batch))
+            return jax.jvp(slope, (params,), (vector,))
+
+        gradient = cost.flops_of(jax.grad(model.loss), params, batch)
+        return gradient, cost.flops_of(product, params, params, batch)
+
+    assert of("by_device") == of("patches") == of("library")
+
+
 def transformer_flops(c: Transformer, B: int, L: int) -> int:
     """2 for each weight of a product and token, and 4 L D a token and layer for attention."""
     mlp = (3 if c.gated else 2) * c.width * c.hidden

@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import matplotlib
@@ -209,3 +211,10 @@ def test_two_runs_are_drawn_beside_each_other(compared, tmp_path):
     code, _, err = call("experiments.report", runs[0], f"--out={file}")
     assert code == 2
     assert "give --workdir more than once" in err
+
+
+def test_what_draws_is_not_imported_before_there_is_something_to_draw():
+    """It takes half a second, for which the first update would wait."""
+    code = "import sys, experiments.launch; print('matplotlib' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"

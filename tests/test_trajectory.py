@@ -85,7 +85,7 @@ def test_blocks_of_iterates_are_as_all_at_once(count):
     assert lazy.most <= 2 * np.sqrt(count) + 6
 
 
-def test_arrays_of_a_file_are_taken_as_they_are_and_checked_even_so():
+def test_arrays_of_a_file_give_what_those_of_a_device_give_and_are_checked():
     random = np.random.default_rng(0)
     read = [{"a": row[:6].reshape(2, 3), "b": row[6:]} for row in random.normal(size=(5, 10))]
     read = [jax.tree.map(np.float32, each) for each in read]

@@ -60,15 +60,16 @@ def compiled(**options: Any) -> Callable[[Callable], Program]:
 
 def of_convolutions(device: jax.Device) -> Options:
     """For convolutions on CPUs: XLA's own code. To the library YNNPACK, which jax 0.10 brings and
-    which has them by default, those of the CNN took as long or up to twice as long. Probes, which
-    know no model, have it for all: products of a language model took 0 to 4% longer."""
+    which has them by default, those of the CNN took as long or up to twice as long on two cores
+    with AVX-512. Probes, which know no model, have it for all: products of the benchmark's language
+    model took 0 to 4% longer there."""
     plain = {"xla_cpu_experimental_ynn_fusion_type": ""}
     return plain if device.platform == "cpu" and _is_known(*plain.items()) else None
 
 
 def for_once(device: jax.Device) -> Options:
-    """For what runs once or seldom: with all its optimisations LLVM takes seconds for what draws
-    the parameters of a model on a CPU, which is as fast without, with the same bits."""
+    """For random numbers of a model's shapes, which run seldom: on a CPU LLVM takes seconds for
+    them with all its optimisations, and they are as fast without, with the same bits."""
     return {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
 
 

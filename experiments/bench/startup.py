@@ -31,7 +31,7 @@ _QUICKSTART = "--config=experiments/configs/quickstart.py"
 
 def seconds_until(sign: str, arguments: list[str], environment: Mapping[str, str]) -> float:
     """Seconds from the start of ``python -m ARGUMENTS`` until its terminal shows the sign, a
-    regular expression; then it is ended."""
+    regular expression; then it is interrupted and waited for."""
     mine, its = pty.openpty()
     termios.tcsetwinsize(its, (24, 200))
     begun, shown = time.perf_counter(), ""
@@ -46,11 +46,13 @@ def seconds_until(sign: str, arguments: list[str], environment: Mapping[str, str
         while not re.search(sign, shown):
             shown += os.read(mine, 4_096).decode(errors="replace")
         seconds = time.perf_counter() - begun
-        # As a user would: programs of a command that is killed count only some seconds later.
+        # Not killed, which would lose the programs that have no checksum yet.
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):
             while os.read(mine, 4_096):
                 pass
+        if not given_up.is_alive():
+            raise RuntimeError(f"{' '.join(arguments)} does not end when it is interrupted")
         return seconds
     except OSError:  # how a terminal tells that its process has ended
         raise RuntimeError(f"{' '.join(arguments)}: {shown.strip()[-200:]}") from None

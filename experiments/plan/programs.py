@@ -93,7 +93,7 @@ def initialisation(siblings: Siblings, compiled: Compiled) -> Callable[[], Any]:
     """Lowers what makes the first state where it is to live."""
     first, placed = siblings[0], compiled.placed(siblings)
     seeds = jax.ShapeDtypeStruct((replicates(siblings),), np.uint32, sharding=placed.everywhere)
-    return lambda: compiled.creation(first, placed, *seeds.shape).lower(seeds)
+    return lambda: compiled.creation(first, placed, replicates(siblings)).lower(seeds)
 
 
 def product(

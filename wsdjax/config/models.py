@@ -20,8 +20,8 @@ class CNN(ModelConfig):
     classes: int = count(10, least=2)
     convolution: str = choice("by_device", "patches", "library")
     """As one product with patches; or the library's, which by the compiler for an H200 moves half
-    the bytes and is not measured. By device it is the library's on CPUs, with patches elsewhere.
-    The same function up to rounding."""
+    the bytes and is not measured. By device it is the library's on CPUs, but for few channels,
+    and with patches elsewhere. The same function up to rounding."""
     compute: str = choice("float32", "bfloat16")
     """The dtype of training's convolutions and of what they are pooled to; all else is float32.
     Not measured on a GPU; on CPUs it is slower."""

@@ -71,7 +71,8 @@ def in_order(
 
     Neighbours may have much in common, as the windows of one file do: what is to stand for a
     split is drawn by `sample`. Without a `batch_size` a batch has up to 250 images, or windows of
-    some 32,768 tokens together, and all have as many as the first, but for the last.
+    some 32,768 tokens together, and all have as many as the first, but for the last and
+    what is over of several devices.
     """
     end = split.size if examples is None else min(examples, split.size)
     return _batches(split, np.arange(end), batch_size, parts)
@@ -102,7 +103,7 @@ def _batches(split: Split, indices: np.ndarray, size: int | None, parts: int) ->
     most, count = size or split.together, len(indices)
     even, each = count - count % parts, max(parts, most - most % parts)
     if size is None and even:
-        # Of one size, if they can be: another would be compiled on its own.
+        # Of one size, where the number allows: another would be compiled on its own.
         batches = -(-even // each)
         each = parts * -(-even // (batches * parts))
     starts = [*range(0, even, each), *range(even, count, most), count]

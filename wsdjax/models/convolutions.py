@@ -13,7 +13,8 @@ def by_patches(x_BxHxWxC, kernel_3x3xCxD):
     """As one matrix product with the patches of x, which has derivatives of every order, in loops
     and under `vmap` over kernels, that are as fast as it is."""
     B, H, W, _ = x_BxHxWxC.shape
-    return jnp.matmul(_patches(x_BxHxWxC), _flat(kernel_3x3xCxD)).reshape(B, H, W, -1)
+    flat = kernel_3x3xCxD.reshape(-1, kernel_3x3xCxD.shape[-1])
+    return jnp.matmul(_patches(x_BxHxWxC), flat).reshape(B, H, W, -1)
 
 
 def by_library(x_BxHxWxC, kernel_3x3xCxD):
@@ -27,12 +28,23 @@ def by_library(x_BxHxWxC, kernel_3x3xCxD):
 def on_cpu(x_BxHxWxC, kernel_3x3xCxD):
     """By XLA, and so are its derivatives of every order, each as a convolution in the form for
     which a CPU has code: XLA brings JAX's own into it outside of loops alone, and inside of them
-    they take tens of times as long. What has no such code, few channels and other precisions than
-    float32, is a product with patches."""
-    known = x_BxHxWxC.dtype == kernel_3x3xCxD.dtype == jnp.float32
-    if not known or x_BxHxWxC.shape[-1] < 8:
+    they take tens of times as long.
+
+    Of few channels a product with patches is faster, and XLA has no code for float64. Examples and
+    channels may be divided among devices, H and W may not: of them XLA divides kernels' derivatives
+    wrongly, JAX's own too.
+    """
+    given = jax.typeof(x_BxHxWxC), jax.typeof(kernel_3x3xCxD)
+    known = given[0].dtype == given[1].dtype != jnp.float64
+    if not known or any(map(_varies, given)) or x_BxHxWxC.shape[-1] < 8:
         return by_patches(x_BxHxWxC, kernel_3x3xCxD)
-    return _convolve.bind(x_BxHxWxC, kernel_3x3xCxD)
+    return convolve_p.bind(x_BxHxWxC, kernel_3x3xCxD)
+
+
+def _varies(aval):
+    """Whether `shard_map` keeps track of it, unless that is told not to: the primitives do not. Of
+    JAX's versions one has it as `vma`, another as `mat`."""
+    return bool(getattr(aval, "vma", ()) or getattr(getattr(aval, "mat", None), "varying", ()))
 
 
 def _correlation(x_BxHxWxC, y_BxHxWxD):
@@ -60,20 +72,17 @@ def _patches(x_BxHxWxC):
     return jnp.concatenate(shifted, axis=-1).reshape(B * H * W, 9 * C)
 
 
-def _flat(kernel_3x3xCxD):
-    return kernel_3x3xCxD.reshape(-1, kernel_3x3xCxD.shape[-1])
-
-
-def _like(array):
-    return jax.core.ShapedArray(array.shape, array.dtype)
-
-
 def _bilinear(name, compute, batched, transposes):
     """A product of two arrays that is its own derivative, with ``transposes``, by such products,
     and ``batched``, what computes several of them at once."""
     primitive = Primitive(name)
+
+    def shaped(*avals):
+        found = jax.eval_shape(compute, *avals)
+        return jax.core.ShapedArray(found.shape, found.dtype)
+
     primitive.def_impl(jax.jit(compute))
-    primitive.def_abstract_eval(lambda *avals: _like(jax.eval_shape(compute, *avals)))
+    primitive.def_abstract_eval(shaped)
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.defbilinear(primitive, *transposes)
 
@@ -89,21 +98,21 @@ def _bilinear(name, compute, batched, transposes):
     return primitive
 
 
-_convolve: Primitive = _bilinear(
+convolve_p: Primitive = _bilinear(
     "convolve_3x3",
     by_library,
     by_patches,
     (
-        lambda slope, x, kernel: _convolve.bind(slope, _turned(kernel)),
-        lambda slope, x, kernel: _correlate.bind(x, slope),
+        lambda slope, x, kernel: convolve_p.bind(slope, _turned(kernel)),
+        lambda slope, x, kernel: correlate_p.bind(x, slope),
     ),
 )
-_correlate: Primitive = _bilinear(
+correlate_p: Primitive = _bilinear(
     "correlate_3x3",
     _correlation,
     _correlation_by_patches,
     (
-        lambda slope, x, y: _convolve.bind(y, _turned(slope)),
-        lambda slope, x, y: _convolve.bind(x, slope),
+        lambda slope, x, y: convolve_p.bind(y, _turned(slope)),
+        lambda slope, x, y: convolve_p.bind(x, slope),
     ),
 )

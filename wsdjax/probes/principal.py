@@ -47,7 +47,7 @@ def principal_components(iterates: Sequence[Tree], k: int = 1) -> PrincipalCompo
     # Of differences from the first: of the iterates themselves, alike as they are, the Gram
     # matrix would lose the digits that matter.
     origin = iterates[0]
-    start = _flat(iterates, 0)
+    start = [np.ravel(leaf) for leaf in jax.device_get(jax.tree.leaves(origin))]
     blocks = [range(at, min(at + size, count)) for at in range(0, count, size)]
     gram = _gram(iterates, blocks, start)
     centring = np.eye(count) - 1 / count

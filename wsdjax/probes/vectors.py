@@ -139,6 +139,7 @@ def rows_like(block: Tree | None, params: Tree, name: str) -> list[Tree]:
         return []
     if len(counts) > 1 or counts == {()}:
         raise ProbeError(f"{name}: each leaf must have one row for each vector, as eigenvectors do")
+    block = jax.tree.map(jnp.asarray, block)
     return [like_parameters(take(block, i), params, name) for i in range(*counts.pop())]
 
 
@@ -166,12 +167,12 @@ class Iterates(Sequence):
         return self._checked(self._iterates[i], i)
 
     def on_host(self, i: int) -> list[np.ndarray]:
-        """The leaves of an iterate; those that a file has given as they are to be do not go to a
-        device and back."""
+        """The leaves of an iterate; NumPy arrays of the first's shapes and dtypes, as files give
+        them, do not go to a device and back."""
         iterate, first = self._iterates[i], jax.tree.leaves(self._first)
         leaves, structure = jax.tree.flatten(iterate)
         alike = structure == self._structure and all(
-            isinstance(leaf, np.ndarray) and (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+            type(leaf) is np.ndarray and (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
             for leaf, like in zip(leaves, first, strict=True)
         )
         return leaves if alike else jax.device_get(jax.tree.leaves(self._checked(iterate, i)))

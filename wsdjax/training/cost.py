@@ -13,6 +13,7 @@ from wsdjax import models
 from wsdjax.config import Averages, DataConfig, ModelConfig
 from wsdjax.config.json import key
 from wsdjax.models import Batch, Params
+from wsdjax.models.convolutions import convolve_p, correlate_p
 from wsdjax.placement import mesh
 from wsdjax.training import averages
 from wsdjax.tree.branch import ResolvedBranch
@@ -32,8 +33,9 @@ class Cost(NamedTuple):
     """Parameters, gradients, both moments of Adam, averages of the weights."""
     activation_bytes: int
     """Arrays that the forward pass leaves for the backward pass of one micro-batch, with
-    attention as it is on the devices that are here. What the backward pass makes itself comes
-    on top: with `remat` a layer's own activations, of plain attention the scores too."""
+    attention and convolutions as they are on the devices that are here. What the backward pass
+    makes itself comes on top: with `remat` a layer's own activations, of plain attention the
+    scores too."""
 
     def bytes_of_device(self, replicates: int, along: mesh.Shape) -> float:
         """On each device, for so many replicates: states are shared along `replica` and `fsdp`,
@@ -115,7 +117,8 @@ def batch_shapes(data: DataConfig, batch_size: int) -> Shapes:
 
 
 def _flops(jaxpr: Jaxpr) -> int:
-    """FLOPs of the matrix products of a trace; a loop of unknown length counts once."""
+    """FLOPs of the matrix products and convolutions of a trace; a loop of unknown length counts
+    once."""
     total = 0
     for equation in jaxpr.eqns:
         if contracted := _contracted(equation):
@@ -137,6 +140,6 @@ def _contracted(equation: JaxprEqn) -> int:
     if name == "conv_general_dilated":
         features = equation.params["dimension_numbers"].rhs_spec[0]
         return math.prod(shapes[1]) // shapes[1][features]
-    # As `wsdjax.models.convolutions` has them.
-    summed = {"convolve_3x3": shapes[1:2], "correlate_3x3": shapes[:1]}.get(name, [])
-    return math.prod(summed[0][:-1]) if summed else 0
+    if equation.primitive is convolve_p:
+        return math.prod(shapes[1][:-1])
+    return math.prod(shapes[0][:-1]) if equation.primitive is correlate_p else 0
