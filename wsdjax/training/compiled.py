@@ -91,7 +91,7 @@ class Compiled:
         model = self.program(branch, placed).model
 
         def make():
-            create = partial(states.create, model, config=branch.averages)
+            create = lambda seeds: states.create(model, seeds, branch.averages)  # noqa: E731
             return states.maker(create, placed, jax.ShapeDtypeStruct((count,), np.uint32))
 
         return self._once((model, key(branch.averages), placed.mesh, count), make)
