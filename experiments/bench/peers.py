@@ -176,9 +176,7 @@ CONTESTANTS = {
     "wsdjax": Contestant(
         _ours,
         # Of several the others do not look for repeated ones, and cannot be asked to.
-        lambda k: _settings(
-            tol=(0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3), repeated=(True,) if k == 1 else (False,)
-        ),
+        lambda k: _settings(tol=(0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3), repeated=(k == 1,)),
     ),
     "curvlinops": Contestant(
         _curvlinops,

@@ -87,12 +87,7 @@ def _bilinear(name, compute, batched, transposes):
     ad.defbilinear(primitive, *transposes)
 
     def batch(arguments, axes):
-        moved = [
-            x if axis is None else jnp.moveaxis(x, axis, 0)
-            for x, axis in zip(arguments, axes, strict=True)
-        ]
-        over = tuple(None if axis is None else 0 for axis in axes)
-        return jax.vmap(batched, in_axes=over)(*moved), 0
+        return jax.vmap(batched, in_axes=tuple(axes))(*arguments), 0
 
     batching.primitive_batchers[primitive] = batch
     return primitive

@@ -100,12 +100,8 @@ def _at_a_time(iterates: Sequence[Tree]) -> int:
     return max(1, ceil(sqrt(count)))
 
 
-def _flat(iterates: vectors.Iterates, i: int) -> _Flat:
-    return [np.ravel(leaf) for leaf in iterates.on_host(i)]
-
-
 def _load(iterates: vectors.Iterates, which: range) -> list[_Flat]:
-    return [_flat(iterates, i) for i in which]
+    return [[np.ravel(leaf) for leaf in iterates.on_host(i)] for i in which]
 
 
 def _pieces(block: list[_Flat], start: _Flat) -> Iterator[np.ndarray]:

@@ -90,8 +90,10 @@ class Compiled:
         """``create(seeds) -> state``, the initial state of so many seeds, where it is to live."""
         model = self.program(branch, placed).model
 
+        def create(seeds):
+            return states.create(model, seeds, branch.averages)
+
         def make():
-            create = lambda seeds: states.create(model, seeds, branch.averages)  # noqa: E731
             return states.maker(create, placed, jax.ShapeDtypeStruct((count,), np.uint32))
 
         return self._once((model, key(branch.averages), placed.mesh, count), make)
